@@ -1,0 +1,28 @@
+"""What can go wrong in the rollout engine.
+
+RolloutError
+├── InvalidSpec    the user's fault: bad strategy, endpoint, version name...; says path, value and remedy
+├── Conflict       the user's fault: right in itself, but not now (a second rollout, the last healthy backend)
+├── Unknown        the user's fault: no such service, version, endpoint or rollout
+└── Unavailable    the world's fault: an Envoy's admin, the disk; tried again by the next reconcile
+"""
+
+
+class RolloutError(Exception):
+    """Base of all errors of this package."""
+
+
+class InvalidSpec(RolloutError):
+    """What was asked for is wrong in itself."""
+
+
+class Conflict(RolloutError):
+    """What was asked for is not possible in the present state, which is left as it is."""
+
+
+class Unknown(RolloutError):
+    """What was named does not exist."""
+
+
+class Unavailable(RolloutError):
+    """Something outside did not answer; the next reconcile tries again."""

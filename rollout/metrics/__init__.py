@@ -1,0 +1,16 @@
+"""Where the numbers come from: the Envoys' own admin endpoints."""
+
+from rollout.metrics.admin import EnvoyAdmin
+from rollout.metrics.envoy import ClusterStats, Scrape, increments, parse_stats, stats_query
+from rollout.metrics.fleet import Failure, FleetScraper
+
+__all__ = [
+    "ClusterStats",
+    "EnvoyAdmin",
+    "Failure",
+    "FleetScraper",
+    "Scrape",
+    "increments",
+    "parse_stats",
+    "stats_query",
+]

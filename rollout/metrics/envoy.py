@@ -1,0 +1,121 @@
+"""What an Envoy's admin endpoint says of clusters: the query, its answer, and the increments between two answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from rollout.gate import Counts, Histogram
+
+NAMES_PER_QUERY = 100
+
+_COUNTERS: Mapping[str, str] = {
+    "upstream_rq_completed": "completed",
+    "upstream_rq_5xx": "errors_5xx",
+    "upstream_rq_retry": "retries",
+    "upstream_rq_timeout": "timeouts",
+    "upstream_rq_active": "rq_active",
+    "upstream_rq_pending_active": "rq_pending_active",
+    "membership_total": "membership_total",
+    "membership_healthy": "membership_healthy",
+}
+_LATENCY = "upstream_rq_time"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStats:
+    """One cluster in one Envoy: counters since its start, gauges as they are.
+
+    `completed` counts each request of a client once, `errors_5xx` its final answers only (attempts that a retry has
+    hidden are in `retries`). Neither timeouts nor refused connections have a sample in `latency`. A cluster which that
+    Envoy does not have, or never used, is all zeros.
+    """
+
+    completed: int = 0
+    errors_5xx: int = 0
+    retries: int = 0
+    timeouts: int = 0
+    rq_active: int = 0
+    rq_pending_active: int = 0
+    membership_total: int = 0
+    membership_healthy: int = 0
+    latency: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """All asked clusters of one Envoy, by stat name, read between two moments of the scraper's clock."""
+
+    started_s: float
+    finished_s: float
+    clusters: Mapping[str, ClusterStats]
+
+
+def chunks(stat_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The names, each once, in groups that one query can ask for."""
+    distinct = sorted(set(stat_names))
+    return tuple(tuple(distinct[at : at + NAMES_PER_QUERY]) for at in range(0, len(distinct), NAMES_PER_QUERY))
+
+
+def stats_query(stat_names: Sequence[str]) -> str:
+    """The URL-encoded query string that asks for these clusters: unused stats left out, native buckets."""
+    # RE2 takes every escape that re.escape writes.
+    names = "|".join(map(re.escape, stat_names))
+    stats = "|".join((*_COUNTERS, _LATENCY))
+    wanted = quote(rf"^cluster\.({names})\.({stats})$", safe="")
+    return f"format=json&usedonly&histogram_buckets=detailed&filter={wanted}"
+
+
+def parse_stats(text: bytes, stat_names: Sequence[str]) -> Mapping[str, ClusterStats]:
+    """The answer to a `stats_query`, for each of the names; ValueError when it is none."""
+    try:
+        found = dict(_stats(json.loads(text)))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not the form of Envoy's stats ({type(error).__name__}: {error})") from error
+    return {name: _cluster_stats(found, name) for name in stat_names}
+
+
+def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
+    """What happened between two scrapes of one Envoy.
+
+    None when there is nothing to count from: the cluster was not asked for before, or a counter went down, for Envoy
+    restarted or the cluster was removed and added; then `after` is the new baseline. A changed cluster (CDS) restarts
+    its histogram alone: all of the new one came since then, and the samples between `before` and the change are lost.
+    """
+    earlier, later = before.clusters.get(stat_name), after.clusters.get(stat_name)
+    if earlier is None or later is None:
+        return None
+    grown = (
+        later.completed - earlier.completed,
+        later.errors_5xx - earlier.errors_5xx,
+        later.retries - earlier.retries,
+        later.timeouts - earlier.timeouts,
+    )
+    if min(grown) < 0:
+        return None
+    latency = later.latency.subtract(earlier.latency)
+    return Counts(*grown, latency=later.latency if latency is None else latency)
+
+
+def _stats(answer: Any) -> Iterator[tuple[str, Any]]:
+    """All stats of an answer by full name: numbers, and histograms."""
+    for stat in answer["stats"]:
+        if "histograms" in stat:
+            yield from ((histogram["name"], _histogram(histogram)) for histogram in stat["histograms"]["details"])
+        else:
+            yield stat["name"], int(stat["value"])
+
+
+def _histogram(stat: Mapping[str, Any]) -> Histogram:
+    """`totals` is since the start; `intervals` is since the last flush, whoever caused it."""
+    return Histogram.of((float(b["lower_bound"]), float(b["width"]), int(b["count"])) for b in stat["totals"])
+
+
+def _cluster_stats(found: Mapping[str, Any], name: str) -> ClusterStats:
+    """Looked up by full names, so that dots in a cluster's name do no harm."""
+    counters = {field_name: found.get(f"cluster.{name}.{stat}", 0) for stat, field_name in _COUNTERS.items()}
+    return ClusterStats(**counters, latency=found.get(f"cluster.{name}.{_LATENCY}", Histogram()))

@@ -1,0 +1,100 @@
+"""The latest stats of every Envoy of the fleet, kept fresh in rounds."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from rollout.errors import Unavailable
+from rollout.metrics.admin import EnvoyAdmin
+from rollout.metrics.envoy import Scrape
+
+SCRAPES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Since when an Envoy could not be read, on the admin client's clock, and why the last attempt failed."""
+
+    since_s: float
+    why: str
+
+
+class FleetScraper:
+    """Scrapes all targets each interval; each result is stored the moment it arrives.
+
+    `targets` gives the admin address by node id, `stat_names` the clusters to ask for and `interval_s` the pause: all
+    three are asked in every round. `on_scrape` hears the node id of every attempt that ended, well or not. An endpoint
+    that is still being scraped is left out of the round, so one that hangs delays nobody else.
+    """
+
+    def __init__(
+        self,
+        admin: EnvoyAdmin,
+        targets: Callable[[], Mapping[str, str]],
+        stat_names: Callable[[], Sequence[str]],
+        interval_s: Callable[[], float],
+        on_scrape: Callable[[str], None],
+    ) -> None:
+        self._admin = admin
+        self._targets = targets
+        self._stat_names = stat_names
+        self._interval_s = interval_s
+        self._on_scrape = on_scrape
+        self._at_once = asyncio.Semaphore(SCRAPES_AT_ONCE)
+        self._in_flight: set[str] = set()
+        self._latest: dict[str, Scrape] = {}
+        self._failures: dict[str, Failure] = {}
+
+    @property
+    def latest(self) -> Mapping[str, Scrape]:
+        """The last good scrape by node id; it stays while later ones fail, so look at its time and at `failures`."""
+        return MappingProxyType(self._latest)
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        """By node id, the Envoys whose last scrape failed."""
+        return MappingProxyType(self._failures)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as scrapes:
+            while True:
+                for node_id, address in self._next_round().items():
+                    scrapes.create_task(self._scrape(node_id, address), name=f"scrape {node_id}")
+                await asyncio.sleep(self._interval_s())
+
+    def _next_round(self) -> Mapping[str, str]:
+        """Forgets the nodes that are no targets any more, and claims those that are not in flight."""
+        targets = self._targets()
+        for known in (self._latest, self._failures):
+            for node_id in known.keys() - targets.keys():
+                del known[node_id]
+        due = {node_id: address for node_id, address in targets.items() if node_id not in self._in_flight}
+        self._in_flight.update(due)
+        return due
+
+    async def _scrape(self, node_id: str, address: str) -> None:
+        try:
+            async with self._at_once:
+                started_s = self._admin.clock()
+                try:
+                    outcome: Scrape | Failure = await self._admin.scrape(address, self._stat_names())
+                except Unavailable as error:
+                    outcome = Failure(started_s, str(error))
+        finally:
+            self._in_flight.discard(node_id)
+        self._store(node_id, address, outcome)
+
+    def _store(self, node_id: str, address: str, outcome: Scrape | Failure) -> None:
+        """An answer from where the node is not (any more) says nothing of it."""
+        if self._targets().get(node_id) != address:
+            return
+        match outcome:
+            case Scrape():
+                self._latest[node_id] = outcome
+                self._failures.pop(node_id, None)
+            case Failure(why=why):
+                first = self._failures.get(node_id, outcome)
+                self._failures[node_id] = Failure(first.since_s, why)
+        self._on_scrape(node_id)

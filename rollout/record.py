@@ -1,0 +1,177 @@
+"""What is remembered: services, versions, rollouts and their journal; states and observations as JSON."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+from pydantic import TypeAdapter
+
+from rollout.drain import Drain
+from rollout.machine import Seen, State
+from rollout.spec import Endpoint, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a service. `endpoints` None: those that envoy-configs gives the service, whatever they are now."""
+
+    service: str
+    name: str
+    endpoints: tuple[Endpoint, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that has been touched; `stable` is the version that has its traffic outside a rollout."""
+
+    name: str
+    stable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One rollout. `id` counts from 1 in each service; `revision` counts its saved states."""
+
+    service: str
+    id: int
+    stable: str
+    candidate: str
+    strategy: Strategy
+    state: State
+    revision: int
+    started_at: datetime
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A single backend that is let go, or was (`removed`): its address within a version."""
+
+    service: str
+    version: str
+    address: str
+    drain: Drain
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One saved step: the state, and the observation that led to it (None for the first)."""
+
+    revision: int
+    at: datetime
+    state: State
+    because: Seen | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a server needs to go on where it was. `engine_s` is the engine's clock at the last save."""
+
+    engine_s: float
+    services: tuple[Service, ...]
+    versions: tuple[Version, ...]
+    rollouts: tuple[Rollout, ...]
+    backends: tuple[Backend, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutService:
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class PutVersion:
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class DropVersion:
+    """Forget a version and the drains of its backends."""
+
+    service: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutRollout:
+    """Save a rollout's next state. `rollout.revision` must be the saved one plus 1 (1 for a new rollout)."""
+
+    rollout: Rollout
+    because: Seen | None
+
+
+@dataclass(frozen=True, slots=True)
+class PutBackend:
+    backend: Backend
+
+
+@dataclass(frozen=True, slots=True)
+class PutNodes:
+    """Replace the ids of the nodes that belong to the fleet."""
+
+    ids: tuple[str, ...]
+
+
+Change = PutService | PutVersion | DropVersion | PutRollout | PutBackend | PutNodes
+
+
+@cache
+def _states() -> TypeAdapter[State]:
+    return TypeAdapter(State)
+
+
+@cache
+def _observations() -> TypeAdapter[Seen]:
+    return TypeAdapter(Seen)
+
+
+@cache
+def _endpoints() -> TypeAdapter[tuple[Endpoint, ...]]:
+    return TypeAdapter(tuple[Endpoint, ...])
+
+
+@cache
+def _drains() -> TypeAdapter[Drain]:
+    return TypeAdapter(Drain)
+
+
+def dump_state(state: State) -> str:
+    return _states().dump_json(state).decode()
+
+
+def load_state(text: str) -> State:
+    return _states().validate_json(text)
+
+
+def dump_seen(seen: Seen) -> str:
+    return _observations().dump_json(seen).decode()
+
+
+def load_seen(text: str) -> Seen:
+    return _observations().validate_json(text)
+
+
+def dump_endpoints(endpoints: tuple[Endpoint, ...]) -> str:
+    return _endpoints().dump_json(endpoints).decode()
+
+
+def load_endpoints(text: str) -> tuple[Endpoint, ...]:
+    return _endpoints().validate_json(text)
+
+
+def dump_drain(drain: Drain) -> str:
+    return _drains().dump_json(drain).decode()
+
+
+def load_drain(text: str) -> Drain:
+    return _drains().validate_json(text)
+
+
+def dump_strategy(strategy: Strategy) -> str:
+    return strategy.model_dump_json(by_alias=True)
+
+
+def load_strategy(text: str) -> Strategy:
+    return Strategy.model_validate_json(text)

@@ -1,0 +1,184 @@
+"""Text of envoy-configs -> Envoy's messages by type; every fault names file, resource and field path."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any as Message
+
+import yaml
+
+from xds import proto
+from xds.errors import InvalidConfig, Problem
+from xds.resources import BY_WORD, TYPES, ResourceType, is_eds, walk
+
+BOOTSTRAP = "envoy.config.bootstrap.v3.Bootstrap"
+BOOTSTRAP_FILES = frozenset({"bootstrap.yaml", "bootstrap.yml", "bootstrap.json"})
+ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One resource as its owner wrote it, and where."""
+
+    message: Message
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A fleet's configuration: entries by type and name; `elsewhere` names the clusters of the proxies' bootstrap."""
+
+    entries: Mapping[ResourceType, Mapping[str, Entry]]
+    elsewhere: frozenset[str] = field(default_factory=frozenset)
+
+    def of(self, type_: ResourceType) -> Mapping[str, Entry]:
+        return self.entries[type_]
+
+
+def parse(files: Mapping[str, str]) -> Config:
+    """Parse the text of files by name into one Config.
+
+    Each file is a mapping of lists named as in BY_WORD; bootstrap.yaml is not served, only its clusters' names count.
+    Raises InvalidConfig with every problem found.
+    """
+    problems: list[Problem] = []
+    entries: dict[ResourceType, dict[str, Entry]] = {type_: {} for type_ in TYPES}
+    elsewhere: set[str] = set()
+    for name, text in sorted(files.items()):
+        try:
+            document = load_yaml(name, text)
+            if name.rpartition("/")[2] in BOOTSTRAP_FILES:
+                elsewhere |= _bootstrap_clusters(name, document)
+            else:
+                problems += _add_file(entries, name, document)
+        except InvalidConfig as error:
+            problems += error.problems
+    problems += [problem for type_ in TYPES for entry in entries[type_].values() for problem in _faults(entry)]
+    if problems:
+        raise InvalidConfig(tuple(problems))
+    return Config(MappingProxyType(entries), frozenset(elsewhere))
+
+
+def load_yaml(name: str, text: str) -> Mapping[str, object]:
+    """Read one file as YAML 1.2 with a mapping at the top. Raises InvalidConfig."""
+    try:
+        document = yaml.load(text, _Loader)  # noqa: S506 - a safe loader, see _Loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise InvalidConfig((Problem(where, f"is no YAML: {error.problem or error.context}"),)) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidConfig((Problem(name, f"is no YAML: {error}"),)) from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        what = f"must be a mapping of lists ({', '.join(BY_WORD)}), but is a {type(document).__name__}"
+        raise InvalidConfig((Problem(name, what),))
+    return document
+
+
+def _bootstrap_clusters(name: str, document: Mapping[str, object]) -> set[str]:
+    try:
+        bootstrap = proto.parse(BOOTSTRAP, document)
+    except proto.ParseFailure as error:
+        raise InvalidConfig((Problem(f"{name}: {error.path}".rstrip(": "), error.what),)) from error
+    return {cluster.name for cluster in bootstrap.static_resources.clusters}
+
+
+def _add_file(
+    entries: dict[ResourceType, dict[str, Entry]], name: str, document: Mapping[str, object]
+) -> Iterator[Problem]:
+    for word, items in document.items():
+        type_ = BY_WORD.get(word)
+        if type_ is None:
+            yield Problem(f"{name}: {word}", f"is no list that is served; there are {', '.join(BY_WORD)}")
+        elif not isinstance(items, list):
+            if items is not None:
+                yield Problem(f"{name}: {word}", f"must be a list of {type_.message}, but is a {type(items).__name__}")
+        else:
+            for index, item in enumerate(items):
+                yield from _add_item(entries[type_], type_, f"{name}: {word}[{index}]", item)
+
+
+def _add_item(known: dict[str, Entry], type_: ResourceType, where: str, item: object) -> Iterator[Problem]:
+    if not isinstance(item, dict):
+        yield Problem(where, f"must be a mapping with the fields of {type_.message}")
+        return
+    label = item.get(type_.name_field)
+    where = f"{where} '{label}'" if label else where
+    try:
+        message = proto.parse(type_.message, item)
+    except proto.ParseFailure as error:
+        yield Problem(f"{where}: {error.path}".rstrip(": "), error.what)
+        return
+    name = getattr(message, type_.name_field)
+    if not name:
+        yield Problem(where, f"has no `{type_.name_field}`; every one of the {type_} needs one")
+    elif name in known:
+        yield Problem(where, f"stands already in {known[name].where}; remove or rename one of them")
+    else:
+        known[name] = Entry(message, where)
+
+
+def _faults(entry: Entry) -> Iterator[Problem]:
+    """Yield what Envoy would ACK though it cannot work, or reject only when it is too late."""
+    for path, part in walk(entry.message):
+        where = f"{entry.where}: {path}" if path else entry.where
+        match part.DESCRIPTOR.full_name:
+            case "envoy.config.cluster.v3.Cluster":
+                eds = part.DESCRIPTOR.enum_types_by_name["DiscoveryType"].values_by_name["EDS"].number
+                if part.type == eds and not is_eds(part) and not part.eds_cluster_config.eds_config.path_config_source.path:
+                    what = "must name its source: eds_config: {ads: {}, resource_api_version: V3}"
+                    yield Problem(f"{where}: eds_cluster_config.eds_config", what)
+            case "envoy.config.route.v3.WeightedCluster":
+                weights = [cluster.weight.value for cluster in part.clusters]
+                if sum(weights) == 0:
+                    yield Problem(f"{where}.clusters", f"weights {weights} sum to 0; give at least one a weight above 0")
+            case "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager":
+                yield from _router_fault(where, part)
+
+
+def _router_fault(where: str, manager: Message) -> Iterator[Problem]:
+    """Envoy ACKs a connection manager without a router at the end, and every connection to it then hangs."""
+    filters = manager.http_filters
+    if not filters:
+        yield Problem(f"{where}.http_filters", "is empty; the last HTTP filter must be envoy.filters.http.router")
+        return
+    last = filters[-1]
+    if last.WhichOneof("config_type") != "config_discovery" and not last.typed_config.type_url.endswith(f"/{ROUTER}"):
+        what = f"the last HTTP filter is '{last.name}', but must be envoy.filters.http.router with its typed_config"
+        yield Problem(f"{where}.http_filters[{len(filters) - 1}]", what)
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML 1.2's core schema, as Envoy reads it: `on` and `12:30` are strings, and a key that stands twice is an error."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's way
+
+    def construct_mapping(self, node: Message, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002 - PyYAML's
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _core_int(loader: Message, node: Message) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0) if text.startswith(("0x", "0o")) else int(text)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _core_int)

@@ -1,0 +1,101 @@
+"""ADS over grpc.aio: bytes in, bytes out."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any as Context
+
+import grpc
+import grpc.aio
+
+from xds.cache import Cache
+from xds.errors import InvalidRequest, NotReady, XdsError
+from xds.session import Events, Session
+
+SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+METHODS = {"StreamAggregatedResources": "sotw", "DeltaAggregatedResources": "delta"}
+WRITE_LIMIT_S = 30.0  # a client that reads nothing for so long is cut off; it comes back and gets the newest
+OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of the fleet
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),  # a reconnecting Envoy with 60,000 names sends 4 MB
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 10_000),  # finds half-open peers
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),  # Envoy pings too; by default gRPC answers that with GOAWAY
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+class GrpcEdge:
+    """The xDS port. `clock` gives seconds that never go back."""
+
+    def __init__(self, cache: Cache, clock: Callable[[], float], events: Events) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._events = events
+        self._server: Context = None
+
+    async def start(self, address: str) -> int:
+        """Listen and return the port. Raises XdsError when the address cannot be bound."""
+        self._server = grpc.aio.server(options=OPTIONS)
+        handlers = {
+            method: grpc.stream_stream_rpc_method_handler(self._handler(protocol))
+            for method, protocol in METHODS.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise XdsError(f"cannot listen for xDS on {address}: is the port in use, the address this host's?") from error
+        await self._server.start()
+        return int(port)
+
+    async def stop(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)
+
+    def _handler(self, protocol: str) -> Callable[[AsyncIterator[bytes], Context], object]:
+        async def handle(_requests: AsyncIterator[bytes], context: Context) -> None:
+            await self._serve(protocol, context)
+
+        return handle
+
+    async def _serve(self, protocol: str, context: Context) -> None:
+        awake = asyncio.Event()
+        session = Session(self._cache, protocol, context.peer(), awake.set, self._events)
+        fault: tuple[grpc.StatusCode, str] | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(session, context, awake))
+                await self._read(session, context)
+                writer.cancel()
+        except* InvalidRequest as errors:
+            fault = (grpc.StatusCode.INVALID_ARGUMENT, str(errors.exceptions[0]))
+        except* NotReady as errors:
+            fault = (grpc.StatusCode.UNAVAILABLE, str(errors.exceptions[0]))
+        except* TimeoutError:
+            fault = (grpc.StatusCode.UNAVAILABLE, f"nothing was read for {WRITE_LIMIT_S:.0f} s")
+        finally:
+            session.close(self._clock())
+        if fault is not None:
+            await context.abort(*fault)
+
+    async def _read(self, session: Session, context: Context) -> None:
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            session.receive(raw, self._clock())
+            session.wake()
+
+    async def _write(self, session: Session, context: Context, awake: asyncio.Event) -> None:
+        while True:
+            while (response := session.respond(self._clock())) is not None:
+                async with asyncio.timeout(WRITE_LIMIT_S):
+                    await context.write(response.body)
+            await self._sleep(session, awake)
+            awake.clear()
+
+    async def _sleep(self, session: Session, awake: asyncio.Event) -> None:
+        now_s = self._clock()
+        at_s = session.wake_at_s(now_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if at_s is None else at_s - now_s):
+                await awake.wait()

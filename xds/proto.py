@@ -1,0 +1,309 @@
+"""The only door to protobuf: Envoy's message classes, canonical bytes, YAML <-> message.
+
+The schema comes from envoy_api.binpb, which hatch_build.py derives from envoy-data-plane when the package is built.
+"""
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any, TypeAlias
+
+from google.protobuf import any_pb2, duration_pb2, empty_pb2, json_format, struct_pb2, timestamp_pb2, wrappers_pb2
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+
+# Classes made at run time: a type checker cannot know their fields.
+Message: TypeAlias = Any
+MessageClass: TypeAlias = Any
+
+ANY = "google.protobuf.Any"
+SCHEMA = "envoy_api.binpb"
+TYPE_URL_PREFIX = "type.googleapis.com/"
+WELL_KNOWN = (any_pb2, duration_pb2, empty_pb2, struct_pb2, timestamp_pb2, wrappers_pb2)
+WELL_KNOWN_PACKAGE = "google.protobuf."
+MAX_DEPTH = 200  # of mappings and lists in each other; json_format itself stops at 100 messages
+SHOWN_VALUE_CHARACTERS = 80
+FORMS = {
+    "google.protobuf.Duration": "a duration such as 1.5s",
+    "google.protobuf.Timestamp": "a time such as '2030-01-31T12:00:00Z'",
+    "google.protobuf.Struct": "a mapping of JSON values",
+    "google.protobuf.ListValue": "a list of JSON values",
+    "google.protobuf.Value": "a JSON value",
+    "google.protobuf.Empty": "an empty mapping",
+}
+SCALARS = {
+    FieldDescriptor.TYPE_BOOL: "a bool",
+    FieldDescriptor.TYPE_BYTES: "bytes in base64",
+    FieldDescriptor.TYPE_DOUBLE: "a number",
+    FieldDescriptor.TYPE_FLOAT: "a number",
+    FieldDescriptor.TYPE_INT32: "an int32",
+    FieldDescriptor.TYPE_INT64: "an int64",
+    FieldDescriptor.TYPE_STRING: "a string",
+    FieldDescriptor.TYPE_UINT32: "a uint32",
+    FieldDescriptor.TYPE_UINT64: "a uint64",
+}
+
+
+class ParseFailure(Exception):  # noqa: N818  # the field's word; as all errors here it is named after what happened
+    """Words that are no message: `path` is the field's path in them ("" is their top), `what` says what is wrong."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path}: {what}" if path else what)
+        self.path = path
+        self.what = what
+
+
+@functools.cache
+def pool() -> DescriptorPool:
+    """Descriptors of Envoy's whole API, apart from protobuf's default pool. Load it before threads use it."""
+    content = resources.files("xds").joinpath(SCHEMA).read_bytes()
+    descriptors = DescriptorPool()
+    for module in WELL_KNOWN:
+        descriptors.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    for file in FileDescriptorSet.FromString(content).file:
+        descriptors.AddSerializedFile(file.SerializeToString())
+    return descriptors
+
+
+@functools.cache
+def message_class(full_name: str) -> MessageClass:
+    """Class of the messages of that name; KeyError when Envoy's API has none."""
+    # In the schema, messages stand for packages too. Only these begin with a small letter.
+    if not full_name.rpartition(".")[2][:1].isupper():
+        raise KeyError(f"no message is named {full_name!r} in this version of Envoy's API")
+    try:
+        return GetMessageClass(pool().FindMessageTypeByName(full_name))
+    except KeyError as error:
+        raise KeyError(f"no message is named {full_name!r} in this version of Envoy's API") from error
+
+
+def type_url(full_name: str) -> str:
+    """What an Any says of a message of that name."""
+    return TYPE_URL_PREFIX + full_name
+
+
+def canonical(message: Message) -> bytes:
+    """Encode so that equal messages give equal bytes: maps are sorted. What an Any holds is kept as it is."""
+    encoded: bytes = message.SerializeToString(deterministic=True)
+    return encoded
+
+
+def pack(message: Message) -> Message:
+    """Put a message into an Any, in its canonical bytes."""
+    return message_class(ANY)(type_url=type_url(message.DESCRIPTOR.full_name), value=canonical(message))
+
+
+def unpack(any_message: Message) -> Message | None:
+    """Message that an Any holds, None for a type that Envoy's API does not have; DecodeError for broken bytes."""
+    try:
+        cls = class_behind(any_message.type_url)
+    except KeyError:
+        return None
+    return cls.FromString(any_message.value)
+
+
+def to_dict(message: Message) -> dict[str, Any]:
+    """Envoy's own words for a message, every Any expanded; TypeError when the API does not have the type of one."""
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool())
+
+
+def parse(full_name: str, value: Mapping[str, object]) -> Message:
+    """Read a message from Envoy's own words, as they come out of YAML or JSON; ParseFailure when they are wrong.
+
+    Equal words give equal canonical bytes, what is inside an Any included. Rules of single fields ("at least 1") are
+    Envoy's to check.
+    """
+    cls = message_class(full_name)
+    words = plain(value, MAX_DEPTH)
+    try:
+        message = json_format.ParseDict(words, cls(), descriptor_pool=pool())
+        settle(message)
+    except (json_format.ParseError, KeyError, TypeError, ValueError) as error:
+        fault = next(faults(cls.DESCRIPTOR, words, ""), None)
+        raise fault or ParseFailure("", str(error)) from error
+    return message
+
+
+def plain(value: object, depth: int) -> Any:
+    """Copy in dicts and lists: json_format takes nothing else, and changes the dicts while it reads them."""
+    if depth == 0:
+        raise ParseFailure("", f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        return {key: plain(part, depth - 1) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part, depth - 1) for part in value]
+    return value
+
+
+def settle(message: Message) -> None:
+    """Make what every Any holds canonical, from the innermost outwards: json_format encodes maps in any order."""
+    if message.DESCRIPTOR.full_name == ANY:
+        if message.type_url:
+            inner = class_behind(message.type_url).FromString(message.value)
+            settle(inner)
+            message.value = canonical(inner)
+        return
+    for field, value in message.ListFields():
+        for part in submessages(field, value):
+            settle(part)
+
+
+def submessages(field: FieldDescriptor, value: Any) -> Iterator[Message]:
+    """Messages directly in the value of a field."""
+    kind = field.message_type
+    if kind is None:
+        return
+    if is_map(field):
+        if kind.fields_by_name["value"].message_type is not None:
+            yield from value.values()
+    elif field.is_repeated:
+        yield from value
+    else:
+        yield value
+
+
+def class_behind(url: str) -> MessageClass:
+    """Class of the messages in an Any of that type URL; KeyError when there is none."""
+    prefix, slash, full_name = url.rpartition("/")
+    if not prefix or not slash:
+        # Envoy wants the slash, protobuf does not.
+        raise KeyError(f"{url!r} is no type URL: write {type_url(full_name)}")
+    return message_class(full_name)
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def faults(descriptor: Descriptor, value: object, path: str) -> Iterator[ParseFailure]:
+    """What is wrong with the words for a message of that type, in their order.
+
+    json_format's own errors have the path only sometimes, so once it has refused, the words are walked to find where.
+    """
+    if not isinstance(value, Mapping):
+        yield ParseFailure(path, f"{shown(value)} is not a mapping of fields of {descriptor.full_name}")
+        return
+    chosen: dict[str, str] = {}
+    for name, part in value.items():
+        field = field_named(descriptor, name)
+        if field is None:
+            yield ParseFailure(path, no_field(descriptor, name))
+        elif part is not None:
+            oneof = field.containing_oneof
+            if oneof is not None and chosen.setdefault(oneof.name, name) != name:
+                first = chosen[oneof.name]
+                yield ParseFailure(path, f"{first!r} and {name!r} exclude each other in {descriptor.full_name}")
+            yield from field_faults(field, part, join(path, name))
+
+
+def field_faults(field: FieldDescriptor, value: object, path: str) -> Iterator[ParseFailure]:
+    if is_map(field):
+        if not isinstance(value, Mapping):
+            yield ParseFailure(path, f"{shown(value)} is not a mapping")
+            return
+        entry = field.message_type.fields_by_name
+        for key, part in value.items():
+            yield from item_faults(entry["key"], key, path)
+            yield from item_faults(entry["value"], part, f"{path}[{key}]")
+    elif field.is_repeated:
+        if not isinstance(value, list):
+            yield ParseFailure(path, f"{shown(value)} is not a list")
+            return
+        for index, part in enumerate(value):
+            yield from item_faults(field, part, f"{path}[{index}]")
+    else:
+        yield from item_faults(field, value, path)
+
+
+def item_faults(field: FieldDescriptor, value: object, path: str) -> Iterator[ParseFailure]:
+    """What is wrong with one value, or with one element of a list or map."""
+    kind = field.message_type
+    if kind is not None and kind.full_name == ANY:
+        yield from any_faults(value, path)
+    elif kind is not None and not kind.full_name.startswith(WELL_KNOWN_PACKAGE):
+        yield from faults(kind, value, path)
+    elif not is_fit(field, value):
+        yield ParseFailure(path, f"{shown(value)} is not {wanted(field, value)}")
+
+
+def any_faults(value: object, path: str) -> Iterator[ParseFailure]:
+    if not isinstance(value, Mapping):
+        yield ParseFailure(path, f"{shown(value)} is not a mapping with '@type'")
+        return
+    if not value:
+        return
+    url = value.get("@type")
+    if not isinstance(url, str):
+        yield ParseFailure(path, f"'@type' is missing; write '@type': {TYPE_URL_PREFIX}...")
+        return
+    try:
+        kind = class_behind(url).DESCRIPTOR
+    except KeyError as error:
+        yield ParseFailure(path, f"'@type': {error.args[0]}")
+        return
+    if kind.full_name == ANY:
+        yield from any_faults(value.get("value"), join(path, "value"))
+    elif kind.full_name.startswith(WELL_KNOWN_PACKAGE):
+        if not is_readable(message_class(ANY), dict(value)):
+            form = FORMS.get(kind.full_name, "of that type")
+            yield ParseFailure(path, f"'value': {shown(value.get('value'))} is not {form}")
+    else:
+        yield from faults(kind, {name: part for name, part in value.items() if name != "@type"}, path)
+
+
+def is_fit(field: FieldDescriptor, value: object) -> bool:
+    """Whether json_format takes the value for that field, or as its only element."""
+    owner: Any = field.containing_type  # None only for extensions, which Envoy's API does not have
+    return is_readable(GetMessageClass(owner), {field.name: [value] if field.is_repeated else value})
+
+
+def is_readable(cls: MessageClass, words: dict[str, object]) -> bool:
+    try:
+        json_format.ParseDict(words, cls(), descriptor_pool=pool())
+    except (json_format.ParseError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def field_named(descriptor: Descriptor, name: object) -> FieldDescriptor | None:
+    """JSON spells `port_value` also `portValue`."""
+    if not isinstance(name, str):
+        return None
+    found = descriptor.fields_by_name.get(name)
+    return found or next((field for field in descriptor.fields if field.json_name == name), None)
+
+
+def no_field(descriptor: Descriptor, name: object) -> str:
+    near = difflib.get_close_matches(str(name), descriptor.fields_by_name, n=1)
+    return f"no field named {name!r} in {descriptor.full_name}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def wanted(field: FieldDescriptor, value: object) -> str:
+    """What a field takes, in the user's words; `value` is what it was given."""
+    kind = field.message_type
+    if kind is not None and kind.full_name in FORMS:
+        return FORMS[kind.full_name]
+    if kind is not None:
+        return wanted(kind.fields_by_name["value"], value)  # google.protobuf.UInt32Value and the like
+    if field.enum_type is not None:
+        return one_of(field.enum_type, value)
+    quotes = "; put it in quotes" if field.type == FieldDescriptor.TYPE_STRING and value is not None else ""
+    return SCALARS.get(field.type, "an integer") + quotes
+
+
+def one_of(enum: EnumDescriptor, value: object) -> str:
+    near = difflib.get_close_matches(str(value).upper(), enum.values_by_name, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"one of {', '.join(enum.values_by_name)}" + hint
+
+
+def shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_VALUE_CHARACTERS else f"{text[:SHOWN_VALUE_CHARACTERS]}..."
+
+
+def join(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)

@@ -1,0 +1,158 @@
+"""The types of resource that a proxy may ask for, and one resource of them as it is served."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any as Message  # protobuf messages have no common static type worth naming
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from xds import proto
+
+ANY = "google.protobuf.Any"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceType:
+    """One xDS type.
+
+    `word` is its list in envoy-configs, `message` its protobuf name, `name_field` the field that names a resource.
+    With `full_state` a SotW response carries all resources and absence deletes (xDS protocol, "Deleting Resources").
+    """
+
+    word: str
+    message: str
+    name_field: str = "name"
+    full_state: bool = False
+
+    @property
+    def url(self) -> str:
+        return f"type.googleapis.com/{self.message}"
+
+    def __str__(self) -> str:
+        return self.word
+
+
+SECRETS = ResourceType("secrets", "envoy.extensions.transport_sockets.tls.v3.Secret")
+RUNTIMES = ResourceType("runtimes", "envoy.service.runtime.v3.Runtime")
+CLUSTERS = ResourceType("clusters", "envoy.config.cluster.v3.Cluster", full_state=True)
+ENDPOINTS = ResourceType("endpoints", "envoy.config.endpoint.v3.ClusterLoadAssignment", name_field="cluster_name")
+LISTENERS = ResourceType("listeners", "envoy.config.listener.v3.Listener", full_state=True)
+ROUTES = ResourceType("routes", "envoy.config.route.v3.RouteConfiguration")
+EXTENSION_CONFIGS = ResourceType("extension_configs", "envoy.config.core.v3.TypedExtensionConfig")
+
+# Order of sending: make before break (xDS protocol, "Eventual consistency considerations").
+TYPES = (SECRETS, RUNTIMES, CLUSTERS, ENDPOINTS, EXTENSION_CONFIGS, LISTENERS, ROUTES)
+BY_WORD = {type_.word: type_ for type_ in TYPES}
+BY_URL = {type_.url: type_ for type_ in TYPES}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name that a resource needs to exist; `field` says where it stands."""
+
+    type: ResourceType
+    name: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource as it is served: `body` holds canonical bytes, `version` their hash."""
+
+    type: ResourceType
+    name: str
+    version: str
+    body: bytes
+    references: tuple[Reference, ...]
+
+    def names(self, wanted: ResourceType) -> frozenset[str]:
+        """Return the names of type `wanted` that this resource refers to."""
+        return frozenset(reference.name for reference in self.references if reference.type is wanted)
+
+
+def content_version(body: bytes) -> str:
+    """Return the version of these bytes: equal content, equal version, in every process."""
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def resource(type_: ResourceType, message: Message) -> Resource:
+    """Freeze a message into the resource that is served."""
+    body = proto.canonical(message)
+    name = getattr(message, type_.name_field)
+    return Resource(type_, name, content_version(body), body, tuple(references(message)))
+
+
+def walk(message: Message, path: str = "") -> Iterator[tuple[str, Message]]:
+    """Yield every message inside `message` with its field path, itself first; an Any counts as what it holds."""
+    if message.DESCRIPTOR.full_name == ANY:
+        inner = proto.unpack(message)
+        if inner is not None:
+            yield from walk(inner, path)
+        return
+    yield path, message
+    for field, value in message.ListFields():
+        if field.type != FieldDescriptor.TYPE_MESSAGE:
+            continue
+        below = f"{path}.{field.name}" if path else field.name
+        for key, item in _items(field, value):
+            yield from walk(item, below + key)
+
+
+def _items(field: Message, value: Message) -> Iterator[tuple[str, Message]]:
+    if not field.is_repeated:
+        yield "", value
+    elif field.message_type.GetOptions().map_entry:
+        if field.message_type.fields_by_name["value"].message_type is not None:
+            yield from ((f"[{key!r}]", item) for key, item in value.items())
+    else:
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))
+
+
+def references(message: Message) -> Iterator[Reference]:
+    """Yield what `message` needs, wherever it stands in it, each (type, name) once."""
+    seen: set[tuple[str, str]] = set()
+    for path, part in walk(message):
+        for type_, name, field in _named_by(part):
+            if name and (type_.word, name) not in seen:
+                seen.add((type_.word, name))
+                yield Reference(type_, name, f"{path}.{field}" if path else field)
+
+
+def _named_by(part: Message) -> Iterator[tuple[ResourceType, str, str]]:
+    match part.DESCRIPTOR.full_name:
+        case "envoy.config.cluster.v3.Cluster":
+            if is_eds(part):
+                yield ENDPOINTS, assignment_name(part), "eds_cluster_config.service_name"
+        case "envoy.extensions.filters.network.http_connection_manager.v3.Rds":
+            yield ROUTES, part.route_config_name, "route_config_name"
+        case "envoy.config.route.v3.RouteAction" | "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":
+            yield CLUSTERS, part.cluster, "cluster"
+        case (
+            "envoy.config.route.v3.WeightedCluster.ClusterWeight"
+            | "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight"
+        ):
+            yield CLUSTERS, part.name, "name"
+        case "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" | "envoy.config.core.v3.HttpUri":
+            yield CLUSTERS, part.cluster, "cluster"
+        case "envoy.config.core.v3.GrpcService.EnvoyGrpc":
+            yield CLUSTERS, part.cluster_name, "cluster_name"
+        case "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig":
+            if by_ads(part.sds_config):
+                yield SECRETS, part.name, "name"
+
+
+def by_ads(source: Message) -> bool:
+    """Say whether a ConfigSource means this control plane."""
+    return source.WhichOneof("config_source_specifier") in ("ads", "self")
+
+
+def is_eds(cluster: Message) -> bool:
+    """Say whether a Cluster gets its endpoints from this control plane."""
+    eds = proto.message_class("envoy.config.cluster.v3.Cluster").DiscoveryType.Value("EDS")
+    return cluster.type == eds and by_ads(cluster.eds_cluster_config.eds_config)
+
+
+def assignment_name(cluster: Message) -> str:
+    """Return the name of an EDS cluster's load assignment."""
+    return str(cluster.eds_cluster_config.service_name or cluster.name)

@@ -1,0 +1,106 @@
+"""A client on the server: who it is, what its stream says next, and the end of it; no I/O."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any as Message
+
+from google.protobuf.message import DecodeError
+
+from xds import delta, sotw, stream
+from xds.cache import Cache, Node, NodeStatus, TypeStatus, Wanted
+from xds.errors import InvalidRequest, NotReady
+from xds.proto import to_dict
+from xds.stream import Answer, Response, Stream
+from xds.subscription import Dialect
+
+DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
+NODE_ID_LIMIT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What an edge or a metric wants to hear of a session; each is called synchronously."""
+
+    joined: Callable[[NodeStatus], None] = lambda _: None
+    left: Callable[[NodeStatus], None] = lambda _: None
+    answered: Callable[[NodeStatus, Answer], None] = lambda _status, _answer: None
+    responded: Callable[[NodeStatus, Response], None] = lambda _status, _response: None
+
+
+class Session:
+    """One ADS stream. An edge feeds it requests, asks it for responses, and closes it."""
+
+    def __init__(self, cache: Cache, protocol: str, peer: str, wake: Callable[[], None], events: Events) -> None:
+        self.peer = peer
+        self.protocol = protocol
+        self.wake = wake
+        self._cache = cache
+        self._events = events
+        self._stream = Stream(DIALECTS[protocol], {})
+        self._node: Node | None = None
+        self._since_s = 0.0
+
+    def receive(self, raw: bytes, now_s: float) -> None:
+        """Take one request. Raises InvalidRequest for what breaks the protocol, NotReady before the first snapshot."""
+        served = self._cache.snapshot
+        if served is None:
+            raise NotReady("no snapshot is loaded yet")
+        try:
+            request = self._stream.dialect.decode(raw)
+        except DecodeError as error:
+            raise InvalidRequest("the message is no discovery request") from error
+        if not request.type_url:
+            raise InvalidRequest("type_url is empty; an ADS request must name its type")
+        if self._node is None:
+            self._join(_node(request), now_s)
+        self._stream, answer = stream.receive(self._stream, request, served, self._cache.recent, now_s)
+        if answer is not None:
+            self._events.answered(self.status(), answer)
+
+    def respond(self, now_s: float) -> Response | None:
+        """Return the next response to write, computed from the newest snapshot; None when there is nothing to say."""
+        served = self._cache.snapshot
+        if served is None or self._node is None:
+            return None
+        self._stream, response = stream.respond(self._stream, served, now_s)
+        if response is not None:
+            self._events.responded(self.status(), response)
+        return response
+
+    def wake_at_s(self, now_s: float) -> float | None:
+        return stream.wake_at_s(self._stream, now_s)
+
+    def close(self, now_s: float) -> None:
+        if self._node is not None:
+            self._cache.leave(self._node.id, self, now_s)
+            self._events.left(self.status())
+
+    def status(self) -> NodeStatus:
+        assert self._node is not None, "a session has a status from its first request on"
+        types = {
+            type_: TypeStatus(state.acked_version, bool(state.unanswered), state.rejection)
+            for type_, state in self._stream.types.items()
+        }
+        return NodeStatus(self._node, self.peer, self.protocol, True, self._since_s, types)
+
+    def waiting_for(self, wanted: Wanted) -> str | None:
+        return stream.waiting_for(self._stream, wanted.type, wanted.name, wanted.version)
+
+    def _join(self, node: Node, now_s: float) -> None:
+        self._node = node
+        self._since_s = now_s
+        self._cache.join(node.id, self)
+        self._events.joined(self.status())
+
+
+def _node(request: Message) -> Node:
+    """Keep what is needed of a node and drop the rest: its list of extensions alone is 60 KB."""
+    node = request.node
+    if not node.id:
+        raise InvalidRequest("node.id is empty in the first request; give each proxy a unique --service-node")
+    if len(node.id) > NODE_ID_LIMIT:
+        raise InvalidRequest(f"node.id has {len(node.id)} characters; at most {NODE_ID_LIMIT} are accepted")
+    build = node.user_agent_build_version.version
+    version = f"{build.major_number}.{build.minor_number}.{build.patch}" if node.HasField("user_agent_build_version") else ""
+    locality = node.locality
+    return Node(node.id, node.cluster, locality.region, locality.zone, version, to_dict(node.metadata))

@@ -1,0 +1,77 @@
+"""All that is served at one moment: immutable, versioned by content, and able to say whether it is consistent."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from xds.errors import InvalidConfig, Problem
+from xds.resources import TYPES, Resource, ResourceType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """The resources of one type by name, sorted; `version` is a hash of their names and versions."""
+
+    type: ResourceType
+    version: str
+    resources: Mapping[str, Resource]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """One view for each type; `version` is a hash over theirs."""
+
+    version: str
+    views: Mapping[ResourceType, View]
+
+    def get(self, type_: ResourceType, name: str) -> Resource | None:
+        return self.views[type_].resources.get(name)
+
+    def resources(self) -> Iterator[Resource]:
+        for type_ in TYPES:
+            yield from self.views[type_].resources.values()
+
+
+def view(type_: ResourceType, resources: Iterable[Resource]) -> View:
+    """Make the view of one type. Raises InvalidConfig when a name stands twice."""
+    by_name: dict[str, Resource] = {}
+    for resource in sorted(resources, key=lambda each: each.name):
+        if resource.name in by_name:
+            raise InvalidConfig((Problem(f"{type_} '{resource.name}'", "the name stands twice; rename one of them"),))
+        by_name[resource.name] = resource
+    versions = "\n".join(f"{each.name}\t{each.version}" for each in by_name.values())
+    return View(type_, hashlib.sha256(versions.encode()).hexdigest()[:16], MappingProxyType(by_name))
+
+
+def snapshot(resources: Iterable[Resource]) -> Snapshot:
+    """Make a snapshot of these resources. Raises InvalidConfig when a name stands twice in a type."""
+    by_type: dict[ResourceType, list[Resource]] = {type_: [] for type_ in TYPES}
+    for resource in resources:
+        by_type[resource.type].append(resource)
+    return of_views(view(type_, by_type[type_]) for type_ in TYPES)
+
+
+def of_views(views: Iterable[View]) -> Snapshot:
+    """Make a snapshot of one view for each type."""
+    by_type = {each.type: each for each in views}
+    digest = hashlib.sha256("\n".join(by_type[type_].version for type_ in TYPES).encode()).hexdigest()[:16]
+    return Snapshot(digest, MappingProxyType(by_type))
+
+
+def inconsistencies(served: Snapshot, elsewhere: frozenset[str] = frozenset()) -> tuple[Problem, ...]:
+    """Return a problem for each reference to something that is not served.
+
+    Envoy ACKs a route to an unknown cluster and answers 503 to its requests, so only the server can refuse it.
+    `elsewhere` names clusters that the proxies have from their bootstrap.
+    """
+    return tuple(
+        Problem(
+            f"{resource.type} '{resource.name}': {reference.field}",
+            f"names '{reference.name}', which is not among the {reference.type}; add it there or correct the name",
+        )
+        for resource in served.resources()
+        for reference in resource.references
+        if served.get(reference.type, reference.name) is None
+        and not (reference.type.word == "clusters" and reference.name in elsewhere)
+    )
