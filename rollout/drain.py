@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 IDLE_LOOKS = 3  # in a row, on every Envoy: one alone may fall between two requests
 
@@ -35,7 +34,7 @@ class Drain:
     looked_s: float = 0.0
     running: int | None = None
     timed_out: bool = False
-    cut: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    cut: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -55,4 +54,4 @@ def look(drain: Drain, *, now_s: float, acked: bool, active: Active | None, limi
     if drain.done or now_s - drain.began_s < limit_s:
         return drain
     cut = {node: -1 if count is None else count for node, count in (active.by_node if active else {}).items() if count != 0}
-    return replace(drain, timed_out=True, cut=MappingProxyType(cut))
+    return replace(drain, timed_out=True, cut=cut)

@@ -48,7 +48,7 @@ Duration = Annotated[
     timedelta,
     Field(le=timedelta(days=30)),
     BeforeValidator(_duration),
-    PlainSerializer(lambda duration: f"{duration.total_seconds():g}s"),
+    PlainSerializer(lambda duration: f"{duration / timedelta(seconds=1):.6f}".rstrip("0").rstrip(".") + "s"),
 ]
 BasisPoints = Annotated[int, BeforeValidator(_basis_points), PlainSerializer(lambda weight_bp: f"{weight_bp / 100:g}%")]
 

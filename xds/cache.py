@@ -7,7 +7,7 @@ from typing import Protocol
 
 from xds.resources import TYPES, ResourceType
 from xds.snapshot import Snapshot, View
-from xds.subscription import Rejection
+from xds.subscription import Lag, Rejection
 
 RECENT_VIEWS = 64  # views a reconnecting SotW client may still hold, so that what it has is not taken away too soon
 GONE_NODES = 4096  # disconnected nodes that are remembered, newest first
@@ -64,7 +64,7 @@ class Member(Protocol):
 
     def wake(self) -> None: ...
     def status(self) -> NodeStatus: ...
-    def waiting_for(self, wanted: Wanted) -> str | None: ...
+    def lag(self, wanted: Wanted) -> Lag | None: ...
 
 
 class Cache:
@@ -119,13 +119,12 @@ class Cache:
         """Return nodes that were connected and are not any more, sorted by id."""
         return tuple(status for _, status in sorted(self._gone.items()))
 
-    def lagging(self, wanted: Iterable[Wanted]) -> Mapping[str, str]:
-        """Return why a node does not have all that is wanted, by node id; an empty result means converged."""
+    def lagging(self, wanted: Iterable[Wanted]) -> Mapping[str, Lag]:
+        """Return by node id why a node does not have all that is wanted; empty means converged."""
         wanted = tuple(wanted)
-        reasons: dict[str, str] = {}
+        lags: dict[str, Lag] = {}
         for node_id, members in sorted(self._members.items()):
-            found = (reason for each in wanted if (reason := members[-1].waiting_for(each)) is not None)
-            reason = next(found, None)
-            if reason is not None:
-                reasons[node_id] = reason
-        return reasons
+            found = [lag for each in wanted if (lag := members[-1].lag(each)) is not None]
+            if found:
+                lags[node_id] = max(found, key=lambda lag: lag.refused)
+        return lags

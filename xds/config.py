@@ -152,7 +152,7 @@ def _router_fault(where: str, manager: Message) -> Iterator[Problem]:
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML 1.2's core schema, as Envoy reads it: `on` and `12:30` are strings, and a key that stands twice is an error."""
+    """YAML 1.2's core schema, so `on` and `12:30` are strings, and a key that stands twice is an error."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's way
 

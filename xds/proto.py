@@ -32,7 +32,6 @@ FORMS = {
     "google.protobuf.Struct": "a mapping of JSON values",
     "google.protobuf.ListValue": "a list of JSON values",
     "google.protobuf.Value": "a JSON value",
-    "google.protobuf.Empty": "an empty mapping",
 }
 SCALARS = {
     FieldDescriptor.TYPE_BOOL: "a bool",
@@ -107,7 +106,8 @@ def unpack(any_message: Message) -> Message | None:
 
 def to_dict(message: Message) -> dict[str, Any]:
     """Envoy's own words for a message, every Any expanded; TypeError when the API does not have the type of one."""
-    return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool())
+    words = json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool())
+    return {name: plain(part, MAX_DEPTH) for name, part in words.items()}  # an Any is an OrderedDict there
 
 
 def parse(full_name: str, value: Mapping[str, object]) -> Message:
@@ -153,11 +153,11 @@ def settle(message: Message) -> None:
 
 def submessages(field: FieldDescriptor, value: Any) -> Iterator[Message]:
     """Messages directly in the value of a field."""
-    kind = field.message_type
-    if kind is None:
+    if field.message_type is None:
         return
-    if is_map(field):
-        if kind.fields_by_name["value"].message_type is not None:
+    entry = entry_of(field)
+    if entry is not None:
+        if entry.fields_by_name["value"].message_type is not None:
             yield from value.values()
     elif field.is_repeated:
         yield from value
@@ -174,8 +174,10 @@ def class_behind(url: str) -> MessageClass:
     return message_class(full_name)
 
 
-def is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
+def entry_of(field: FieldDescriptor) -> Descriptor | None:
+    """Type of a map's entries, None for a field that is no map."""
+    kind = field.message_type
+    return kind if kind is not None and kind.GetOptions().map_entry else None
 
 
 def faults(descriptor: Descriptor, value: object, path: str) -> Iterator[ParseFailure]:
@@ -200,14 +202,14 @@ def faults(descriptor: Descriptor, value: object, path: str) -> Iterator[ParseFa
 
 
 def field_faults(field: FieldDescriptor, value: object, path: str) -> Iterator[ParseFailure]:
-    if is_map(field):
+    entry = entry_of(field)
+    if entry is not None:
         if not isinstance(value, Mapping):
             yield ParseFailure(path, f"{shown(value)} is not a mapping")
             return
-        entry = field.message_type.fields_by_name
         for key, part in value.items():
-            yield from item_faults(entry["key"], key, path)
-            yield from item_faults(entry["value"], part, f"{path}[{key}]")
+            yield from item_faults(entry.fields_by_name["key"], key, path)
+            yield from item_faults(entry.fields_by_name["value"], part, f"{path}[{key}]")
     elif field.is_repeated:
         if not isinstance(value, list):
             yield ParseFailure(path, f"{shown(value)} is not a list")
@@ -223,7 +225,7 @@ def item_faults(field: FieldDescriptor, value: object, path: str) -> Iterator[Pa
     kind = field.message_type
     if kind is not None and kind.full_name == ANY:
         yield from any_faults(value, path)
-    elif kind is not None and not kind.full_name.startswith(WELL_KNOWN_PACKAGE):
+    elif kind is not None and not has_own_form(kind):
         yield from faults(kind, value, path)
     elif not is_fit(field, value):
         yield ParseFailure(path, f"{shown(value)} is not {wanted(field, value)}")
@@ -246,12 +248,17 @@ def any_faults(value: object, path: str) -> Iterator[ParseFailure]:
         return
     if kind.full_name == ANY:
         yield from any_faults(value.get("value"), join(path, "value"))
-    elif kind.full_name.startswith(WELL_KNOWN_PACKAGE):
+    elif has_own_form(kind):
         if not is_readable(message_class(ANY), dict(value)):
-            form = FORMS.get(kind.full_name, "of that type")
-            yield ParseFailure(path, f"'value': {shown(value.get('value'))} is not {form}")
+            inner = value.get("value")
+            yield ParseFailure(join(path, "value"), f"{shown(inner)} is not {form_of(kind, inner)}")
     else:
         yield from faults(kind, {name: part for name, part in value.items() if name != "@type"}, path)
+
+
+def has_own_form(kind: Descriptor) -> bool:
+    """Whether JSON writes the type otherwise than as a mapping of its fields: so it is for well-known ones with any."""
+    return kind.full_name.startswith(WELL_KNOWN_PACKAGE) and len(kind.fields) > 0
 
 
 def is_fit(field: FieldDescriptor, value: object) -> bool:
@@ -283,15 +290,17 @@ def no_field(descriptor: Descriptor, name: object) -> str:
 
 def wanted(field: FieldDescriptor, value: object) -> str:
     """What a field takes, in the user's words; `value` is what it was given."""
-    kind = field.message_type
-    if kind is not None and kind.full_name in FORMS:
-        return FORMS[kind.full_name]
-    if kind is not None:
-        return wanted(kind.fields_by_name["value"], value)  # google.protobuf.UInt32Value and the like
+    if field.message_type is not None:
+        return form_of(field.message_type, value)
     if field.enum_type is not None:
         return one_of(field.enum_type, value)
     quotes = "; put it in quotes" if field.type == FieldDescriptor.TYPE_STRING and value is not None else ""
     return SCALARS.get(field.type, "an integer") + quotes
+
+
+def form_of(kind: Descriptor, value: object) -> str:
+    """How a well-known type is written; the likes of UInt32Value are written as their only field."""
+    return FORMS.get(kind.full_name) or wanted(kind.fields_by_name["value"], value)
 
 
 def one_of(enum: EnumDescriptor, value: object) -> str:

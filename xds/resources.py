@@ -12,7 +12,7 @@ from xds import proto
 ANY = "google.protobuf.Any"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ResourceType:
     """One xDS type.
 

@@ -11,7 +11,7 @@ from xds.cache import Cache, Node, NodeStatus, TypeStatus, Wanted
 from xds.errors import InvalidRequest, NotReady
 from xds.proto import to_dict
 from xds.stream import Answer, Response, Stream
-from xds.subscription import Dialect
+from xds.subscription import Dialect, Lag
 
 DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
 NODE_ID_LIMIT = 256
@@ -83,8 +83,8 @@ class Session:
         }
         return NodeStatus(self._node, self.peer, self.protocol, True, self._since_s, types)
 
-    def waiting_for(self, wanted: Wanted) -> str | None:
-        return stream.waiting_for(self._stream, wanted.type, wanted.name, wanted.version)
+    def lag(self, wanted: Wanted) -> Lag | None:
+        return stream.lag(self._stream, wanted.type, wanted.name, wanted.version)
 
     def _join(self, node: Node, now_s: float) -> None:
         self._node = node

@@ -15,7 +15,7 @@ from typing import Any as Message
 
 from xds.resources import BY_URL, CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, TYPES, ResourceType
 from xds.snapshot import Snapshot, View
-from xds.subscription import Current, Dialect, Plan, Subscription, answered, of_view, sent
+from xds.subscription import Current, Dialect, Lag, Plan, Subscription, answered, of_view, sent
 
 BARRIER_S = 2.0
 
@@ -89,16 +89,16 @@ def wake_at_s(stream: Stream, now_s: float) -> float | None:
     return min((end for end in ends if end > now_s), default=None)
 
 
-def waiting_for(stream: Stream, type_: ResourceType, name: str, version: str | None) -> str | None:
-    """Return why this client does not have this version of a resource yet (None: that it is gone); None when it has."""
+def lag(stream: Stream, type_: ResourceType, name: str, version: str | None) -> Lag | None:
+    """Return why this client does not have this version of a resource yet (None: that it is gone), or None."""
     state = stream.types.get(type_)
     if state is None or state.has(name, version):
         return None
     if state.rejection is not None and name in state.rejected:
-        return f"refused {type_} '{name}': {state.rejection.text}"
+        return Lag(f"refused {type_} '{name}': {state.rejection.text}", refused=True)
     if any(name in each.plan.held.versions or name in each.plan.removed for each in state.unanswered):
-        return f"has not ACKed {type_} '{name}'"
-    return f"has not been sent {type_} '{name}'"
+        return Lag(f"has not ACKed {type_} '{name}'")
+    return Lag(f"has not been sent {type_} '{name}'")
 
 
 def _next(stream: Stream, state: Subscription, served: Snapshot, now_s: float) -> Plan | None:

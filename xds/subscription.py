@@ -63,6 +63,14 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class Lag:
+    """Why a client does not have a version of a resource yet; `refused`: it sent a NACK."""
+
+    why: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """One client's state for one type on one stream; it ends with the stream.
 

@@ -1,7 +1,7 @@
 """Where the numbers come from: the Envoys' own admin endpoints."""
 
 from rollout.metrics.admin import EnvoyAdmin
-from rollout.metrics.envoy import ClusterStats, Scrape, increments, parse_stats, stats_query
+from rollout.metrics.envoy import ClusterStats, Query, Scrape, increments, parse_stats, stats_query
 from rollout.metrics.fleet import Failure, FleetScraper
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "EnvoyAdmin",
     "Failure",
     "FleetScraper",
+    "Query",
     "Scrape",
     "increments",
     "parse_stats",

@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import aiohttp
 from yarl import URL
 
 from rollout.errors import Unavailable
-from rollout.metrics.envoy import ClusterStats, Scrape, chunks, parse_stats, stats_query
+from rollout.metrics.envoy import ClusterStats, Query, Scrape, chunks, parse_stats, stats_query
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 # With `stats_flush_on_admin` histograms lag one scrape behind: this one is thrown away and makes Envoy merge them.
@@ -25,23 +25,24 @@ class EnvoyAdmin:
         self._session = session
         self._timeout_s = timeout_s
 
-    async def scrape(self, address: str, stat_names: Sequence[str]) -> Scrape:
+    async def scrape(self, address: str, query: Query) -> Scrape:
         """The stats of these clusters at `host:port`; Unavailable, with the address and why, when it cannot be had."""
         started_s = self.clock()
         try:
             async with asyncio.timeout(self._timeout_s):
-                clusters = await self._clusters(address, stat_names)
+                clusters = await self._clusters(address, query)
         except TimeoutError as error:
             raise Unavailable(f"no answer from {address} within {self._timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unavailable(f"no stats from {address}: {error or type(error).__name__}") from error
         return Scrape(started_s, self.clock(), clusters)
 
-    async def _clusters(self, address: str, stat_names: Sequence[str]) -> dict[str, ClusterStats]:
+    async def _clusters(self, address: str, query: Query) -> dict[str, ClusterStats]:
         await self._get(_stats_url(address, FLUSH_QUERY))
         clusters: dict[str, ClusterStats] = {}
-        for names in chunks(stat_names):
-            clusters |= parse_stats(await self._get(_stats_url(address, stats_query(names))), names)
+        for names in chunks(query.stat_names):
+            answer = await self._get(_stats_url(address, stats_query(names, query.backends)))
+            clusters |= parse_stats(answer, names, query.backends)
         return clusters
 
     async def _get(self, url: URL) -> bytes:
@@ -62,11 +63,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _stats_url(address: str, query: str) -> URL:
+def _stats_url(address: str, query_string: str) -> URL:
     """Built from parts, so that an address can name a host and a port and nothing else."""
     match = _ADDRESS.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 65536:
         raise ValueError("not an address of the form HOST:PORT")
     return URL.build(
-        scheme="http", host=match["host"], port=int(match["port"]), path="/stats", query_string=query, encoded=True
+        scheme="http", host=match["host"], port=int(match["port"]), path="/stats", query_string=query_string, encoded=True
     )

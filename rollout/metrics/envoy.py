@@ -24,6 +24,7 @@ _COUNTERS: Mapping[str, str] = {
     "membership_healthy": "membership_healthy",
 }
 _LATENCY = "upstream_rq_time"
+_BACKEND = ("rq_active", "rq_pending_active")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class ClusterStats:
     """One cluster in one Envoy: counters since its start, gauges as they are.
 
     `completed` counts each request of a client once, `errors_5xx` its final answers only (attempts that a retry has
-    hidden are in `retries`). Neither timeouts nor refused connections have a sample in `latency`. A cluster which that
+    hidden are in `retries`). `backends` has the active requests of each backend that was asked for. Neither timeouts nor refused connections have a sample in `latency`. A cluster which that
     Envoy does not have, or never used, is all zeros.
     """
 
@@ -44,6 +45,15 @@ class ClusterStats:
     membership_total: int = 0
     membership_healthy: int = 0
     latency: Histogram = field(default_factory=Histogram)
+    backends: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to ask each Envoy for: clusters by stat name, and backends (HOST:PORT) whose activity matters."""
+
+    stat_names: tuple[str, ...]
+    backends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +71,29 @@ def chunks(stat_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(distinct[at : at + NAMES_PER_QUERY]) for at in range(0, len(distinct), NAMES_PER_QUERY))
 
 
-def stats_query(stat_names: Sequence[str]) -> str:
+def stats_query(stat_names: Sequence[str], backends: Sequence[str] = ()) -> str:
     """The URL-encoded query string that asks for these clusters: unused stats left out, native buckets."""
     # RE2 takes every escape that re.escape writes.
     names = "|".join(map(re.escape, stat_names))
     stats = "|".join((*_COUNTERS, _LATENCY))
+    if backends:
+        stats += rf"|endpoint\.({'|'.join(re.escape(_backend_stat(each)) for each in backends)})\.({'|'.join(_BACKEND)})"
     wanted = quote(rf"^cluster\.({names})\.({stats})$", safe="")
     return f"format=json&usedonly&histogram_buckets=detailed&filter={wanted}"
 
 
-def parse_stats(text: bytes, stat_names: Sequence[str]) -> Mapping[str, ClusterStats]:
+def _backend_stat(address: str) -> str:
+    """Envoy writes a colon in a stat's name as an underscore."""
+    return address.replace(":", "_")
+
+
+def parse_stats(text: bytes, stat_names: Sequence[str], backends: Sequence[str] = ()) -> Mapping[str, ClusterStats]:
     """The answer to a `stats_query`, for each of the names; ValueError when it is none."""
     try:
         found = dict(_stats(json.loads(text)))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the form of Envoy's stats ({type(error).__name__}: {error})") from error
-    return {name: _cluster_stats(found, name) for name in stat_names}
+    return {name: _cluster_stats(found, name, backends) for name in stat_names}
 
 
 def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
@@ -115,7 +132,12 @@ def _histogram(stat: Mapping[str, Any]) -> Histogram:
     return Histogram.of((float(b["lower_bound"]), float(b["width"]), int(b["count"])) for b in stat["totals"])
 
 
-def _cluster_stats(found: Mapping[str, Any], name: str) -> ClusterStats:
+def _cluster_stats(found: Mapping[str, Any], name: str, backends: Sequence[str]) -> ClusterStats:
     """Looked up by full names, so that dots in a cluster's name do no harm."""
     counters = {field_name: found.get(f"cluster.{name}.{stat}", 0) for stat, field_name in _COUNTERS.items()}
-    return ClusterStats(**counters, latency=found.get(f"cluster.{name}.{_LATENCY}", Histogram()))
+    active: dict[str, int] = {}
+    for address in backends:
+        gauges = [found.get(f"cluster.{name}.endpoint.{_backend_stat(address)}.{stat}") for stat in _BACKEND]
+        if None not in gauges:
+            active[address] = sum(gauges)
+    return ClusterStats(**counters, latency=found.get(f"cluster.{name}.{_LATENCY}", Histogram()), backends=active)

@@ -1,13 +1,13 @@
 """The latest stats of every Envoy of the fleet, kept fresh in rounds."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from rollout.errors import Unavailable
 from rollout.metrics.admin import EnvoyAdmin
-from rollout.metrics.envoy import Scrape
+from rollout.metrics.envoy import Query, Scrape
 
 SCRAPES_AT_ONCE = 64
 
@@ -23,7 +23,7 @@ class Failure:
 class FleetScraper:
     """Scrapes all targets each interval; each result is stored the moment it arrives.
 
-    `targets` gives the admin address by node id, `stat_names` the clusters to ask for and `interval_s` the pause: all
+    `targets` gives the admin address by node id, `query` what to ask for and `interval_s` the pause: all
     three are asked in every round. `on_scrape` hears the node id of every attempt that ended, well or not. An endpoint
     that is still being scraped is left out of the round, so one that hangs delays nobody else.
     """
@@ -32,13 +32,13 @@ class FleetScraper:
         self,
         admin: EnvoyAdmin,
         targets: Callable[[], Mapping[str, str]],
-        stat_names: Callable[[], Sequence[str]],
+        query: Callable[[], Query],
         interval_s: Callable[[], float],
         on_scrape: Callable[[str], None],
     ) -> None:
         self._admin = admin
         self._targets = targets
-        self._stat_names = stat_names
+        self._query = query
         self._interval_s = interval_s
         self._on_scrape = on_scrape
         self._at_once = asyncio.Semaphore(SCRAPES_AT_ONCE)
@@ -79,7 +79,7 @@ class FleetScraper:
             async with self._at_once:
                 started_s = self._admin.clock()
                 try:
-                    outcome: Scrape | Failure = await self._admin.scrape(address, self._stat_names())
+                    outcome: Scrape | Failure = await self._admin.scrape(address, self._query())
                 except Unavailable as error:
                     outcome = Failure(started_s, str(error))
         finally:

@@ -15,7 +15,7 @@ import envoy
 import pytest
 from aiohttp import web
 
-from rollout.metrics import EnvoyAdmin, FleetScraper, increments
+from rollout.metrics import EnvoyAdmin, FleetScraper, Query, increments
 
 pytestmark = pytest.mark.envoy
 
@@ -172,7 +172,7 @@ async def test_counts_equal_what_was_sent_and_the_histogram_is_complete_at_once(
     running: Running, session: aiohttp.ClientSession
 ) -> None:
     admin, names = EnvoyAdmin(session, time.monotonic), (STABLE, CANDIDATE, ODD, REFUSING)
-    before = await admin.scrape(running.admin, names)
+    before = await admin.scrape(running.admin, Query(tuple(names)))
     for number in range(60):
         await send(session, running, STABLE)
         await send(session, running, CANDIDATE, "?status=500" if number % 3 == 0 else "?status=404")
@@ -180,7 +180,7 @@ async def test_counts_equal_what_was_sent_and_the_histogram_is_complete_at_once(
     assert [await send(session, running, REFUSING) for _ in range(5)] == [503] * 5
     assert await send(session, running, ODD, "?after_s=5") == 504
     assert [await send(session, running, ODD, "?status=500") for _ in range(2)] == [500] * 2
-    after = await admin.scrape(running.admin, names)
+    after = await admin.scrape(running.admin, Query(tuple(names)))
 
     counts = {name: increments(before, after, name) for name in names}
     figures = {name: (c.requests, c.errors, c.retries, c.timeouts, c.latency.count) for name, c in counts.items() if c}
@@ -196,7 +196,7 @@ async def test_counts_equal_what_was_sent_and_the_histogram_is_complete_at_once(
     assert p99_ms is not None
     assert 49 <= p99_ms < 200
 
-    again = await admin.scrape(running.admin, names)
+    again = await admin.scrape(running.admin, Query(tuple(names)))
     assert again.clusters == after.clusters
 
 
@@ -206,9 +206,9 @@ async def test_requests_in_flight_are_seen_while_they_are(running: Running, sess
         for _ in range(4):
             requests.create_task(send(session, running, CANDIDATE, "?after_s=0.2"))
         async with asyncio.timeout(5):
-            while (await admin.scrape(running.admin, [CANDIDATE])).clusters[CANDIDATE].rq_active != 4:
+            while (await admin.scrape(running.admin, Query((CANDIDATE,)))).clusters[CANDIDATE].rq_active != 4:
                 pass
-    assert (await admin.scrape(running.admin, [CANDIDATE])).clusters[CANDIDATE].rq_active == 0
+    assert (await admin.scrape(running.admin, Query((CANDIDATE,)))).clusters[CANDIDATE].rq_active == 0
 
 
 async def test_a_fleet_with_a_dead_envoy_is_read_where_it_lives(
@@ -224,7 +224,7 @@ async def test_a_fleet_with_a_dead_envoy_is_read_where_it_lives(
 
     targets = {"alive": running.admin, "dead": "127.0.0.1:1"}
     admin = EnvoyAdmin(session, time.monotonic)
-    scraper = FleetScraper(admin, lambda: targets, lambda: (STABLE,), lambda: 0.1, hear)
+    scraper = FleetScraper(admin, lambda: targets, lambda: Query((STABLE,)), lambda: 0.1, hear)
     task = asyncio.ensure_future(scraper.run())
     try:
         await asyncio.wait_for(both_heard.wait(), 5)

@@ -20,6 +20,7 @@ from rollout.metrics import (
     ClusterStats,
     EnvoyAdmin,
     FleetScraper,
+    Query,
     Scrape,
     increments,
     parse_stats,
@@ -185,7 +186,7 @@ async def test_a_scrape_flushes_first_and_is_stamped_with_the_clock(
 ) -> None:
     admins[0].completed = 7
     ticks = iter([5.0, 6.5])
-    scraped = await EnvoyAdmin(session, lambda: next(ticks)).scrape(admins[0].address, ["a"])
+    scraped = await EnvoyAdmin(session, lambda: next(ticks)).scrape(admins[0].address, Query(("a",)))
     assert scraped == Scrape(5.0, 6.5, {"a": ClusterStats(completed=7)})
     assert admins[0].asked[0] == "^$"
     assert len(admins[0].asked) == 2
@@ -195,7 +196,7 @@ async def test_many_clusters_are_asked_for_in_several_queries(
     session: aiohttp.ClientSession, admins: Sequence[Admin]
 ) -> None:
     names = [f"service-{number}@v1" for number in range(250)]
-    scraped = await client(session).scrape(admins[0].address, names)
+    scraped = await client(session).scrape(admins[0].address, Query(tuple(names)))
     assert set(scraped.clusters) == set(names)
     assert len(admins[0].asked) == 4
 
@@ -214,7 +215,7 @@ async def test_a_wrong_answer_is_unavailable(
 ) -> None:
     admins[0].status, admins[0].body = status, body
     with pytest.raises(Unavailable, match=why) as caught:
-        await client(session).scrape(admins[0].address, ["a"])
+        await client(session).scrape(admins[0].address, Query(("a",)))
     assert admins[0].address in str(caught.value)
 
 
@@ -223,7 +224,7 @@ async def test_a_wrong_answer_is_unavailable(
 )
 async def test_an_address_names_a_host_and_a_port_only(session: aiohttp.ClientSession, address: str) -> None:
     with pytest.raises(Unavailable, match="not an address of the form HOST:PORT"):
-        await client(session).scrape(address, ["a"])
+        await client(session).scrape(address, Query(("a",)))
 
 
 async def test_a_closed_port_and_a_silent_one_are_unavailable(
@@ -232,10 +233,10 @@ async def test_a_closed_port_and_a_silent_one_are_unavailable(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(Unavailable, match=f"no stats from 127.0.0.1:{closed.getsockname()[1]}"):
-            await client(session).scrape(f"127.0.0.1:{closed.getsockname()[1]}", ["a"])
+            await client(session).scrape(f"127.0.0.1:{closed.getsockname()[1]}", Query(("a",)))
     admins[0].hold = asyncio.Event()
     with pytest.raises(Unavailable, match=f"no answer from {admins[0].address} within 0.05 s"):
-        await client(session, timeout_s=0.05).scrape(admins[0].address, ["a"])
+        await client(session, timeout_s=0.05).scrape(admins[0].address, Query(("a",)))
 
 
 # The fleet
@@ -248,7 +249,7 @@ class Fleet:
         self.targets = targets
         self.heard: list[str] = []
         self._changed = asyncio.Event()
-        self.scraper = FleetScraper(admin, lambda: self.targets, lambda: ("a",), lambda: 0.01, self._hear)
+        self.scraper = FleetScraper(admin, lambda: self.targets, lambda: Query(("a",)), lambda: 0.01, self._hear)
 
     def _hear(self, node_id: str) -> None:
         self.heard.append(node_id)

@@ -1,0 +1,226 @@
+"""The HTTP admin API: JSON in and out, faults as problem documents (RFC 9457)."""
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from rollout.api.views import fleet_view, journal_view, rollout_view, service_view, summary
+from rollout.controller import Controller
+from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
+from rollout.machine import Command
+from rollout.metrics import Failure
+from rollout.spec import parse_deployment, parse_endpoint
+from rollout.store import Store
+from xds.cache import Cache
+from xds.errors import InvalidConfig
+
+BODY_LIMIT = 1024 * 1024
+HISTORY_LIMIT = 100
+WAIT_LIMIT_S = 60.0
+STATUS = {InvalidSpec: 400, Unknown: 404, Conflict: 409, Unavailable: 503}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Backstage:
+    """All that the API speaks for. `reload` reads envoy-configs again and returns its warnings."""
+
+    controller: Controller
+    cache: Cache
+    store: Store
+    failures: Callable[[], Mapping[str, Failure]]
+    clock: Callable[[], float]
+    reload: Callable[[], Awaitable[tuple[str, ...]]]
+    registry: CollectorRegistry
+    token: str | None
+
+
+def application(backstage: Backstage) -> web.Application:
+    """Return the API as an aiohttp application."""
+    api = _Api(backstage)
+    app = web.Application(middlewares=[_problems, _guard(backstage.token)], client_max_size=BODY_LIMIT)
+    app.add_routes(api.routes())
+    return app
+
+
+class _Api:
+    def __init__(self, backstage: Backstage) -> None:
+        self._is = backstage
+
+    def routes(self) -> list[web.RouteDef]:
+        service = "/v1/services/{service}"
+        return [
+            web.get("/healthz", self.healthy),
+            web.get("/readyz", self.ready),
+            web.get("/metrics", self.metrics),
+            web.get("/v1/services", self.list_services),
+            web.get(service, self.get_service),
+            web.post(service + "/rollouts", self.deploy),
+            web.get(service + "/rollouts", self.history),
+            web.get(service + "/rollouts/{id}", self.explain),
+            web.post(service + "/commands/{command}", self.command),
+            web.post(service + "/drains", self.drain),
+            web.post(service + "/adopt", self.adopt),
+            web.get("/v1/rollouts", self.list_rollouts),
+            web.get("/v1/fleet", self.fleet),
+            web.post("/v1/config/reload", self.reload),
+        ]
+
+    async def healthy(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        if self._is.cache.snapshot is None:
+            raise Unavailable("no configuration is loaded yet")
+        return web.json_response({"status": "ok", "snapshot": self._is.cache.snapshot.version})
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._is.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def list_services(self, _request: web.Request) -> web.Response:
+        controller, now_s = self._is.controller, self._is.clock()
+        return web.json_response({"services": [service_view(controller, each, now_s) for each in controller.services()]})
+
+    async def get_service(self, request: web.Request) -> web.Response:
+        return web.json_response(self._service(request))
+
+    async def deploy(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        deployment = parse_deployment({**body, "service": request.match_info["service"]})
+        rollout = await self._is.controller.deploy(deployment, _caller(request))
+        return web.json_response(rollout_view(self._is.controller, rollout, self._is.clock()), status=201)
+
+    async def history(self, request: web.Request) -> web.Response:
+        self._is.controller.rollout(request.match_info["service"])
+        rollouts = await self._is.store.rollouts(request.match_info["service"], HISTORY_LIMIT)
+        return web.json_response({"rollouts": [summary(each) for each in rollouts]})
+
+    async def list_rollouts(self, _request: web.Request) -> web.Response:
+        rollouts = await self._is.store.rollouts(None, HISTORY_LIMIT)
+        return web.json_response({"rollouts": [summary(each) for each in rollouts]})
+
+    async def explain(self, request: web.Request) -> web.Response:
+        service, wanted = request.match_info["service"], request.match_info["id"]
+        last = self._is.controller.rollout(service)
+        if last is None:
+            raise Unknown(f"'{service}' has had no rollout")
+        if wanted != "last" and not wanted.isdigit():
+            raise InvalidSpec(f"'{wanted}' is no rollout's id; give a number, or `last`")
+        number = last.id if wanted == "last" else int(wanted)
+        rollouts = await self._is.store.rollouts(service, HISTORY_LIMIT)
+        rollout = next((each for each in rollouts if each.id == number), None)
+        if rollout is None:
+            raise Unknown(f"'{service}' has no rollout {number}; see `rollout history {service}`")
+        entries = await self._is.store.journal(service, number)
+        return web.json_response({**summary(rollout), "journal": journal_view(entries, rollout.strategy)})
+
+    async def command(self, request: web.Request) -> web.Response:
+        await _body(request)
+        word = request.match_info["command"]
+        if word not in list(Command):
+            raise Unknown(f"there is no command '{word}'; there are {', '.join(Command)}")
+        rollout = await self._is.controller.command(request.match_info["service"], Command(word), _caller(request))
+        return web.json_response(rollout_view(self._is.controller, rollout, self._is.clock()))
+
+    async def drain(self, request: web.Request) -> web.Response:
+        address = _text(await _body(request), "backend")
+        await self._is.controller.drain(request.match_info["service"], parse_endpoint(address).address)
+        return web.json_response(self._service(request), status=201)
+
+    async def adopt(self, request: web.Request) -> web.Response:
+        version = _text(await _body(request), "version")
+        await self._is.controller.adopt(request.match_info["service"], version)
+        return web.json_response(self._service(request))
+
+    async def fleet(self, _request: web.Request) -> web.Response:
+        failures = {node: failure.why for node, failure in self._is.failures().items()}
+        nodes = fleet_view(self._is.cache.connected(), self._is.cache.gone(), self._is.clock(), failures)
+        return web.json_response({"nodes": nodes})
+
+    async def reload(self, request: web.Request) -> web.Response:
+        await _body(request)
+        return web.json_response({"warnings": list(await self._is.reload())})
+
+    def _service(self, request: web.Request) -> dict[str, Any]:
+        return service_view(self._is.controller, request.match_info["service"], self._is.clock())
+
+
+def _caller(request: web.Request) -> str:
+    return request.headers.get("X-Rollout-User", "")[:64] or f"api client {request.remote}"
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """Return the JSON object of a change. The content type is demanded: a browser's form cannot forge it."""
+    if request.content_type != "application/json":
+        raise InvalidSpec("send `Content-Type: application/json`")
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise InvalidSpec(f"the body is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidSpec("the body must be a JSON object")
+    return body
+
+
+def _text(body: Mapping[str, Any], field: str) -> str:
+    value = body.get(field)
+    if not isinstance(value, str) or not value:
+        raise InvalidSpec(f"{field}: is missing; give it as text")
+    return value
+
+
+def _problem(status: int, title: str, detail: str) -> web.Response:
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return web.json_response(document, status=status, content_type="application/problem+json")
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except InvalidConfig as error:
+        return _problem(422, "configuration refused", str(error))
+    except RolloutError as error:
+        status = STATUS[type(error)]
+        return _problem(status, type(error).__name__, str(error))
+    except web.HTTPException as error:
+        return _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
+    except asyncio.CancelledError:
+        raise
+
+
+def _guard(token: str | None) -> Any:
+    """With a token, every change must bring it; without one the API is on loopback, and only for programs there."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method in ("GET", "HEAD"):
+            return await handler(request)
+        if token is not None and not _has_token(request, token):
+            return _problem(401, "Unauthorized", "changes need `Authorization: Bearer TOKEN` (CLI: ROLLOUT_TOKEN)")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin.partition("://")[2] != request.host:
+            return _problem(403, "Forbidden", f"changes are not taken from pages of {origin}")
+        return await handler(request)
+
+    return guard
+
+
+def _has_token(request: web.Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address to listen on is this machine's own only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

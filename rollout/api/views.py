@@ -1,0 +1,175 @@
+"""What the API says of a service, a rollout, the fleet: plain JSON values."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rollout.controller import Controller
+from rollout.gate import Counts, verdict_to_json
+from rollout.machine import ENDED, Role, weight_bp
+from rollout.record import Backend, JournalEntry, Rollout
+from rollout.spec import Strategy
+from xds.cache import NodeStatus
+from xds.resources import TYPES
+
+
+def percent(basis_points: int) -> float:
+    return basis_points / 100
+
+
+def service_view(controller: Controller, service: str, now_s: float) -> dict[str, Any]:
+    """A service: its stable version, its versions with their backends, and the rollout in progress or last."""
+    rollout = controller.rollout(service)
+    return {
+        "service": service,
+        "stable": controller.stable(service),
+        "in_progress": controller.in_progress(service),
+        "versions": [
+            {
+                "version": version.name,
+                "weight_percent": percent(controller.weight_bp(service, version.name)),
+                "backends": list(controller.addresses(service, version.name)),
+            }
+            for version in controller.versions(service)
+        ],
+        "drains": [backend_view(each) for each in controller.backends(service)],
+        "rollout": rollout and rollout_view(controller, rollout, now_s),
+    }
+
+
+def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict[str, Any]:
+    """A rollout as it stands; `measured_percent` is the candidate's share of the last look's requests."""
+    state, strategy = rollout.state, rollout.strategy
+    in_progress = controller.in_progress(rollout.service)
+    return {
+        **summary(rollout),
+        "in_progress": in_progress,
+        "phase_seconds": round(max(0.0, now_s - state.since_s), 1),
+        "stage": state.stage,
+        "stages": [percent(stage.weight_bp) for stage in strategy.stages],
+        "weight_percent": percent(weight_bp(strategy, state)),
+        "measured": _measured(controller.recent(rollout.service)) if in_progress else None,
+        "verdict": state.verdict and verdict_to_json(state.verdict),
+        "waiting_for": dict(controller.lagging(rollout.service)) if in_progress else {},
+        "resume": state.resume,
+        "drain": _drain(rollout),
+    }
+
+
+def summary(rollout: Rollout) -> dict[str, Any]:
+    """A rollout in one line of a table."""
+    return {
+        "service": rollout.service,
+        "id": rollout.id,
+        "stable": rollout.stable,
+        "candidate": rollout.candidate,
+        "phase": rollout.state.phase,
+        "outcome": outcome(rollout),
+        "reason": rollout.state.reason,
+        "started_at": rollout.started_at.isoformat(),
+        "changed_at": rollout.changed_at.isoformat(),
+    }
+
+
+def outcome(rollout: Rollout) -> str:
+    """Say how a rollout ended, or that it goes on: completed, rolled_back, in_progress."""
+    return rollout.state.phase.value if rollout.state.phase in ENDED else "in_progress"
+
+
+def _measured(recent: tuple[Counts, Counts]) -> dict[str, Any] | None:
+    stable, candidate = recent
+    requests = stable.requests + candidate.requests
+    if not requests:
+        return None
+    return {
+        "weight_percent": round(100 * candidate.requests / requests, 2),
+        "stable": _counts(stable),
+        "candidate": _counts(candidate),
+    }
+
+
+def _counts(counts: Counts) -> dict[str, Any]:
+    return {
+        "requests": counts.requests,
+        "errors": counts.errors,
+        "error_share": counts.error_share,
+        "p50_ms": counts.latency.quantile(0.5),
+        "p99_ms": counts.latency.quantile(0.99),
+    }
+
+
+def _drain(rollout: Rollout) -> dict[str, Any] | None:
+    state = rollout.state
+    if state.drain is None or state.loser is None:
+        return None
+    return {
+        "version": rollout.stable if state.loser is Role.STABLE else rollout.candidate,
+        "running": state.drain.running,
+        "idle_looks": state.drain.idle_looks,
+        "timed_out": state.drain.timed_out,
+        "cut": dict(state.drain.cut),
+        "safe_to_stop": state.phase in ENDED,
+    }
+
+
+def backend_view(backend: Backend) -> dict[str, Any]:
+    """A single backend that is let go; `safe_to_stop` once no Envoy sends it anything any more."""
+    return {
+        "version": backend.version,
+        "backend": backend.address,
+        "running": backend.drain.running,
+        "idle_looks": backend.drain.idle_looks,
+        "timed_out": backend.drain.timed_out,
+        "cut": dict(backend.drain.cut),
+        "removed": backend.removed,
+    }
+
+
+def journal_view(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[str, Any]]:
+    """A rollout's story: each saved step with its phase, its weight, why, and what was seen."""
+    return [
+        {
+            "revision": entry.revision,
+            "at": entry.at.isoformat(),
+            "phase": entry.state.phase,
+            "stage": entry.state.stage,
+            "weight_percent": percent(weight_bp(strategy, entry.state)),
+            "reason": entry.state.reason,
+            "verdict": entry.state.verdict and verdict_to_json(entry.state.verdict),
+            "waiting_for": dict(entry.because.lagging) if entry.because else {},
+            "by": entry.because.by if entry.because and entry.because.command else "",
+        }
+        for entry in entries
+    ]
+
+
+def fleet_view(
+    connected: Iterable[NodeStatus], gone: Iterable[NodeStatus], now_s: float, failures: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Every Envoy that is or was connected: who, where, what it ACKed of each type, and its NACK with Envoy's words."""
+    return [_node(status, now_s, failures.get(status.node.id)) for status in (*connected, *gone)]
+
+
+def _node(status: NodeStatus, now_s: float, failure: str | None) -> dict[str, Any]:
+    node = status.node
+    return {
+        "node": node.id,
+        "cluster": node.cluster,
+        "location": node.location,
+        "address": status.peer,
+        "protocol": status.protocol,
+        "envoy": node.version,
+        "connected": status.connected,
+        "seconds": round(now_s - status.since_s, 1),
+        "stats": failure or "ok",
+        "types": {
+            type_.word: {
+                "acked": each.acked_version,
+                "waiting": each.waiting,
+                "nack": each.rejection
+                and {"code": each.rejection.code, "text": each.rejection.text, "seconds": round(now_s - each.rejection.at_s, 1)},
+            }
+            for type_ in TYPES
+            if (each := status.types.get(type_)) is not None
+        },
+    }
+

@@ -1,0 +1,56 @@
+"""The server's own metrics, for Prometheus."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rollout.controller import Controller
+from rollout.machine import ENDED, weight_bp
+from xds.cache import Cache
+from xds.stream import Answer, Response
+
+
+class Signals(Collector):
+    """Counts pushes and answers as they happen; asks the controller and the cache when it is scraped."""
+
+    def __init__(self, registry: CollectorRegistry, controller: Controller, cache: Cache) -> None:
+        self._controller = controller
+        self._cache = cache
+        self._pushes = Counter("rollout_xds_pushes", "Discovery responses sent.", ("type",), registry=registry)
+        self._bytes = Counter("rollout_xds_pushed_bytes", "Bytes of discovery responses sent.", ("type",), registry=registry)
+        self._acks = Counter("rollout_xds_acks", "Discovery responses that proxies accepted.", ("type",), registry=registry)
+        self._nacks = Counter("rollout_xds_nacks", "Discovery responses that proxies refused.", ("type",), registry=registry)
+        registry.register(self)
+
+    def responded(self, response: Response) -> None:
+        self._pushes.labels(response.type.word).inc()
+        self._bytes.labels(response.type.word).inc(len(response.body))
+
+    def answered(self, answer: Answer) -> None:
+        (self._nacks if answer.rejected else self._acks).labels(answer.type.word).inc()
+
+    def describe(self) -> Iterator[Metric]:
+        """Name nothing before it is asked for: collect() needs a loaded configuration."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        envoys = GaugeMetricFamily("rollout_xds_connected_proxies", "Proxies connected over ADS.")
+        envoys.add_metric((), len(self._cache.connected()))
+        yield envoys
+        weight = GaugeMetricFamily(
+            "rollout_candidate_weight_ratio", "Wanted share of the service's traffic on the candidate.", labels=("service", "candidate")
+        )
+        phase = GaugeMetricFamily(
+            "rollout_phase_info", "1 for the phase that the service's rollout is in.", labels=("service", "candidate", "phase")
+        )
+        for service in self._controller.services():
+            rollout = self._controller.rollout(service)
+            if rollout is None:
+                continue
+            phase.add_metric((service, rollout.candidate, rollout.state.phase.value), 1)
+            if rollout.state.phase not in ENDED:
+                weight.add_metric((service, rollout.candidate), weight_bp(rollout.strategy, rollout.state) / 10_000)
+        yield weight
+        yield phase

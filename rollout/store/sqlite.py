@@ -1,0 +1,481 @@
+"""The store as a folder: an SQLite database beside a lock, for one server at a time."""
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar, assert_never
+
+from sqlite_utils import Database
+
+from rollout.errors import Conflict, Unavailable
+from rollout.machine import ENDED
+from rollout.record import (
+    Backend,
+    Change,
+    Contents,
+    DropVersion,
+    JournalEntry,
+    PutBackend,
+    PutNodes,
+    PutRollout,
+    PutService,
+    PutVersion,
+    Rollout,
+    Service,
+    Version,
+    dump_drain,
+    dump_endpoints,
+    dump_seen,
+    dump_state,
+    dump_strategy,
+    load_drain,
+    load_endpoints,
+    load_seen,
+    load_state,
+    load_strategy,
+)
+
+DATABASE_NAME = "rollout.db"
+LOCK_NAME = "lock"
+KEPT_ROLLOUTS = 100  # ended ones of each service; older ones go, with their journals, when a new one starts
+BUSY_TIMEOUT_MS = (
+    1_000  # no server but us can lock it: only a backup or somebody's sqlite3, and the next reconcile tries again
+)
+
+_APPLICATION_ID = 0x524F4C4C  # "ROLL": tells our database from any other program's
+_REMEDIES: Mapping[int, str] = MappingProxyType(
+    {
+        sqlite3.SQLITE_BUSY: "another program has it locked: end that one",
+        sqlite3.SQLITE_CANTOPEN: "it must be a file that this user may write",
+        sqlite3.SQLITE_CORRUPT: "it is damaged: stop the server, then restore a backup or move the file away",
+        sqlite3.SQLITE_FULL: "make room on its disk",
+        sqlite3.SQLITE_IOERR: "look at the health of its disk, and the room on it",
+        sqlite3.SQLITE_NOTADB: "it is damaged: stop the server, then restore a backup or move the file away",
+        sqlite3.SQLITE_READONLY: "make it writable",
+    }
+)
+
+_Returned = TypeVar("_Returned")
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What is open. `lock` is a file descriptor, `inode` tells whether `path` is still this database."""
+
+    path: Path
+    database: Database
+    inode: int
+    lock: int
+
+
+class SqliteStore:
+    """A Store in a folder. SQLite runs in one thread of its own, so a disk that hangs does not hang the server."""
+
+    def __init__(self, files: _Files, thread: ThreadPoolExecutor) -> None:
+        self._files = files
+        self._thread = thread
+        self._closed = False
+
+    async def load(self) -> Contents:
+        return await self._run(_load)
+
+    async def save(self, changes: Sequence[Change], *, engine_s: float) -> None:
+        await self._run(lambda files: _save(files, changes, engine_s))
+
+    async def rollouts(self, service: str | None, limit: int) -> tuple[Rollout, ...]:
+        return await self._run(lambda files: _newest(files, service, limit))
+
+    async def journal(self, service: str, rollout_id: int) -> tuple[JournalEntry, ...]:
+        rows = await self._run(lambda files: _journal_rows(files, service, rollout_id))
+        return await asyncio.to_thread(_to_journal, self._files.path, rows)  # it may be long, and no save waits for it
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._run(_close)
+            self._thread.shutdown()
+
+    async def _run(self, act: Callable[[_Files], _Returned]) -> _Returned:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act, self._files)
+
+
+async def open_store(folder: Path) -> SqliteStore:
+    """Open the store in this folder, which is made if it is missing.
+
+    Raises Conflict if another server uses it or a newer version wrote it, Unavailable if it cannot be used.
+    """
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+    try:
+        files = await asyncio.get_running_loop().run_in_executor(thread, _open, folder)
+    except BaseException:
+        thread.shutdown(wait=False)
+        raise
+    return SqliteStore(files, thread)
+
+
+def _open(folder: Path) -> _Files:
+    path = folder / DATABASE_NAME
+    with _usable(folder), _reached(path, "open"), ExitStack() as undo:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _lock(folder)
+        undo.callback(os.close, lock)
+        # SQLite gives its -wal and -shm files the mode of the database.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _inspect(path)
+        database = Database(path, execute_plugins=False)
+        undo.callback(database.close)
+        _set_up(database, path)
+        undo.pop_all()
+        return _Files(path, database, path.stat().st_ino, lock)
+
+
+def _close(files: _Files) -> None:
+    try:
+        with _reached(files.path, "close"):
+            files.database.close()
+    finally:
+        os.close(files.lock)
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Say which folder it is that cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "give --data a folder that this user may write, on a local disk"
+        raise Unavailable(f"cannot use the data folder {folder}: {error.strerror}; {remedy}") from error
+
+
+@contextmanager
+def _reached(path: Path, verb: str) -> Iterator[None]:
+    """Say which database it is that cannot be reached."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        remedy = _REMEDIES.get(_kind(error))
+        raise Unavailable(f"cannot {verb} {path}: {error}" + (f"; {remedy}" if remedy else "")) from error
+
+
+def _kind(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code: the low byte, the rest are details. Errors of Python's own have none."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def _lock(folder: Path) -> int:
+    """Take the folder for this process. The kernel lets go of it when the process ends, however that happens."""
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        remedy = "stop it or give --data another folder"
+        raise Conflict(f"the data folder {folder} is in use by another server (pid {owner}); {remedy}") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _inspect(path: Path) -> None:
+    """Refuse a database that is damaged or not for us, without a write to it."""
+    # Read only: a connection that may write moves the -wal file into the database when it closes.
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            fault = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            if _kind(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise
+            fault = str(error)
+    if fault != "ok":
+        remedy = "restore a backup of it, or move it away to begin with nothing remembered"
+        raise Unavailable(f"the database {path} is damaged: {' '.join(fault.split())}; {remedy}")
+    if tables and application != _APPLICATION_ID:
+        raise Conflict(f"the database {path} is another program's; give --data another folder")
+    if version > len(_MIGRATIONS):
+        formats = f"its format is {version}, this version knows up to {len(_MIGRATIONS)}"
+        remedy = "install that version again or give --data another folder"
+        raise Conflict(f"the database {path} was written by a newer version of rollout ({formats}); {remedy}")
+
+
+def _set_up(database: Database, path: Path) -> None:
+    database.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    database.enable_wal()
+    if database.journal_mode != "wal":
+        raise Unavailable(
+            f"cannot open {path}: its file system has no shared memory; give --data a folder on a local disk"
+        )
+    database.execute("PRAGMA synchronous = FULL")  # what was saved must outlast a power cut
+    database.execute("PRAGMA foreign_keys = ON")
+    known = database.execute("PRAGMA user_version").fetchone()[0]
+    for number, migrate in enumerate(_MIGRATIONS[known:], start=known + 1):
+        with _transaction(database):
+            migrate(database)
+            database.execute(f"PRAGMA user_version = {number}")
+
+
+def _create_tables(database: Database) -> None:
+    database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    database["meta"].create({"engine_s": float}, not_null={"engine_s"})
+    database["meta"].insert({"engine_s": 0.0})
+    database["nodes"].create({"id": str}, pk="id", not_null={"id"})
+    database["services"].create({"name": str, "stable": str}, pk="name", not_null={"name", "stable"})
+    # endpoints NULL: those that envoy-configs gives the service
+    versions = {"service": str, "name": str, "endpoints": str}
+    database["versions"].create(versions, pk=("service", "name"), not_null={"service", "name"})
+    backends = {"service": str, "version": str, "address": str, "drain": str, "removed": int}
+    database["backends"].create(backends, pk=("service", "version", "address"), not_null=set(backends))
+    rollouts = {
+        "service": str,
+        "id": int,
+        "revision": int,
+        "ended": int,
+        "started_at": str,
+        "changed_at": str,
+        "stable": str,
+        "candidate": str,
+        "strategy": str,
+        "state": str,
+    }
+    database["rollouts"].create(rollouts, pk=("service", "id"), not_null=set(rollouts))
+    database["rollouts"].create_index(["ended", "service", "id"])
+    database["rollouts"].create_index(["started_at"])
+    # because NULL: the first step follows from no observation
+    database["journal"].create(
+        {"service": str, "rollout_id": int, "revision": int, "at": str, "state": str, "because": str},
+        pk=("service", "rollout_id", "revision"),
+        not_null={"service", "rollout_id", "revision", "at", "state"},
+        foreign_keys=[(("service", "rollout_id"), "rollouts", ("service", "id"))],
+    )
+
+
+# Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
+_MIGRATIONS: tuple[Callable[[Database], None], ...] = (_create_tables,)
+
+
+@contextmanager
+def _transaction(database: Database) -> Iterator[None]:
+    """All that is written inside, or nothing."""
+    connection: sqlite3.Connection = database.conn
+    connection.rollback()  # what an earlier failure could not undo; mostly nothing
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _save(files: _Files, changes: Sequence[Change], engine_s: float) -> None:
+    with _reached(files.path, "write"):
+        _check_in_place(files)
+        with _transaction(files.database):
+            for change in changes:
+                _apply(files.database, change)
+            files.database.execute("UPDATE meta SET engine_s = ?", [engine_s])
+
+
+def _check_in_place(files: _Files) -> None:
+    """Refuse to write to a file that nobody would find again: SQLite itself goes on with one that was deleted."""
+    try:
+        inode = files.path.stat().st_ino
+    except OSError as error:
+        raise Unavailable(f"cannot write {files.path}: {error.strerror}; put it back, or restart the server") from error
+    if inode != files.inode:
+        raise Unavailable(
+            f"cannot write {files.path}: it was replaced while in use; put it back, or restart the server"
+        )
+
+
+def _apply(database: Database, change: Change) -> None:
+    match change:
+        case PutService(service):
+            database["services"].upsert({"name": service.name, "stable": service.stable}, pk="name")
+        case PutVersion(version):
+            endpoints = None if version.endpoints is None else dump_endpoints(version.endpoints)
+            row = {"service": version.service, "name": version.name, "endpoints": endpoints}
+            database["versions"].upsert(row, pk=("service", "name"))
+        case DropVersion(service_name, name):
+            database.execute("DELETE FROM backends WHERE service = ? AND version = ?", [service_name, name])
+            database.execute("DELETE FROM versions WHERE service = ? AND name = ?", [service_name, name])
+        case PutRollout(rollout, because):
+            _put_rollout(database, rollout)
+            _put_entry(database, JournalEntry(rollout.revision, rollout.changed_at, rollout.state, because), rollout)
+            if rollout.revision == 1:
+                _forget_old(database, rollout.service)
+        case PutBackend(backend):
+            _put_backend(database, backend)
+        case PutNodes(ids):
+            database.execute("DELETE FROM nodes")
+            database["nodes"].insert_all([{"id": node_id} for node_id in dict.fromkeys(ids)])
+        case _:
+            assert_never(change)
+
+
+def _put_rollout(database: Database, rollout: Rollout) -> None:
+    row = {
+        "service": rollout.service,
+        "id": rollout.id,
+        "revision": rollout.revision,
+        "ended": int(rollout.state.phase in ENDED),
+        "started_at": _to_text(rollout.started_at),
+        "changed_at": _to_text(rollout.changed_at),
+        "stable": rollout.stable,
+        "candidate": rollout.candidate,
+        "strategy": dump_strategy(rollout.strategy),
+        "state": dump_state(rollout.state),
+    }
+    if database.execute(_INSERT_ROLLOUT if rollout.revision == 1 else _UPDATE_ROLLOUT, row).rowcount == 1:
+        return
+    saved = database.execute("SELECT revision FROM rollouts WHERE service = :service AND id = :id", row).fetchone()
+    name = f"rollout {rollout.id} of service '{rollout.service}'"
+    state = f"its saved revision is {saved[0]}" if saved else "it was never saved"
+    raise Conflict(f"cannot save revision {rollout.revision} of {name}: {state}; load it again")
+
+
+_INSERT_ROLLOUT = """
+INSERT INTO rollouts (service, id, revision, ended, started_at, changed_at, stable, candidate, strategy, state)
+VALUES (:service, :id, :revision, :ended, :started_at, :changed_at, :stable, :candidate, :strategy, :state)
+ON CONFLICT DO NOTHING
+"""
+_UPDATE_ROLLOUT = """
+UPDATE rollouts
+SET revision = :revision, ended = :ended, started_at = :started_at, changed_at = :changed_at,
+    stable = :stable, candidate = :candidate, strategy = :strategy, state = :state
+WHERE service = :service AND id = :id AND revision = :revision - 1
+"""
+
+
+def _put_entry(database: Database, entry: JournalEntry, rollout: Rollout) -> None:
+    because = None if entry.because is None else dump_seen(entry.because)
+    database.execute(
+        "INSERT INTO journal (service, rollout_id, revision, at, state, because) VALUES (?, ?, ?, ?, ?, ?)",
+        [rollout.service, rollout.id, entry.revision, _to_text(entry.at), dump_state(entry.state), because],
+    )
+
+
+def _forget_old(database: Database, service: str) -> None:
+    ended = "SELECT id FROM rollouts WHERE ended = 1 AND service = ? ORDER BY id DESC LIMIT -1 OFFSET ?"
+    for (rollout_id,) in database.execute(ended, [service, KEPT_ROLLOUTS]).fetchall():
+        database.execute("DELETE FROM journal WHERE service = ? AND rollout_id = ?", [service, rollout_id])
+        database.execute("DELETE FROM rollouts WHERE service = ? AND id = ?", [service, rollout_id])
+
+
+def _put_backend(database: Database, backend: Backend) -> None:
+    row = {
+        "service": backend.service,
+        "version": backend.version,
+        "address": backend.address,
+        "drain": dump_drain(backend.drain),
+        "removed": int(backend.removed),
+    }
+    database["backends"].upsert(row, pk=("service", "version", "address"))
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[None]:
+    """Say which database it is that holds what cannot be read."""
+    with _reached(path, "read"):
+        try:
+            yield
+        except ValueError as error:
+            raise Unavailable(
+                f"cannot read {path}: it holds what no rollout saves: {' '.join(str(error).split())}"
+            ) from error
+
+
+def _load(files: _Files) -> Contents:
+    database = files.database
+    with _read(files.path):
+        return Contents(
+            engine_s=database.execute("SELECT engine_s FROM meta").fetchone()[0],
+            services=tuple(
+                Service(row["name"], row["stable"]) for row in database["services"].rows_where(order_by="rowid")
+            ),
+            versions=tuple(map(_to_version, database["versions"].rows_where(order_by="rowid"))),
+            rollouts=tuple(map(_to_rollout, database.query(_UNFINISHED_AND_NEWEST))),
+            backends=tuple(map(_to_backend, database["backends"].rows_where(order_by="rowid"))),
+            nodes=tuple(row["id"] for row in database["nodes"].rows_where(order_by="rowid")),
+        )
+
+
+_UNFINISHED_AND_NEWEST = """
+SELECT * FROM rollouts WHERE ended = 0
+UNION
+SELECT * FROM rollouts WHERE (service, id) IN (SELECT service, max(id) FROM rollouts GROUP BY service)
+ORDER BY service, id
+"""
+
+
+def _newest(files: _Files, service: str | None, limit: int) -> tuple[Rollout, ...]:
+    table = files.database["rollouts"]
+    with _read(files.path):
+        if service is None:
+            return tuple(map(_to_rollout, table.rows_where(order_by="started_at DESC, id DESC", limit=limit)))
+        return tuple(map(_to_rollout, table.rows_where("service = ?", [service], order_by="id DESC", limit=limit)))
+
+
+def _journal_rows(files: _Files, service: str, rollout_id: int) -> tuple[Mapping[str, Any], ...]:
+    table, where = files.database["journal"], "service = ? AND rollout_id = ?"
+    with _reached(files.path, "read"):
+        return tuple(table.rows_where(where, [service, rollout_id], order_by="revision"))
+
+
+def _to_journal(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[JournalEntry, ...]:
+    with _read(path):
+        return tuple(map(_to_entry, rows))
+
+
+def _to_version(row: Mapping[str, Any]) -> Version:
+    endpoints = row["endpoints"]
+    return Version(row["service"], row["name"], None if endpoints is None else load_endpoints(endpoints))
+
+
+def _to_rollout(row: Mapping[str, Any]) -> Rollout:
+    return Rollout(
+        service=row["service"],
+        id=row["id"],
+        stable=row["stable"],
+        candidate=row["candidate"],
+        strategy=load_strategy(row["strategy"]),
+        state=load_state(row["state"]),
+        revision=row["revision"],
+        started_at=datetime.fromisoformat(row["started_at"]),
+        changed_at=datetime.fromisoformat(row["changed_at"]),
+    )
+
+
+def _to_backend(row: Mapping[str, Any]) -> Backend:
+    removed = bool(row["removed"])
+    return Backend(row["service"], row["version"], row["address"], load_drain(row["drain"]), removed)
+
+
+def _to_entry(row: Mapping[str, Any]) -> JournalEntry:
+    because = row["because"]
+    return JournalEntry(
+        revision=row["revision"],
+        at=datetime.fromisoformat(row["at"]),
+        state=load_state(row["state"]),
+        because=None if because is None else load_seen(because),
+    )
+
+
+def _to_text(at: datetime) -> str:
+    """All digits, always: then the order of the texts is the order of the times."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")

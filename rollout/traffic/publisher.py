@@ -1,0 +1,111 @@
+"""What is served to the fleet: configuration and splits, published to the cache; and who has it already."""
+
+from collections.abc import Iterable, Mapping
+
+from rollout.spec import FULL_BP
+from rollout.traffic.compiler import Compiler, ServiceTraffic, VersionTraffic, address_of, cluster_name, stat_name
+from rollout.traffic.overlay import overlay
+from xds.cache import Cache, Wanted
+from xds.config import parse
+from xds.errors import InvalidConfig, Problem
+from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, Resource
+from xds.snapshot import Snapshot, inconsistencies
+from xds.subscription import Lag
+
+INITIAL = "initial"
+
+
+def check(files: Mapping[str, str]) -> tuple[Compiler, tuple[Problem, ...]]:
+    """Compile a configuration as it is served before any rollout; return it with its warnings.
+
+    Raises InvalidConfig with every problem found.
+    """
+    compiler = Compiler(overlay(parse(files)))
+    _consistent(compiler, compiler.compile({name: untouched(INITIAL) for name in compiler.overlay.services}))
+    return compiler, compiler.overlay.warnings
+
+
+def untouched(stable: str) -> ServiceTraffic:
+    """Return the traffic of a service with one version, on the endpoints that envoy-configs gives it."""
+    return ServiceTraffic(stable, (VersionTraffic(stable, FULL_BP, None),))
+
+
+def _consistent(compiler: Compiler, snapshot: Snapshot) -> None:
+    problems = inconsistencies(snapshot, compiler.overlay.elsewhere)
+    if problems:
+        raise InvalidConfig(problems)
+
+
+class Publisher:
+    """Holds the configuration and the splits in force, and publishes what follows from both."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._compiler: Compiler | None = None
+        self._traffic: dict[str, ServiceTraffic] = {}
+
+    @property
+    def compiler(self) -> Compiler:
+        assert self._compiler is not None, "load() comes first"
+        return self._compiler
+
+    def services(self) -> frozenset[str]:
+        """Return the names of the services that the configuration has."""
+        return frozenset(self.compiler.overlay.services)
+
+    def load(self, files: Mapping[str, str], traffic: Mapping[str, ServiceTraffic]) -> tuple[Problem, ...]:
+        """Serve this configuration with these splits from now on; return its warnings.
+
+        A service that `traffic` does not name is served untouched. Raises InvalidConfig, and goes on serving what it
+        served, when the configuration is wrong in itself, or lacks a service that has been touched.
+        """
+        compiler, warnings = check(files)
+        lost = traffic.keys() - compiler.overlay.services.keys()
+        if lost:
+            what = "has versions of its own and must stay an EDS cluster in envoy-configs"
+            raise InvalidConfig(tuple(Problem(f"service '{name}'", what) for name in sorted(lost)))
+        following = {name: traffic.get(name) or untouched(INITIAL) for name in compiler.overlay.services}
+        snapshot = compiler.compile(following)
+        _consistent(compiler, snapshot)
+        self._compiler, self._traffic = compiler, following
+        self._cache.publish(snapshot)
+        return warnings
+
+    def serve(self, service: str, traffic: ServiceTraffic) -> bool:
+        """Publish this split of a service; return False when it is what is served already."""
+        if self._traffic[service] == traffic:
+            return False
+        self._traffic[service] = traffic
+        return self._cache.publish(self.compiler.compile(self._traffic))
+
+    def traffic(self, service: str) -> ServiceTraffic:
+        return self._traffic[service]
+
+    def stat_name(self, service: str, version: str) -> str:
+        return stat_name(self.compiler.overlay.services[service], version)
+
+    def addresses(self, service: str) -> tuple[str, ...]:
+        """Return the addresses that envoy-configs gives a service."""
+        assignment = self.compiler.overlay.services[service].assignment
+        return tuple(address_of(each) for locality in assignment.endpoints for each in locality.lb_endpoints)
+
+    def lagging(self, service: str, known_versions: Iterable[str]) -> Mapping[str, Lag]:
+        """Return by node id why a connected Envoy does not have a service as it is served now."""
+        return self._cache.lagging(self._wanted(service, known_versions))
+
+    def _wanted(self, service: str, known_versions: Iterable[str]) -> Iterable[Wanted]:
+        snapshot = self._cache.snapshot
+        assert snapshot is not None, "load() comes first"
+        present = {version.name for version in self._traffic[service].versions}
+        for version in sorted(present | set(known_versions)):
+            name = cluster_name(service, version)
+            for type_ in (CLUSTERS, ENDPOINTS):
+                if type_ is CLUSTERS or version in present:
+                    yield Wanted(type_, name, _version(snapshot.get(type_, name)))
+        for route in self.compiler.overlay.routes:
+            if service in route.services:
+                yield Wanted(ROUTES, route.name, _version(snapshot.get(ROUTES, route.name)))
+
+
+def _version(resource: Resource | None) -> str | None:
+    return None if resource is None else resource.version
