@@ -20,6 +20,7 @@ from rollout.controller import Controller, Outside
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.machine import weight_bp
 from rollout.metrics import EnvoyAdmin, FleetScraper
+from rollout.observer import Stats
 from rollout.record import Rollout
 from rollout.signals import Signals
 from rollout.store import Store
@@ -104,13 +105,13 @@ class _Server:
         self._scraper = FleetScraper(
             EnvoyAdmin(http, self._clock),
             self._targets,
-            lambda: self._controller.query(),
+            lambda: self._controller.observer.query(),
             lambda: self._controller.scrape_every_s(),
             lambda _: self._controller.wake(),
         )
         outside = Outside(
-            lambda: self._scraper.latest,
-            lambda: self._scraper.failures,
+            Stats(lambda: self._scraper.latest, lambda: self._scraper.failures),
+            self._scraper.survey,
             self._clock,
             lambda: datetime.now(UTC),
             self._changed,

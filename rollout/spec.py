@@ -15,6 +15,7 @@ from rollout.gate import Gate
 FULL_BP = 10_000
 DEFAULT_WEIGHTS = ("1%", "10%", "50%", "100%")
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+VERSION_NAME_RULE = "use up to 63 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -137,7 +138,7 @@ class Deployment(_Spec):
     @classmethod
     def _named(cls, value: str) -> str:
         if VERSION_NAME.fullmatch(value) is None:
-            raise ValueError(f"'{value}' is no version name; use up to 63 of A-Z a-z 0-9 . _ - and begin with a letter or digit")
+            raise ValueError(f"'{value}' is no version name; {VERSION_NAME_RULE}")
         return value
 
     @model_validator(mode="after")
@@ -161,6 +162,12 @@ def _endpoint(text: str) -> dict[str, object]:
     except ValueError as error:
         raise ValueError(f"'{host}' is no IP address; Envoy takes no host names in endpoints") from error
     return {"host": host, "port": int(match["port"]), "region": match["region"] or "", "zone": match["zone"] or ""}
+
+
+def check_version_name(name: str) -> None:
+    """Raise InvalidSpec unless a version may be called so."""
+    if VERSION_NAME.fullmatch(name) is None:
+        raise InvalidSpec(f"'{name}' is no version name; {VERSION_NAME_RULE}")
 
 
 def parse_endpoint(text: str) -> Endpoint:

@@ -21,17 +21,17 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
     rollout = controller.rollout(service)
     return {
         "service": service,
-        "stable": controller.stable(service),
+        "stable": controller.books.stable(service),
         "in_progress": controller.in_progress(service),
         "versions": [
             {
                 "version": version.name,
-                "weight_percent": percent(controller.weight_bp(service, version.name)),
-                "backends": list(controller.addresses(service, version.name)),
+                "weight_percent": percent(controller.books.weight_bp(service, version.name)),
+                "backends": list(controller.books.addresses(service, version.name)),
             }
-            for version in controller.versions(service)
+            for version in controller.books.versions(service)
         ],
-        "drains": [backend_view(each) for each in controller.backends(service)],
+        "drains": [backend_view(each) for each in controller.books.backends(service)],
         "rollout": rollout and rollout_view(controller, rollout, now_s),
     }
 
@@ -47,9 +47,9 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "stage": state.stage,
         "stages": [percent(stage.weight_bp) for stage in strategy.stages],
         "weight_percent": percent(weight_bp(strategy, state)),
-        "measured": _measured(controller.recent(rollout.service)) if in_progress else None,
+        "measured": _measured(controller.observer.recent(rollout.service)) if in_progress else None,
         "verdict": state.verdict and verdict_to_json(state.verdict),
-        "waiting_for": dict(controller.lagging(rollout.service)) if in_progress else {},
+        "waiting_for": dict(controller.observer.lagging(rollout.service)) if in_progress else {},
         "resume": state.resume,
         "drain": _drain(rollout),
     }
@@ -135,6 +135,7 @@ def journal_view(entries: Iterable[JournalEntry], strategy: Strategy) -> list[di
             "weight_percent": percent(weight_bp(strategy, entry.state)),
             "reason": entry.state.reason,
             "verdict": entry.state.verdict and verdict_to_json(entry.state.verdict),
+            "converged": entry.state.converged_s is not None,
             "waiting_for": dict(entry.because.lagging) if entry.because else {},
             "by": entry.because.by if entry.because and entry.because.command else "",
         }

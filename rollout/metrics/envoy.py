@@ -24,7 +24,15 @@ _COUNTERS: Mapping[str, str] = {
     "membership_healthy": "membership_healthy",
 }
 _LATENCY = "upstream_rq_time"
-_BACKEND = ("rq_active", "rq_pending_active")
+_BACKEND = ("rq_active", "rq_pending_active", "healthy")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """One backend as one Envoy sees it: the requests that run on it or wait for it, and whether it gets new ones."""
+
+    active: int
+    healthy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class ClusterStats:
     """One cluster in one Envoy: counters since its start, gauges as they are.
 
     `completed` counts each request of a client once, `errors_5xx` its final answers only (attempts that a retry has
-    hidden are in `retries`). `backends` has the active requests of each backend that was asked for. Neither timeouts nor refused connections have a sample in `latency`. A cluster which that
+    hidden are in `retries`). `backends` has those that were asked for, by address. Neither timeouts nor refused connections have a sample in `latency`. A cluster which that
     Envoy does not have, or never used, is all zeros.
     """
 
@@ -45,7 +53,7 @@ class ClusterStats:
     membership_total: int = 0
     membership_healthy: int = 0
     latency: Histogram = field(default_factory=Histogram)
-    backends: Mapping[str, int] = field(default_factory=dict)
+    backends: Mapping[str, BackendStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +143,15 @@ def _histogram(stat: Mapping[str, Any]) -> Histogram:
 def _cluster_stats(found: Mapping[str, Any], name: str, backends: Sequence[str]) -> ClusterStats:
     """Looked up by full names, so that dots in a cluster's name do no harm."""
     counters = {field_name: found.get(f"cluster.{name}.{stat}", 0) for stat, field_name in _COUNTERS.items()}
-    active: dict[str, int] = {}
-    for address in backends:
-        gauges = [found.get(f"cluster.{name}.endpoint.{_backend_stat(address)}.{stat}") for stat in _BACKEND]
-        if None not in gauges:
-            active[address] = sum(gauges)
-    return ClusterStats(**counters, latency=found.get(f"cluster.{name}.{_LATENCY}", Histogram()), backends=active)
+    latency = found.get(f"cluster.{name}.{_LATENCY}", Histogram())
+    seen = {address: _backend_stats(found, f"cluster.{name}.endpoint.{_backend_stat(address)}") for address in backends}
+    known = {address: stats for address, stats in seen.items() if stats is not None}
+    return ClusterStats(**counters, latency=latency, backends=known)
+
+
+def _backend_stats(found: Mapping[str, Any], prefix: str) -> BackendStats | None:
+    """None when the Envoy does not know the backend, or its cluster keeps no stats by endpoint."""
+    active, waiting, healthy = (found.get(f"{prefix}.{stat}") for stat in _BACKEND)
+    if active is None or waiting is None or healthy is None:
+        return None
+    return BackendStats(active + waiting, healthy > 0)

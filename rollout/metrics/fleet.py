@@ -1,6 +1,7 @@
 """The latest stats of every Envoy of the fleet, kept fresh in rounds."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -55,6 +56,18 @@ class FleetScraper:
     def failures(self) -> Mapping[str, Failure]:
         """By node id, the Envoys whose last scrape failed."""
         return MappingProxyType(self._failures)
+
+    async def survey(self, query: Query) -> Mapping[str, Scrape]:
+        """Ask every target this one question now; those that do not answer are left out."""
+
+        async def ask(address: str) -> Scrape | None:
+            with contextlib.suppress(Unavailable):
+                return await self._admin.scrape(address, query)
+            return None
+
+        targets = dict(self._targets())
+        answers = await asyncio.gather(*map(ask, targets.values()))
+        return {node_id: answer for node_id, answer in zip(targets, answers, strict=True) if answer is not None}
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -1,0 +1,151 @@
+"""The admin API from outside: requests and answers as JSON, faults as errors, a rollout followed to its end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from rollout.errors import InvalidSpec, RolloutError, Unavailable
+
+TIMEOUT_S = 10.0
+POLL_S = 0.5
+AWAY_LIMIT_S = 60.0  # so long a server that did answer is waited for: it may be starting anew
+HEADER_LIMIT = 64
+UNSTEADY = ("phase_seconds",)  # what differs at each glance though nothing has changed
+Json = Mapping[str, Any]
+
+
+class ApiFault(RolloutError):  # noqa: N818 - the tree of errors says what is wrong, not that it is an error
+    """The server refused; `status` and `title` are those of its problem document, `detail` says what and what now."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = title
+        self.detail = detail
+
+
+class Client:
+    """Asks one server. Every method raises ApiFault when it refuses, Unavailable when none answers."""
+
+    def __init__(self, http: aiohttp.ClientSession, server: str) -> None:
+        self._http = http
+        self._server = server.rstrip("/")
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """Return the answer's JSON object."""
+        return await self._ask("GET", path, None)
+
+    async def post(self, path: str, body: Json) -> dict[str, Any]:
+        """Ask for a change; return the answer's JSON object."""
+        return await self._ask("POST", path, json.dumps(body).encode())
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        url = URL(self._server + path, encoded=True)
+        try:
+            async with self._http.request(method, url, data=body, allow_redirects=False) as response:
+                return _answer(self._server, response.status, await response.read())
+        except TimeoutError as error:
+            raise Unavailable(f"the server at {self._server} did not answer within {TIMEOUT_S:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise Unavailable(_absent(self._server, _why(error.os_error))) from error
+        except aiohttp.ClientError as error:
+            why = "the connection was closed" if isinstance(error, aiohttp.ServerDisconnectedError) else str(error)
+            raise Unavailable(_absent(self._server, why)) from error
+
+
+@contextlib.asynccontextmanager
+async def connect(server: str, *, token: str | None, user: str) -> AsyncIterator[Client]:
+    """Yield a client of this server. `token` goes along as bearer; `user` is who asks, for the rollout's journal.
+
+    Raises InvalidSpec for a token that no header can carry.
+    """
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    if user and user.isprintable() and user.isascii():
+        headers["X-Rollout-User"] = user[:HEADER_LIMIT]
+    if token is not None:
+        if not (token.strip().isprintable() and token.isascii()):
+            raise InvalidSpec(
+                "ROLLOUT_TOKEN has characters that no header can carry; use letters, digits and signs of ASCII"
+            )
+        headers["Authorization"] = f"Bearer {token.strip()}"
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http:
+        yield Client(http, server)
+
+
+def path_of(*parts: object) -> str:
+    """Return the API's path of these parts, each quoted."""
+    return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a path answered last; `away` says why the server does not answer now, "" when it does."""
+
+    view: Json
+    away: str = ""
+
+
+async def glances(client: Client, path: str) -> AsyncIterator[Glance]:
+    """Yield what a path answers, again and again, without end.
+
+    The first answer must come at once; after it a server may be away for AWAY_LIMIT_S. Raises ApiFault or Unavailable.
+    """
+    clock = asyncio.get_running_loop().time
+    view, answered_s = await client.get(path), clock()
+    yield Glance(view)
+    while True:
+        await asyncio.sleep(POLL_S)
+        try:
+            view, answered_s = await client.get(path), clock()
+            yield Glance(view)
+        except Unavailable as error:
+            if clock() - answered_s > AWAY_LIMIT_S:
+                raise
+            yield Glance(view, str(error))
+
+
+def changed(before: Json, after: Json) -> bool:
+    """Say whether two views of a service differ in more than the time that passed between them."""
+    return _steady(before) != _steady(after)
+
+
+def _steady(view: Json) -> Json:
+    rollout = view.get("rollout")
+    if not rollout:
+        return view
+    return {**view, "rollout": {name: value for name, value in rollout.items() if name not in UNSTEADY}}
+
+
+def _answer(server: str, status: int, raw: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(raw)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or (status >= 300 and "title" not in answer):
+        raise Unavailable(
+            f"what answers at {server} is no rollout server (HTTP {status}); give --server or ROLLOUT_SERVER"
+        )
+    if status >= 300:
+        title = str(answer["title"])
+        raise ApiFault(status, title, str(answer.get("detail") or title))
+    return answer
+
+
+def _absent(server: str, why: str) -> str:
+    remedy = "start one with `rollout serve`, or give --server or ROLLOUT_SERVER"
+    return f"no rollout server answers at {server} ({why}); {remedy}"
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return (error.strerror or str(error)).lower()
+    return os.strerror(error.errno).lower()

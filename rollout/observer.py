@@ -1,0 +1,220 @@
+"""What the controller sees: the fleet's ACKs and stats, put together into the observation that a decision rests on."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from rollout.books import Books, name_of
+from rollout.drain import Active
+from rollout.gate import Counts
+from rollout.looks import Looks, total
+from rollout.machine import Command, Phase, Seen
+from rollout.metrics import Failure, Query, Scrape
+from rollout.record import Backend, Rollout
+from rollout.traffic.publisher import Publisher
+from xds.cache import Cache, NodeStatus
+
+LOOK_EVERY_S = 1.0
+PAUSED_LOOK_EVERY_S = 10.0  # each look is a line of the journal, and a pause may last for days
+STALE_SCRAPE_S = 5.0
+DISCONNECT_GRACE_S = 30.0  # so long a node that went away is waited for: a restart, a cut line
+REASON_LIMIT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The fleet's latest stats by node id, as the scraper has them."""
+
+    latest: Callable[[], Mapping[str, Scrape]]
+    failures: Callable[[], Mapping[str, Failure]]
+
+
+class Observer:
+    """Reads the cache, the scrapes and the clock. It decides nothing."""
+
+    def __init__(self, books: Books, publisher: Publisher, cache: Cache, stats: Stats, clock: Callable[[], float]) -> None:
+        self._books = books
+        self._publisher = publisher
+        self._cache = cache
+        self._stats = stats
+        self._clock = clock
+        self._nodes: dict[str, float] = {}
+        self._looks: dict[str, Looks] = {}
+        self._looked_s: dict[str, float] = {}
+        self._recent: dict[str, tuple[Counts, Counts]] = {}
+
+    def observe(self, rollout: Rollout, command: Command | None, by: str) -> Seen:
+        """Return all that a decision about this rollout may rest on now."""
+        service, state = rollout.service, rollout.state
+        connected = self._connected()
+        lagging, refused = self._lags(service)
+        seen = Seen(
+            self._clock(),
+            len(connected),
+            fleet=len(connected.keys() | self._nodes.keys()),
+            served=self._books.splits.get(service),
+            lagging={**self._missing(connected), **lagging},
+            refused={**_fresh_rejections(connected, state.since_s), **refused},
+            command=command,
+            by=by,
+        )
+        match state.phase:
+            case Phase.WARMING:
+                return replace(seen, unready=tuple(self._unready(rollout, connected)))
+            case Phase.SHIFTING | Phase.PAUSED if seen.served is not None and seen.served.candidate_bp:
+                return self._with_look(seen, rollout, connected, seen.served.candidate_bp)
+            case Phase.DRAINING if state.loser is not None:
+                return replace(seen, active=self._version_active(service, name_of(rollout, state.loser), connected))
+            case Phase.COMPLETED | Phase.ROLLED_BACK if state.loser is not None:
+                return replace(seen, retired=self._books.retired(rollout, state.loser))
+            case _:
+                return seen
+
+    def forget(self, service: str) -> None:
+        """Drop what was collected for a rollout that is over."""
+        for collected in (self._looks, self._looked_s, self._recent):
+            collected.pop(service, None)
+
+    def recent(self, service: str) -> tuple[Counts, Counts]:
+        """Return what stable and candidate did in the last look."""
+        return self._recent.get(service, (Counts(), Counts()))
+
+    def lagging(self, service: str) -> Mapping[str, str]:
+        """Return by node id why a node does not have a service as it is served now."""
+        return {**self._missing(self._connected()), **self._lags(service)[0]}
+
+    def expect(self, nodes: tuple[str, ...]) -> None:
+        """Wait for these nodes as for ones that have just gone away: they were here before a restart."""
+        self._nodes = dict.fromkeys(nodes, self._clock())
+
+    def note_nodes(self) -> tuple[str, ...] | None:
+        """Remember who belongs to the fleet; return the ids when they are others than before."""
+        now_s = self._clock()
+        before = self._nodes.keys()
+        here = {**self._nodes, **dict.fromkeys(self._connected(), now_s)}
+        nodes = {node: seen_s for node, seen_s in here.items() if now_s - seen_s <= DISCONNECT_GRACE_S}
+        changed = nodes.keys() != before
+        self._nodes = nodes
+        return tuple(sorted(nodes)) if changed else None
+
+    def query(self) -> Query:
+        """Return what to ask of each Envoy now."""
+        draining = self._books.draining()
+        services = {rollout.service for rollout in self._books.active()} | {each.service for each in draining}
+        names = (
+            self._publisher.stat_name(service, version.name)
+            for service in sorted(services)
+            for version in self._books.traffic(service).versions
+        )
+        return Query(tuple(names), tuple(sorted(each.address for each in draining)))
+
+    def backend_active(self, backend: Backend) -> Active | None:
+        """Return what runs on one backend."""
+        stat = self._publisher.stat_name(backend.service, backend.version)
+
+        def running(scrape: Scrape) -> int | None:
+            stats = scrape.clusters.get(stat)
+            found = stats.backends.get(backend.address) if stats else None
+            return None if found is None else found.active
+
+        return self._activity(self._connected(), running)
+
+    def _version_active(self, service: str, version: str, connected: Mapping[str, NodeStatus]) -> Active | None:
+        stat = self._publisher.stat_name(service, version)
+
+        def running(scrape: Scrape) -> int | None:
+            stats = scrape.clusters.get(stat)
+            return None if stats is None else stats.rq_active + stats.rq_pending_active
+
+        return self._activity(connected, running)
+
+    def _activity(
+        self, connected: Mapping[str, NodeStatus], running: Callable[[Scrape], int | None]
+    ) -> Active | None:
+        """Return what runs by node, as of the oldest answer; an Envoy that cannot be asked counts as unknown."""
+        if not connected:
+            return None
+        latest, failures = self._stats.latest(), self._stats.failures()
+        answers = {node: latest[node] for node in connected if node in latest and node not in failures}
+        by_node: dict[str, int | None] = {node: running(scrape) for node, scrape in answers.items()}
+        by_node |= dict.fromkeys(connected.keys() - answers.keys())
+        return Active(min((scrape.started_s for scrape in answers.values()), default=self._clock()), by_node)
+
+    def _connected(self) -> dict[str, NodeStatus]:
+        return {status.node.id: status for status in self._cache.connected()}
+
+    def _lags(self, service: str) -> tuple[dict[str, str], dict[str, str]]:
+        lags = self._publisher.lagging(service, (version.name for version in self._books.versions(service)))
+        return (
+            {node: _shortened(lag.why) for node, lag in lags.items()},
+            {node: _shortened(lag.why) for node, lag in lags.items() if lag.refused},
+        )
+
+    def _missing(self, connected: Mapping[str, NodeStatus]) -> dict[str, str]:
+        now_s = self._clock()
+        return {
+            node: f"is disconnected (waited for up to {DISCONNECT_GRACE_S:g} s)"
+            for node, seen_s in self._nodes.items()
+            if node not in connected and now_s - seen_s < DISCONNECT_GRACE_S
+        }
+
+    def _unready(self, rollout: Rollout, connected: Mapping[str, NodeStatus]) -> Iterator[str]:
+        stat = self._publisher.stat_name(rollout.service, rollout.candidate)
+        expected = len(self._books.addresses(rollout.service, rollout.candidate))
+        latest, failures = self._stats.latest(), self._stats.failures()
+        for node in sorted(connected):
+            scrape, failure = latest.get(node), failures.get(node)
+            if failure is not None:
+                yield f"{node}: {failure.why}"
+            elif scrape is None or scrape.started_s < rollout.state.since_s:
+                yield f"{node}: no stats yet"
+            else:
+                stats = scrape.clusters.get(stat)
+                healthy = stats.membership_healthy if stats else 0
+                if stats is None or healthy < expected:
+                    yield f"{node}: {healthy} of {expected} backends healthy"
+
+    def _with_look(self, seen: Seen, rollout: Rollout, connected: Mapping[str, NodeStatus], weight_bp: int) -> Seen:
+        service = rollout.service
+        looks = self._looks.get(service)
+        if looks is None:
+            stats = (self._publisher.stat_name(service, name) for name in (rollout.stable, rollout.candidate))
+            looks = self._looks[service] = Looks(*stats)
+        looks.acked(connected.keys() - seen.lagging.keys(), weight_bp, seen.now_s)
+        latest = self._stats.latest()
+        for node in connected.keys() & latest.keys():
+            looks.add(node, latest[node])
+        paused_s = seen.now_s - rollout.state.since_s if rollout.state.phase is Phase.PAUSED else 0.0
+        every_s = PAUSED_LOOK_EVERY_S if paused_s > 60 else LOOK_EVERY_S
+        if seen.now_s - self._looked_s.get(service, 0.0) < every_s:
+            return seen
+        self._looked_s[service] = seen.now_s
+        look = looks.take(connected, self._blind(connected, seen.now_s))
+        # What an Envoy did at an earlier weight is no evidence for this stage: dropped at a change of weight.
+        look = replace(look, strata=tuple(each for each in look.strata if each.weight_bp == weight_bp))
+        self._recent[service] = total(look)
+        return replace(seen, looked_s=seen.now_s, look=look)
+
+    def _blind(self, connected: Mapping[str, NodeStatus], now_s: float) -> Mapping[str, str]:
+        latest, failures = self._stats.latest(), self._stats.failures()
+        blind: dict[str, str] = {}
+        for node, status in connected.items():
+            failure, scrape = failures.get(node), latest.get(node)
+            last_s = max(status.since_s, scrape.started_s if scrape else 0.0)
+            if now_s - last_s > STALE_SCRAPE_S:
+                blind[node] = failure.why if failure else "no stats"
+        return blind
+
+
+def _fresh_rejections(connected: Mapping[str, NodeStatus], since_s: float) -> dict[str, str]:
+    """Return NACKs that came since a phase began, of whatever type: something is wrong in the fleet, so stop."""
+    return {
+        node: _shortened(f"refused {type_}: {each.rejection.text}")
+        for node, status in connected.items()
+        for type_, each in status.types.items()
+        if each.rejection is not None and each.rejection.at_s >= since_s
+    }
+
+
+def _shortened(text: str) -> str:
+    """Keep the beginning, which says what was refused, and the end, where Envoy puts the reason."""
+    return text if len(text) <= REASON_LIMIT else f"{text[:80]} ... {text[-(REASON_LIMIT - 85) :]}"

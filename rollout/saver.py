@@ -1,0 +1,83 @@
+"""What was decided and is not saved yet: kept in order, written in batches, tried again while the disk fails."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rollout.errors import Unavailable
+from rollout.record import Change
+from rollout.store import Store
+
+RETRY_S = 0.5
+WAIT_LIMIT_S = 5.0
+
+
+@dataclass(slots=True)
+class Saving:
+    """Changes that are saved together, and what happens then; `service` is whose acting waits for it."""
+
+    changes: tuple[Change, ...]
+    service: str = ""
+    then: Callable[[], None] = lambda: None
+    saved: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Saver:
+    """Writes what it is given. `failed` hears each fault of the disk, `done` each batch that was saved."""
+
+    def __init__(
+        self, store: Store, clock: Callable[[], float], failed: Callable[[str], None], done: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._failed = failed
+        self._done = done
+        self._waiting: list[Saving] = []
+        self._unsaved: Counter[str] = Counter()
+        self._awake = asyncio.Event()
+
+    def unsaved(self, service: str) -> int:
+        """Return how many steps of a service wait for the disk."""
+        return self._unsaved[service]
+
+    def put(self, saving: Saving) -> Saving:
+        self._waiting.append(saving)
+        self._unsaved[saving.service] += 1
+        self._awake.set()
+        return saving
+
+    def last(self, service: str) -> Saving | None:
+        return next((each for each in reversed(self._waiting) if each.service == service), None)
+
+    async def wait(self, saving: Saving) -> None:
+        """Return once it is saved. Raises Unavailable after WAIT_LIMIT_S; it is tried again all the same."""
+        try:
+            async with asyncio.timeout(WAIT_LIMIT_S):
+                await saving.saved.wait()
+        except TimeoutError as error:
+            what = f"not saved within {WAIT_LIMIT_S:g} s, for the disk does not answer"
+            raise Unavailable(f"{what}; it will be done when it does, see `rollout status`") from error
+
+    async def run(self) -> None:
+        """Save in order, until cancelled."""
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            while self._waiting:
+                await self._save(tuple(self._waiting))
+
+    async def _save(self, batch: tuple[Saving, ...]) -> None:
+        changes = [change for saving in batch for change in saving.changes]
+        try:
+            await self._store.save(changes, engine_s=self._clock())
+        except Unavailable as error:
+            self._failed(str(error))
+            await asyncio.sleep(RETRY_S)
+            return
+        del self._waiting[: len(batch)]
+        for saving in batch:
+            self._unsaved[saving.service] -= 1
+            saving.then()
+            saving.saved.set()
+        self._done()

@@ -1,0 +1,498 @@
+"""What people see: tables, a rollout's story and its live panel, made from the admin API's JSON. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from rollout.drain import IDLE_LOOKS
+
+Json = Mapping[str, Any]
+STYLES: Mapping[str, str] = {
+    "completed": "bold green",
+    "pass": "green",
+    "rolled_back": "bold red",
+    "rolling_back": "bold red",
+    "fail": "bold red",
+    "paused": "bold yellow",
+    "inconclusive": "yellow",
+    "blind": "bold yellow",
+}
+VERDICTS: Mapping[str, str] = {
+    "pass": "PASS",
+    "fail": "FAIL",
+    "inconclusive": "not enough evidence yet",
+    "blind": "BLIND, data is missing",
+}
+BEFORE_STAGES = ("pending", "warming")
+AFTER_STAGES = ("retaining", "draining", "removing", "completed")
+NOTHING = "-"
+WAITING_LIMIT = 6
+VERSION_DIGITS = 8
+
+
+# --- words and numbers ---
+
+
+def plain(value: object, style: str = "") -> Text:
+    """Return text from outside as it is: no markup, no control characters, on one line."""
+    words = " ".join(str(value).split())
+    return Text("".join(letter if letter.isprintable() else "?" for letter in words), style)
+
+
+def phase_words(phase: str) -> str:
+    return phase.replace("_", " ")
+
+
+def duration(seconds: float) -> str:
+    """Return 0.4 s, 12 s, 3 min 5 s, 2 h 10 min or 4 d 3 h."""
+    whole = round(seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def share(part: float) -> str:
+    """Return a share of 1 in percent."""
+    return f"{100 * part:.3g} %"
+
+
+def percent(value: float) -> str:
+    return f"{value:g} %"
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _seconds(start: str, end: str) -> float:
+    return max(0.0, (_instant(end) - _instant(start)).total_seconds())
+
+
+def _style(word: str) -> str:
+    return STYLES.get(word, "cyan")
+
+
+def _move(rollout: Json) -> str:
+    return f"{rollout['stable']} → {rollout['candidate']}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+# --- one line each ---
+
+
+def rollout_line(rollout: Json) -> Text:
+    """Say where a rollout stands, in one line."""
+    line = plain(f"{rollout['service']} {_move(rollout)}: ")
+    line.append(phase_words(rollout["phase"]), _style(rollout["phase"]))
+    if rollout["phase"] not in ("completed", "rolled_back"):
+        line.append(f" at {percent(rollout['weight_percent'])}")
+    return line.append_text(plain(f" ({rollout['reason']})"))
+
+
+def drain_line(drain: Json) -> Text:
+    """Say how far one backend is let go."""
+    line = plain(f"{drain['backend']} of {drain['version']}: ")
+    return line.append_text(_drain_words(drain, safe=drain["removed"]))
+
+
+def drain_of(view: Json, address: str) -> Text:
+    """Say how far this backend of a service is let go."""
+    found = next((each for each in view["drains"] if each["backend"] == address), None)
+    return (
+        drain_line(found) if found else plain(f"{address} went with its version: ").append("safe to stop", "bold green")
+    )
+
+
+def notes(warnings: Sequence[str], done: str) -> Text:
+    """Warnings, one in a line, and what was done."""
+    return Text("\n").join([*(plain(f"warning: {each}", "yellow") for each in warnings), plain(done)])
+
+
+def _drain_words(drain: Json, *, safe: bool) -> Text:
+    cut = ", ".join(f"{node}: {'unknown' if count < 0 else count}" for node, count in sorted(drain["cut"].items()))
+    ran = f"the drain timeout is over, requests still running: {cut or 'none seen'}; " if drain["timed_out"] else ""
+    if safe:
+        return plain(ran).append("safe to stop", "bold green")
+    if drain["running"] is None:
+        state = "waiting until every Envoy knows of the drain"
+    else:
+        idle = f"idle {min(drain['idle_looks'], IDLE_LOOKS)} of {IDLE_LOOKS} looks in a row"
+        state = f"{_plural(drain['running'], 'request')} running, {idle}"
+    return plain(f"{ran}{state}; ").append("do not stop yet", "bold yellow")
+
+
+# --- tables ---
+
+
+def services_table(services: Sequence[Json]) -> RenderableType:
+    """For `list`: every service with its versions and their backends."""
+    if not services:
+        return Text("no services; an EDS cluster in envoy-configs is one")
+    table = _table("service", "version", "weight", "backends", "rollout")
+    table.columns[2].justify = "right"
+    for service in services:
+        for row, version in enumerate(service["versions"]):
+            table.add_row(
+                plain(service["service"] if row == 0 else "", "bold"),
+                plain(version["version"] + (" (stable)" if version["version"] == service["stable"] else "")),
+                percent(version["weight_percent"]),
+                Text("\n").join(plain(each) for each in version["backends"]) or Text(NOTHING),
+                _phase_cell(service) if row == 0 else "",
+            )
+    return table
+
+
+def _phase_cell(service: Json) -> Text:
+    rollout = service["rollout"]
+    return plain(phase_words(rollout["phase"]), _style(rollout["phase"])) if rollout else Text(NOTHING)
+
+
+def status_table(services: Sequence[Json]) -> RenderableType:
+    """For `status`: every service with its rollout in progress, or its last."""
+    if not services:
+        return Text("no services; an EDS cluster in envoy-configs is one")
+    table = _table("service", "stable", "rollout", "phase", "wanted", "measured", "verdict")
+    for column in table.columns[4:6]:
+        column.justify = "right"
+    for service in services:
+        rollout = service["rollout"]
+        name, stable = plain(service["service"], "bold"), plain(service["stable"])
+        if not rollout:
+            table.add_row(name, stable, *([NOTHING] * 5))
+            continue
+        measured, verdict = rollout["measured"], rollout["verdict"] if rollout["in_progress"] else None
+        table.add_row(
+            name,
+            stable,
+            plain(_move(rollout)),
+            _phase_cell(service),
+            percent(rollout["weight_percent"]),
+            percent(measured["weight_percent"]) if measured else NOTHING,
+            plain(verdict["verdict"], _style(verdict["verdict"])) if verdict else NOTHING,
+        )
+    return table
+
+
+def history_table(rollouts: Sequence[Json]) -> RenderableType:
+    """For `history`: rollouts, newest first, and why each stands where it does."""
+    if not rollouts:
+        return Text("no rollouts yet")
+    table = _table("id", "versions", "phase", "started (UTC)", "took", "why")
+    table.columns[0].justify = "right"
+    for rollout in rollouts:
+        table.add_row(
+            str(rollout["id"]),
+            plain(_move(rollout)),
+            plain(phase_words(rollout["phase"]), _style(rollout["phase"])),
+            f"{_instant(rollout['started_at']):%Y-%m-%d %H:%M}",
+            duration(_seconds(rollout["started_at"], rollout["changed_at"])),
+            plain(rollout["reason"]),
+        )
+    return table
+
+
+def fleet_table(nodes: Sequence[Json]) -> RenderableType:
+    """For `fleet`: every Envoy, what it has ACKed, and below what it refused, in Envoy's own words."""
+    if not nodes:
+        return Text("no Envoy is connected; `rollout bootstrap` prints what one starts with")
+    table = _table("Envoy", "location", "connected", "ACKed versions")
+    for node in nodes:
+        connected = Text(f"{duration(node['seconds'])}, {node['protocol']}")
+        if not node["connected"]:
+            connected = Text(f"gone since {duration(node['seconds'])}", "bold red")
+        table.add_row(
+            Text("\n").join([plain(node["node"], "bold"), plain(node["address"], "dim")]),
+            plain(node["location"] or NOTHING),
+            connected,
+            Text("\n").join(_acked(word, each) for word, each in node["types"].items()) or Text(NOTHING),
+        )
+    return Group(table, *(fault for node in nodes for fault in _faults(node)))
+
+
+def _acked(word: str, each: Json) -> Text:
+    line = Text(f"{word} {each['acked'][:VERSION_DIGITS] or 'nothing yet'}")
+    if each["nack"]:
+        line.append(" NACK", "bold red")
+    elif each["waiting"]:
+        line.append(" waiting", "yellow")
+    return line
+
+
+def _faults(node: Json) -> Iterator[Text]:
+    for word, each in node["types"].items():
+        if each["nack"]:
+            line = plain(f"{node['node']} refused {word} {duration(each['nack']['seconds'])} ago: ", "bold red")
+            yield line.append_text(plain(each["nack"]["text"], "not bold default"))
+    if node["connected"] and node["stats"] != "ok":
+        yield plain(f"{node['node']}: cannot read its stats: ", "bold yellow").append_text(
+            plain(node["stats"], "not bold default")
+        )
+
+
+# --- the live panel ---
+
+
+def service_panel(view: Json, note: str = "") -> RenderableType:
+    """A service's rollout as it stands, for 80 columns; `note` is a line below, of what goes on outside."""
+    rollout = view["rollout"]
+    parts: list[RenderableType] = list(_rollout_parts(rollout)) if rollout else [Text("no rollout yet")]
+    parts.append(_versions(view))
+    if rollout:
+        parts += _findings(rollout)
+    parts += [Text.assemble(("drain ", "bold"), drain_line(each)) for each in view["drains"]]
+    if note:
+        parts.append(plain(note, "bold yellow"))
+    title = plain(view["service"], "bold")
+    if rollout:
+        title = title.append_text(plain(f": {_move(rollout)}, rollout {rollout['id']}", "not bold"))
+    return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style=_border(rollout))
+
+
+def _border(rollout: Json | None) -> str:
+    return _style(rollout["phase"]).removeprefix("bold ") if rollout else "cyan"
+
+
+def _rollout_parts(rollout: Json) -> Iterator[RenderableType]:
+    line = Text(phase_words(rollout["phase"]).upper(), _style(rollout["phase"]))
+    if rollout["phase"] == "shifting":
+        line.append(f", stage {rollout['stage'] + 1} of {len(rollout['stages'])}", "default")
+    elif rollout["resume"]:
+        line.append(f" while {phase_words(rollout['resume'])}", "default")
+    ago = "" if rollout["in_progress"] else " ago"
+    line.append(
+        f", {duration(rollout['phase_seconds'])}{ago}" if ago else f" for {duration(rollout['phase_seconds'])}",
+        "default",
+    )
+    yield line
+    yield plain(rollout["reason"], "dim")
+    yield Text()
+    yield track(rollout)
+    yield Text()
+    if rollout["in_progress"]:
+        measured = rollout["measured"]
+        weights = f"wanted {percent(rollout['weight_percent'])}, measured "
+        weights += percent(measured["weight_percent"]) if measured else NOTHING
+        yield plain(f"weight of {rollout['candidate']}: ").append(weights, "bold")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One station of the track; `reached` and `here` say where the rollout is."""
+
+    name: str
+    reached: bool
+    here: bool
+
+
+def track(rollout: Json) -> Text:
+    """The way of a rollout as a line of stations: ● behind it, ▶ where it is, ○ to come."""
+    line = Text()
+    for number, step in enumerate(_steps(rollout)):
+        if number:
+            line.append("  ")
+        if step.here:
+            line.append(f"▶ [{step.name}]", f"reverse {_style(rollout['phase'])}")
+        else:
+            mark, style = ("●", "green") if step.reached else ("○", "dim")
+            line.append(f"{mark} {step.name}".replace(" ", "\u00a0"), style)
+    return line
+
+
+def _steps(rollout: Json) -> Iterator[_Step]:
+    phase = rollout["resume"] or rollout["phase"]
+    back = _taken_back(rollout)
+    stage, weights = rollout["stage"], rollout["stages"]
+    warming = phase in BEFORE_STAGES
+    yield _Step("warm", reached=True, here=warming)
+    for number, weight in enumerate(weights):
+        shifting = phase == "shifting" and number == stage
+        behind = not warming and (number < stage or (number == stage and phase != "shifting"))
+        yield _Step(f"{weight:g}%", reached=behind, here=shifting)
+    if back:
+        yield _Step("back to 0%", reached=phase != "rolling_back", here=phase == "rolling_back")
+    for name, phases, after in (("drain", ("retaining", "draining"), ("removing",)), ("remove", ("removing",), ())):
+        ended = phase in ("completed", "rolled_back")
+        yield _Step(name, reached=ended or phase in after, here=phase in phases)
+    yield _Step("rolled back" if back else "done", reached=False, here=phase in ("completed", "rolled_back"))
+
+
+def _taken_back(rollout: Json) -> bool:
+    drain = rollout["drain"]
+    return rollout["phase"] in ("rolling_back", "rolled_back") or (
+        drain is not None and drain["version"] == rollout["candidate"]
+    )
+
+
+def _versions(view: Json) -> Table:
+    """Per version: weight, and what it did in the last look (about a second)."""
+    rollout = view["rollout"]
+    measured = (rollout or {}).get("measured")
+    names = ("requests", "errors", "p50", "p99") if measured else ("backends",)
+    table = _table("version", "weight", *names)
+    table.caption = "in the last look, of about a second" if measured else None
+    for column in table.columns[1 : 6 if measured else 2]:
+        column.justify = "right"
+    for version in view["versions"]:
+        role = _role(rollout, version["version"])
+        figures = _figures(measured.get(role)) if measured else [plain(", ".join(version["backends"]) or NOTHING)]
+        label = plain(version["version"]).append(f" ({role})" if role else "", "dim")
+        table.add_row(label, percent(version["weight_percent"]), *figures)
+    return table
+
+
+def _role(rollout: Json | None, version: str) -> str:
+    if rollout is None or not rollout["in_progress"]:
+        return ""
+    return "stable" if version == rollout["stable"] else "candidate" if version == rollout["candidate"] else ""
+
+
+def _figures(counts: Json | None) -> list[Text]:
+    if counts is None:
+        return [Text(NOTHING)] * 4
+    errors = Text(share(counts["error_share"]), "bold red" if counts["errors"] else "")
+    return [
+        Text(f"{counts['requests']:,}"),
+        errors,
+        Text(milliseconds(counts["p50_ms"])),
+        Text(milliseconds(counts["p99_ms"])),
+    ]
+
+
+def _findings(rollout: Json) -> Iterator[RenderableType]:
+    """Verdict, who is waited for, the drain, and what a person may do."""
+    verdict, drain = rollout["verdict"], rollout["drain"]
+    if verdict:
+        yield Text.assemble(("verdict ", "bold"), verdict_text(verdict))
+    waiting = sorted(rollout["waiting_for"].items())
+    for node, why in waiting[:WAITING_LIMIT]:
+        yield Text.assemble(("waiting for ", "bold"), plain(f"{node}: {why}"))
+    if len(waiting) > WAITING_LIMIT:
+        yield Text(f"and for {len(waiting) - WAITING_LIMIT} more")
+    if drain:
+        yield Text.assemble(
+            ("drain ", "bold"), plain(f"{drain['version']}: "), _drain_words(drain, safe=drain["safe_to_stop"])
+        )
+    if rollout["phase"] == "paused":
+        service = rollout["service"]
+        yield Text.assemble(("next ", "bold"), plain(f"`rollout resume {service}`, `promote` or `abort`"))
+
+
+def verdict_text(verdict: Json) -> Text:
+    """A verdict and why, in words."""
+    name = verdict["verdict"]
+    return Text.assemble((VERDICTS.get(name, name), _style(name)), ": ", plain(verdict["reason"]))
+
+
+# --- the story ---
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """Consecutive journal entries of one phase and stage; `seconds` until the next chapter, None for the last."""
+
+    first: Json
+    last: Json
+    steps: int
+    seconds: float | None
+
+
+def chapters(journal: Iterable[Json]) -> tuple[Chapter, ...]:
+    """Fold a journal: one chapter for each change of phase or stage."""
+    groups = [tuple(group) for _, group in groupby(journal, key=lambda entry: (entry["phase"], entry["stage"]))]
+    following = [*(group[0]["at"] for group in groups[1:]), None]
+    return tuple(
+        Chapter(group[0], group[-1], len(group), None if end is None else _seconds(group[0]["at"], end))
+        for group, end in zip(groups, following, strict=True)
+    )
+
+
+def story(rollout: Json) -> RenderableType:
+    """For `explain`: what happened, when, at which weight, and why."""
+    head = plain(f"rollout {rollout['id']} of {rollout['service']}: {_move(rollout)}, ", "bold")
+    head.append(phase_words(rollout["phase"]), _style(rollout["phase"]))
+    took = duration(_seconds(rollout["started_at"], rollout["changed_at"]))
+    when = Text(f"started {_instant(rollout['started_at']):%Y-%m-%d %H:%M:%S} UTC, {took} until its last change", "dim")
+    table = Table.grid(padding=(0, 2), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    day = _instant(rollout["started_at"]).date()
+    for chapter in chapters(rollout["journal"]):
+        at = _instant(chapter.first["at"])
+        if at.date() != day:
+            day = at.date()
+            table.add_row(f"{day}")
+        table.add_row(
+            f"{at:%H:%M:%S}",
+            percent(chapter.first["weight_percent"]),
+            _chapter_name(chapter),
+            Group(*_telling(chapter)),
+        )
+    return Group(head, when, Text(), table)
+
+
+def _chapter_name(chapter: Chapter) -> Text:
+    phase = chapter.first["phase"]
+    name = f"stage {chapter.first['stage'] + 1}" if phase == "shifting" else phase_words(phase)
+    return Text(name, _style(phase))
+
+
+def _telling(chapter: Chapter) -> Iterator[RenderableType]:
+    yield plain(chapter.first["reason"])
+    by = chapter.first["by"]
+    if by and by not in chapter.first["reason"]:
+        yield plain(f"asked for by {by}")
+    if chapter.steps > 1:
+        lasted = f" in {duration(chapter.seconds)}" if chapter.seconds is not None else ""
+        yield Text(f"{chapter.steps} steps{lasted}", "dim")
+    verdict = chapter.last["verdict"]
+    if verdict and chapter.first["phase"] in ("shifting", "paused", "rolling_back"):
+        if verdict["reason"] != chapter.first["reason"]:
+            yield Text.assemble(("last verdict ", "dim"), verdict_text(verdict))
+        yield from _numbers(verdict["numbers"])
+    for node, why in sorted(chapter.last["waiting_for"].items())[:WAITING_LIMIT]:
+        if chapter.seconds is None:
+            yield Text.assemble(("waiting for ", "bold"), plain(f"{node}: {why}"))
+
+
+def _numbers(numbers: Json) -> Iterator[Text]:
+    """A verdict's figures in words, a line for each version."""
+    for version in ("candidate", "stable"):
+        if not numbers.get(f"{version}_requests"):
+            continue
+        words = [_plural(int(numbers[f"{version}_requests"]), "request")]
+        words.append(f"{share(numbers.get(f'{version}_error_share', 0.0))} errors")
+        if f"{version}_p99_ms" in numbers:
+            words.append(f"p99 {milliseconds(numbers[f'{version}_p99_ms'])}")
+        yield Text(f"{version}: {', '.join(words)}", "dim")
