@@ -14,8 +14,8 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from rollout.api.server import Backstage, application, is_loopback
-from rollout.bootstrap import ADMIN_METADATA, split_address
+from rollout.api.server import Backstage, application
+from rollout.bootstrap import ADMIN_METADATA, is_loopback, split_address
 from rollout.controller import Controller, Outside
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.machine import weight_bp

@@ -1,5 +1,6 @@
 """What an Envoy of the fleet starts with: its identity, the way to this control plane, and a read-only view of its stats."""
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +30,19 @@ class Proxy:
 
 
 def bootstrap(proxy: Proxy) -> dict[str, Any]:
-    """Return the bootstrap in Envoy's own words. Raises InvalidSpec for an address that is none."""
+    """Return the bootstrap in Envoy's own words.
+
+    Raises InvalidSpec for an address that is none, or stats that the control plane could not reach.
+    """
+    if proxy.stats is None and is_loopback(split_address(proxy.admin)[0]) and not is_loopback(split_address(proxy.xds)[0]):
+        what = f"the control plane at {proxy.xds} cannot read stats from {proxy.admin}, which is loopback"
+        raise InvalidSpec(f"{what}; give --stats HOST:PORT, a read-only view of them on an address that it reaches")
     return {
         "node": {
             "id": proxy.node_id,
             "cluster": proxy.cluster,
             "locality": {key: value for key, value in (("region", proxy.region), ("zone", proxy.zone)) if value},
-            "metadata": {ADMIN_METADATA: proxy.stats or proxy.admin},
+            **_metadata(proxy.stats or proxy.admin),
         },
         "admin": {"address": _address(proxy.admin), "ignore_global_conn_limit": True},
         "stats_flush_on_admin": True,  # histograms are merged when they are asked for
@@ -76,6 +83,19 @@ _OVERLOAD: Mapping[str, Any] = {
         }
     ],
 }
+
+
+def _metadata(address: str) -> dict[str, Any]:
+    """Say where the stats are. On a wildcard address it is the server that knows: the peer's, and --envoy-admin-port."""
+    return {} if split_address(address)[0] in ("0.0.0.0", "::") else {"metadata": {ADMIN_METADATA: address}}  # noqa: S104 - compared only
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address is this machine's own only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _excluded(pattern: str) -> dict[str, Any]:

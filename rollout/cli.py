@@ -3,10 +3,8 @@
 import asyncio
 import json
 import logging
-import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,7 +12,6 @@ from typing import Annotated, Any, NoReturn
 import structlog
 import typer
 import yaml
-from rich.console import Console, RenderableType
 from rich.live import Live
 from yarl import URL
 
@@ -23,15 +20,26 @@ from rollout.app import Listening, Settings, read_configs
 from rollout.app import serve as run_server
 from rollout.bootstrap import Proxy
 from rollout.bootstrap import bootstrap as bootstrap_of
-from rollout.client import ApiFault, Client, Glance, changed, connect, glances, path_of
+from rollout.client import (
+    DONE,
+    IN_PROGRESS,
+    Caller,
+    Changes,
+    Client,
+    Glance,
+    exit_code,
+    follow,
+    follow_drain,
+    path_of,
+    stdout,
+    token,
+)
 from rollout.errors import InvalidSpec, RolloutError
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
 from rollout.traffic.publisher import check
-from xds.errors import InvalidConfig, XdsError
+from xds.errors import XdsError
 
-DONE, FAILED, TAKEN_BACK, IN_PROGRESS, INTERRUPTED = 0, 1, 3, 4, 130
 DEFAULTS = Settings()
-PIPE_COLUMNS = 160  # the width of tables that do not go to a terminal
 Json = Mapping[str, Any]
 
 app = typer.Typer(
@@ -45,9 +53,6 @@ app = typer.Typer(
 )
 config = typer.Typer(help="The configuration that a server serves.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config, name="config")
-
-
-# --- what is typed ---
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -107,114 +112,6 @@ def _main(
     context.obj = server
 
 
-# --- what is printed, and how it ends ---
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """One call of a verb: which server it asks, and whether it answers in JSON."""
-
-    server: str
-    as_json: bool
-
-    def get(
-        self, path: str, made: Callable[[Json], RenderableType], code: Callable[[Json], int] = lambda _: DONE
-    ) -> NoReturn:
-        """Ask, print what is made of the answer, and exit."""
-
-        async def work(client: Client) -> int:
-            answer = await client.get(path)
-            self.show(answer, made)
-            return code(answer)
-
-        self.run(work)
-
-    def post(self, path: str, body: Json, made: Callable[[Json], RenderableType]) -> NoReturn:
-        """Ask for a change, print what is made of the answer, and exit."""
-
-        async def work(client: Client) -> int:
-            self.show(await client.post(path, body), made)
-            return DONE
-
-        self.run(work)
-
-    def run(self, work: Callable[[Client], Awaitable[int]], *, interrupted: str = "interrupted") -> NoReturn:
-        """Do the work and exit with its code; what is wrong is told without a traceback."""
-        try:
-            code = asyncio.run(self._connected(work))
-        except RolloutError as error:
-            self.fail(error)
-        except KeyboardInterrupt:
-            _say(interrupted)
-            raise typer.Exit(INTERRUPTED) from None
-        raise typer.Exit(code)
-
-    async def _connected(self, work: Callable[[Client], Awaitable[int]]) -> int:
-        user = os.environ.get("USER", "")
-        async with connect(self.server, token=_token(), user=user) as client:
-            return await work(client)
-
-    def show(self, answer: Json, made: Callable[[Json], RenderableType]) -> None:
-        """Print an answer: as it came, or what is made of it for people."""
-        if self.as_json:
-            typer.echo(json.dumps(answer, indent=2))
-        else:
-            _console().print(made(answer))
-
-    def fail(self, *errors: Exception) -> NoReturn:
-        """Tell what is wrong and exit with 1."""
-        for error in errors:
-            if self.as_json:
-                typer.echo(json.dumps({"error": _problem(error)}, indent=2))
-            else:
-                for line in _lines(error):
-                    _say(f"error: {line}")
-        raise typer.Exit(FAILED)
-
-
-def _problem(error: Exception) -> Json:
-    match error:
-        case ApiFault():
-            return {"title": error.title, "status": error.status, "detail": error.detail}
-        case InvalidConfig():
-            problems = [{"where": each.where, "what": each.what} for each in error.problems]
-            return {"title": "configuration refused", "detail": str(error), "problems": problems}
-        case _:
-            return {"title": type(error).__name__, "detail": str(error)}
-
-
-def _lines(error: Exception) -> list[str]:
-    if isinstance(error, InvalidConfig):
-        return [str(problem) for problem in error.problems]
-    return str(error).splitlines() or [type(error).__name__]
-
-
-def _console() -> Console:
-    """Return stdout as it is now; into a pipe, tables are not squeezed to 80 columns."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
-
-
-def _say(text: str) -> None:
-    typer.echo(screen.plain(text).plain, err=True)
-
-
-def _token() -> str | None:
-    return os.environ.get("ROLLOUT_TOKEN") or None
-
-
-def _code(rollout: Json | None) -> int:
-    """Return the exit code of a rollout: how it ended, or that it goes on."""
-    if rollout is None:
-        return DONE
-    if rollout.get("in_progress") or rollout["outcome"] == "in_progress":
-        return IN_PROGRESS
-    return TAKEN_BACK if rollout["outcome"] == "rolled_back" else DONE
-
-
-# --- serve ---
-
-
 @app.command()
 def serve(
     *,
@@ -234,7 +131,7 @@ def serve(
     in ROLLOUT_TOKEN when it is set.
     """
     _log_to_stderr()
-    settings = Settings(configs, data, xds, admin, envoy_admin_port, _token())
+    settings = Settings(configs, data, xds, admin, envoy_admin_port, token())
     faults: list[Exception] = []
     try:
         asyncio.run(run_server(settings, _ready))
@@ -268,9 +165,6 @@ def _log_to_stderr() -> None:
     )
 
 
-# --- rollouts ---
-
-
 @app.command()
 def deploy(  # noqa: PLR0913 - one parameter for each option
     service: ServiceName,
@@ -302,7 +196,7 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     async def work(client: Client) -> int:
         rollout = await client.post(path_of("services", service, "rollouts"), body)
         if wait:
-            return await _follow(client, service, rollout["id"], _Changes(as_json).tell)
+            return await follow(client, service, rollout["id"], Changes(as_json).tell)
         caller.show(rollout, screen.rollout_line)
         return DONE
 
@@ -348,7 +242,7 @@ def status(
             lambda answer: screen.status_table(answer["services"]),
             lambda answer: IN_PROGRESS if any(each["in_progress"] for each in answer["services"]) else DONE,
         )
-    caller.get(path_of("services", service), screen.service_panel, lambda view: _code(view["rollout"]))
+    caller.get(path_of("services", service), screen.service_panel, lambda view: exit_code(view["rollout"]))
 
 
 @app.command()
@@ -360,11 +254,11 @@ def watch(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = Fa
     """
 
     async def work(client: Client) -> int:
-        console = _console()
+        console = stdout()
         if as_json or not console.is_terminal:
-            return await _follow(client, service, None, _Changes(as_json).tell)
+            return await follow(client, service, None, Changes(as_json).tell)
         with Live(console=console, auto_refresh=False) as live:
-            return await _follow(client, service, None, lambda glance: _redraw(live, glance))
+            return await follow(client, service, None, lambda glance: _redraw(live, glance))
 
     Caller(server, as_json).run(work, interrupted=_goes_on(service))
 
@@ -372,49 +266,6 @@ def watch(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = Fa
 def _redraw(live: Live, glance: Glance) -> None:
     note = f"trying again: {glance.away}" if glance.away else ""
     live.update(screen.service_panel(glance.view, note), refresh=True)
-
-
-@dataclass(slots=True)
-class _Changes:
-    """Tells of what is new at a glance: a JSON object, or a line for each phase and stage."""
-
-    as_json: bool
-    before: Glance | None = None
-
-    def tell(self, glance: Glance) -> None:
-        before, self.before = self.before, glance
-        if glance.away:
-            if before is None or not before.away:
-                _say(f"trying again: {glance.away}")
-        elif self.as_json:
-            if before is None or changed(before.view, glance.view):
-                typer.echo(json.dumps(glance.view))
-        elif glance.view["rollout"] is None:
-            _console().print(screen.service_panel(glance.view))
-        elif before is None or _place(before.view) != _place(glance.view):
-            _console().print(screen.rollout_line(glance.view["rollout"]), soft_wrap=True)
-        paused = _place(glance.view)[:1] == ("paused",)
-        if paused and (before is None or _place(before.view) != _place(glance.view)):
-            _say("paused, and still waiting: `rollout resume`, `promote` or `abort` goes on")
-
-
-def _place(view: Json) -> tuple[str, ...]:
-    """Return the phase and stage of a service's rollout."""
-    rollout = view["rollout"]
-    return (rollout["phase"], str(rollout["stage"])) if rollout else ()
-
-
-async def _follow(client: Client, service: str, number: int | None, tell: Callable[[Glance], None]) -> int:
-    """Tell of a service's rollout until it has ended; return its exit code. `number` None: the newest one."""
-    async for glance in glances(client, path_of("services", service)):
-        rollout = glance.view["rollout"]
-        number = rollout["id"] if rollout and number is None else number
-        if rollout and rollout["id"] != number:  # it ended, and another began, between two glances
-            return _code(await client.get(path_of("services", service, "rollouts", number)))
-        tell(glance)
-        if not glance.view["in_progress"]:
-            return _code(rollout)
-    return FAILED
 
 
 def _goes_on(service: str) -> str:
@@ -483,9 +334,6 @@ def explain(
     Caller(server, as_json).get(path_of("services", service, "rollouts", rollout or "last"), screen.story)
 
 
-# --- backends, versions, the fleet ---
-
-
 @app.command()
 def drain(
     service: ServiceName,
@@ -505,24 +353,11 @@ def drain(
     async def work(client: Client) -> int:
         view = await client.post(path_of("services", service, "drains"), {"backend": address})
         if wait:
-            return await _follow_drain(client, service, address, as_json=as_json)
+            return await follow_drain(client, service, address, as_json=as_json)
         caller.show(view, lambda answer: screen.drain_of(answer, address))
         return DONE
 
     caller.run(work, interrupted=f"left; the drain goes on: `rollout status {service}` shows it")
-
-
-async def _follow_drain(client: Client, service: str, address: str, *, as_json: bool) -> int:
-    """Tell of one backend's drain, line by line, until it is safe to stop."""
-    told = ""
-    async for glance in glances(client, path_of("services", service)):
-        line = json.dumps(glance.view) if as_json else screen.drain_of(glance.view, address).plain
-        if line != told:
-            typer.echo(line)
-            told = line
-        if all(each["removed"] for each in glance.view["drains"] if each["backend"] == address):
-            return DONE
-    return FAILED
 
 
 @app.command()
@@ -550,9 +385,6 @@ def reload(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
     Caller(server, as_json).post(
         path_of("config", "reload"), {}, lambda answer: screen.notes(answer["warnings"], "reloaded")
     )
-
-
-# --- offline ---
 
 
 @app.command()

@@ -18,7 +18,7 @@ class Active:
 
     @property
     def idle(self) -> bool:
-        return all(count == 0 for count in self.by_node.values())
+        return bool(self.by_node) and all(count == 0 for count in self.by_node.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,22 @@ class Drain:
 
 
 def look(drain: Drain, *, now_s: float, acked: bool, active: Active | None, limit_s: float) -> Drain:
-    """Return the drain after a look. Only answers asked for after the last ACK count, each once."""
+    """Return the drain after a look. Only answers asked for after the last ACK count, each once.
+
+    An Envoy that does not know of the drain (it came back) may still send to what is drained: all begins anew.
+    """
     if drain.done:
         return drain
-    if acked and drain.acked_s is None:
+    if not acked:
+        drain = replace(drain, acked_s=None, idle_looks=0)
+    elif drain.acked_s is None:
         drain = replace(drain, acked_s=now_s)
     if drain.acked_s is not None and active is not None and active.at_s > max(drain.acked_s, drain.looked_s):
         known = [count for count in active.by_node.values() if count is not None]
         looks = drain.idle_looks + 1 if active.idle else 0
         drain = replace(drain, idle_looks=looks, looked_s=active.at_s, running=sum(known))
-    if drain.done or now_s - drain.began_s < limit_s:
+    if drain.done or now_s <= drain.began_s or now_s - drain.began_s < limit_s:
         return drain
-    cut = {node: -1 if count is None else count for node, count in (active.by_node if active else {}).items() if count != 0}
+    by_node = active.by_node if active is not None else {}
+    cut = {node: -1 if count is None else count for node, count in by_node.items() if count != 0}
     return replace(drain, timed_out=True, cut=cut)

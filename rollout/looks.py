@@ -1,4 +1,4 @@
-"""Scrapes -> looks: what both versions did since the last look, on Envoys grouped by the weight that they have ACKed."""
+"""Scrapes -> looks: what both versions did since the look before, on Envoys grouped by the weight they have ACKed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -14,8 +14,18 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from rollout.drain import Active, Drain, look
 from rollout.errors import Conflict
-from rollout.gate import Evidence, Fail, Look, Pass, Verdict, judge, verdict_from_json, verdict_to_json
-from rollout.spec import FULL_BP, Stage, Strategy
+from rollout.gate import (
+    Evidence,
+    Fail,
+    Inconclusive,
+    Look,
+    Pass,
+    Verdict,
+    judge,
+    verdict_from_json,
+    verdict_to_json,
+)
+from rollout.spec import FULL_BP, Strategy
 
 SETTLE_S = 0.1  # after the last ACK: Envoy's workers hear of a change by a posted callback
 
@@ -40,19 +50,36 @@ class Phase(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
-TRANSITIONS: Mapping[Phase, tuple[Phase, ...]] = MappingProxyType({
-    Phase.PENDING: (Phase.WARMING, Phase.ROLLING_BACK),
-    Phase.WARMING: (Phase.SHIFTING, Phase.PAUSED, Phase.ROLLING_BACK),
+_FOLLOWING: dict[Phase, tuple[Phase, ...]] = {
+    Phase.PENDING: (Phase.WARMING, Phase.PAUSED, Phase.REMOVING),
+    Phase.WARMING: (Phase.SHIFTING, Phase.PAUSED, Phase.REMOVING),
     Phase.SHIFTING: (Phase.SHIFTING, Phase.PAUSED, Phase.RETAINING, Phase.ROLLING_BACK),
-    Phase.PAUSED: (Phase.WARMING, Phase.SHIFTING, Phase.RETAINING, Phase.ROLLING_BACK),
+    Phase.PAUSED: (
+        Phase.PENDING,
+        Phase.WARMING,
+        Phase.SHIFTING,
+        Phase.RETAINING,
+        Phase.ROLLING_BACK,
+        Phase.REMOVING,
+    ),
     Phase.RETAINING: (Phase.DRAINING, Phase.ROLLING_BACK),
-    Phase.ROLLING_BACK: (Phase.DRAINING,),
+    Phase.ROLLING_BACK: (Phase.DRAINING, Phase.REMOVING),
     Phase.DRAINING: (Phase.REMOVING,),
     Phase.REMOVING: (Phase.COMPLETED, Phase.ROLLED_BACK),
     Phase.COMPLETED: (),
     Phase.ROLLED_BACK: (),
-})
+}
+TRANSITIONS: Mapping[Phase, tuple[Phase, ...]] = MappingProxyType(_FOLLOWING)
 ENDED = frozenset({Phase.COMPLETED, Phase.ROLLED_BACK})
+_BEFORE_TRAFFIC = frozenset({Phase.PENDING, Phase.WARMING})
+_AFTER_TRAFFIC = frozenset({Phase.DRAINING, Phase.REMOVING})
+
+
+def diagram() -> str:
+    """Draw TRANSITIONS for docs/machine.md."""
+    arrows = [f"    {phase} --> {each}" for phase, following in TRANSITIONS.items() for each in following]
+    ends = [f"    {phase} --> [*]" for phase in TRANSITIONS if phase in ENDED]
+    return "\n".join(["stateDiagram-v2", f"    [*] --> {Phase.PENDING}", *arrows, *ends])
 
 
 class Role(StrEnum):
@@ -92,8 +119,10 @@ class Split:
 class State:
     """Where a rollout stands. `since_s` is when the phase, or in SHIFTING the stage, began.
 
-    `converged_s`: since when every Envoy has what the phase asks for, None before. `resume`: the phase behind a pause.
-    `loser`: the version that goes, known from RETAINING or ROLLING_BACK on. `reason`: why it is in this phase.
+    `converged_s`: since when every Envoy has what the phase asks for, None before; of a stage it is the first time,
+    which neither an Envoy that restarts nor a pause takes back. `looked_s` stamps the last look that was judged.
+    `resume`: the phase behind a pause, None outside of one. `loser`: the version that goes, None until that is known.
+    `reason`: why it is in this phase; from the decision about the loser on, why that was decided.
     """
 
     phase: Phase
@@ -115,8 +144,9 @@ class Seen:
 
     `connected` counts the Envoys on the line, `fleet` also those that were there and are remembered.
     `served` is the split now published, None before the first. `lagging` says why a node does not have it yet;
-    `refused` those of them that NACKed. `unready` says what of the candidate is not healthy through which Envoy.
-    `looked_s` stamps `look`, the increments since the look before. `retired`: the loser's record is gone.
+    `refused` those that NACKed. `unready` says what of the candidate is not healthy through which Envoy, None where
+    nobody has looked. `looked_s` stamps `look`, the increments since the look before. `retired`: the loser's record
+    is gone.
     """
 
     now_s: float
@@ -125,7 +155,7 @@ class Seen:
     served: Split | None = None
     lagging: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
-    unready: tuple[str, ...] = ()
+    unready: tuple[str, ...] | None = None
     looked_s: float = -1.0
     look: Look | None = None
     active: Active | None = None
@@ -158,11 +188,16 @@ def start(now_s: float, reason: str) -> State:
 
 def advance(strategy: Strategy, state: State, seen: Seen) -> tuple[State, tuple[Effect, ...]]:
     """Return the next state and what to do for it. Raises Conflict for a command that the phase does not allow."""
-    if seen.command is not None:
-        following = _obey(strategy, state, seen, seen.command)
+    known = _judged(strategy, _converging(strategy, state, seen), seen)
+    if _behind(known) is Phase.SHIFTING and isinstance(known.verdict, Fail) and seen.command is not Command.ABORT:
+        # From a pause, too, which stops going forward only; and whatever else is asked for in this moment.
+        following = _roll_back(known, seen, known.verdict.reason)
+    elif seen.command is None:
+        following = _STEPS[known.phase](strategy, known, seen)
     else:
-        following = _STEPS[state.phase](strategy, state, seen)
-    assert following.phase is state.phase or following.phase in TRANSITIONS[state.phase], (state.phase, following.phase)
+        following = _obey(strategy, known, seen, seen.command)
+    assert following.phase is state.phase or following.phase in TRANSITIONS[state.phase], (state, following)
+    following = _converging(strategy, following, seen)
     return following, effects(strategy, following, seen)
 
 
@@ -171,231 +206,265 @@ def effects(strategy: Strategy, state: State, seen: Seen) -> tuple[Effect, ...]:
     split = wanted(strategy, state)
     if seen.served != split:
         return (Serve(split),)
-    if state.phase in ENDED and state.loser is not None and not seen.retired:
-        return (Retire(state.loser),)
+    if state.phase in ENDED and not seen.retired:
+        return (Retire(_loser(state)),)
     return ()
 
 
 def wanted(strategy: Strategy, state: State) -> Split:
     """Return what Envoys should be served in this state."""
-    both = frozenset(Role)
-    match state.phase:
+    match _behind(state):
         case Phase.PENDING:
-            return Split(0, frozenset({Role.STABLE}))
-        case Phase.WARMING | Phase.ROLLING_BACK:
-            return Split(0, both)
-        case Phase.SHIFTING:
-            return Split(strategy.stages[state.stage].weight_bp, both)
-        case Phase.PAUSED:
-            assert state.resume is not None
-            return wanted(strategy, replace(state, phase=state.resume))
-        case Phase.RETAINING:
-            return Split(FULL_BP, both)
-        case Phase.DRAINING:
-            assert state.loser is not None
-            return Split(_final_bp(state.loser), both, draining=state.loser)
+            present = frozenset({Role.STABLE})
         case Phase.REMOVING | Phase.COMPLETED | Phase.ROLLED_BACK:
-            assert state.loser is not None
-            return Split(_final_bp(state.loser), frozenset({state.loser.other}))
-
-
-def _final_bp(loser: Role) -> int:
-    return FULL_BP if loser is Role.STABLE else 0
+            present = frozenset({_loser(state).other})
+        case _:
+            present = frozenset(Role)
+    draining = _loser(state) if state.phase is Phase.DRAINING else None
+    return Split(weight_bp(strategy, state), present, draining)
 
 
 def weight_bp(strategy: Strategy, state: State) -> int:
     """Return the candidate's wanted share of traffic in basis points."""
-    return wanted(strategy, state).candidate_bp
+    if _behind(state) is Phase.SHIFTING:
+        return strategy.stages[state.stage].weight_bp
+    return FULL_BP if state.loser is Role.STABLE else 0
 
 
-def _enter(state: State, phase: Phase, seen: Seen, reason: str) -> State:
-    return replace(state, phase=phase, since_s=seen.now_s, converged_s=None, reason=reason, resume=None)
+def _behind(state: State) -> Phase:
+    """Return the phase, in a pause the one to go back to: what is served is that one's."""
+    return state.resume or state.phase
 
 
-def _stage(strategy: Strategy, state: State) -> Stage:
-    return strategy.stages[state.stage]
+def _loser(state: State) -> Role:
+    assert state.loser is not None, state
+    return state.loser
 
 
 def _converging(strategy: Strategy, state: State, seen: Seen) -> State:
     """Note since when every Envoy has what this state asks for; forget it while one has not."""
+    if state.phase in ENDED or (state.phase is Phase.PAUSED and state.resume is not Phase.SHIFTING):
+        return state
     if _converged(strategy, state, seen):
         return replace(state, converged_s=seen.now_s) if state.converged_s is None else state
     # A stage goes on holding while a restarted Envoy catches up; it is left only when that one has, too.
-    return state if state.phase is Phase.SHIFTING else replace(state, converged_s=None)
+    return state if _behind(state) is Phase.SHIFTING else replace(state, converged_s=None)
 
 
 def _converged(strategy: Strategy, state: State, seen: Seen) -> bool:
-    """Say whether every Envoy has what this state asks for; no Envoy at all proves nothing, unless there never was one."""
-    somebody = seen.connected > 0 or (seen.fleet == 0 and state.loser is not None)
-    return somebody and not seen.lagging and seen.served == wanted(strategy, state)
+    """Say whether every Envoy has what this state asks for.
+
+    No Envoy at all proves nothing: those that we lost may still send by the old weights. Only where these gave the
+    loser nothing is it enough that there is none.
+    """
+    nobody_sends = seen.fleet == 0 and state.phase in _AFTER_TRAFFIC
+    return (seen.connected > 0 or nobody_sends) and not seen.lagging and seen.served == wanted(strategy, state)
+
+
+def _held_s(strategy: Strategy, state: State, seen: Seen) -> float:
+    """Return for how long every Envoy has had what this state asks for, 0 while one has not."""
+    if state.converged_s is None or not _converged(strategy, state, seen):
+        return 0.0
+    return seen.now_s - state.converged_s
 
 
 def _settled(strategy: Strategy, state: State, seen: Seen) -> bool:
-    """Say whether every Envoy has had what this state asks for, for SETTLE_S."""
-    held = state.converged_s is not None and seen.now_s - state.converged_s >= SETTLE_S
-    return held and _converged(strategy, state, seen)
+    return _held_s(strategy, state, seen) >= SETTLE_S
+
+
+def _judged(strategy: Strategy, state: State, seen: Seen) -> State:
+    """Judge a look that was not judged yet. Any may fail the candidate; one passes it if all of it is from converged.
+
+    What a stage has to show is counted from its first look on that began with every Envoy at its weight.
+    """
+    if _behind(state) is not Phase.SHIFTING or seen.look is None or seen.looked_s <= state.looked_s:
+        return state
+    evidence, verdict = judge(strategy.gate, state.evidence, seen.look)
+    counts = state.converged_s is not None and state.looked_s > state.converged_s
+    if state.converged_s is not None and not counts:
+        evidence = evidence.renew()
+    if isinstance(verdict, Pass) and not (counts and _converged(strategy, state, seen)):
+        weight = _percent(weight_bp(strategy, state))
+        verdict = Inconclusive(f"not every Envoy has had {weight} for the whole of this look", verdict.numbers)
+    return replace(state, evidence=evidence, verdict=verdict, looked_s=seen.looked_s)
 
 
 def _pending(_strategy: Strategy, state: State, seen: Seen) -> State:
+    if seen.refused:
+        return _pause(state, seen, _refusal(seen))
     return _enter(state, Phase.WARMING, seen, "the candidate is pushed to every Envoy")
 
 
 def _warming(strategy: Strategy, state: State, seen: Seen) -> State:
     if seen.refused:
         return _pause(state, seen, _refusal(seen))
-    state = _converging(strategy, state, seen)
-    if _settled(strategy, state, seen) and not seen.unready:
-        return _to_stage(strategy, state, seen, 0, "the candidate is healthy through every Envoy")
-    if seen.now_s - state.since_s < strategy.warm_timeout.total_seconds():
+    if _settled(strategy, state, seen) and seen.unready == ():
+        return _to_stage(state, seen, 0, "the candidate is healthy through every Envoy")
+    why, limit_s = _waiting_for(strategy, state, seen), strategy.warm_timeout.total_seconds()
+    if not why or seen.now_s - state.since_s < limit_s:
         return state
-    waited = f"after {strategy.warm_timeout.total_seconds():g} s"
-    return _pause(state, seen, f"the candidate is not ready {waited}: {_waiting_for(seen)}")
+    return _pause(state, seen, f"the candidate is not ready after {limit_s:g} s: {why}")
 
 
 def _shifting(strategy: Strategy, state: State, seen: Seen) -> State:
-    state = _converging(strategy, _judged(strategy, state, seen), seen)
-    if isinstance(state.verdict, Fail):
-        return _roll_back(state, seen, state.verdict.reason)
     if seen.refused:
         return _pause(state, seen, _refusal(seen))
-    stage = _stage(strategy, state)
-    if _settled(strategy, state, seen) and isinstance(state.verdict, Pass):
-        assert state.converged_s is not None
-        if seen.now_s - state.converged_s >= stage.hold.total_seconds():
-            return _next_stage(strategy, state, seen, state.verdict.reason)
-    if seen.now_s - state.since_s < stage.timeout.total_seconds():
+    stage = strategy.stages[state.stage]
+    if isinstance(state.verdict, Pass) and _settled(strategy, state, seen):
+        held = _held_s(strategy, state, seen) >= stage.hold.total_seconds()
+        return _next_stage(strategy, state, seen, state.verdict.reason) if held else state
+    limit_s = (stage.hold + stage.timeout).total_seconds()
+    if seen.now_s - state.since_s < limit_s:
         return state
-    why = _waiting_for(seen) if seen.lagging or not seen.connected else _undecided(state)
-    return _pause(state, seen, f"no decision at {_percent(stage.weight_bp)} after {stage.timeout.total_seconds():g} s: {why}")
-
-
-def _paused(strategy: Strategy, state: State, seen: Seen) -> State:
-    """A pause stops going forward only: a candidate that proves worse is still taken back."""
-    if state.resume is not Phase.SHIFTING:
-        return state
-    state = _judged(strategy, state, seen)
-    return _roll_back(state, seen, state.verdict.reason) if isinstance(state.verdict, Fail) else state
+    why = _waiting_for(strategy, state, seen) or _undecided(state)
+    return _pause(state, seen, f"no decision at {_percent(stage.weight_bp)} after {limit_s:g} s: {why}")
 
 
 def _retaining(strategy: Strategy, state: State, seen: Seen) -> State:
-    state = _converging(strategy, state, seen)
-    if not _settled(strategy, state, seen) or seen.now_s - state.since_s < strategy.keep_stable.total_seconds():
-        return state
-    return _to_drain(state, seen)
+    kept = seen.now_s - state.since_s >= strategy.keep_stable.total_seconds()
+    return _to_drain(state, seen) if kept and _settled(strategy, state, seen) else state
 
 
 def _rolling_back(strategy: Strategy, state: State, seen: Seen) -> State:
-    state = _converging(strategy, state, seen)
-    return _to_drain(state, seen) if _settled(strategy, state, seen) else state
+    if _settled(strategy, state, seen):
+        return _to_drain(state, seen)
+    refused = seen.served == wanted(strategy, state) and seen.lagging and seen.lagging.keys() <= seen.refused.keys()
+    if not refused or seen.now_s - state.since_s < max(SETTLE_S, strategy.drain_timeout.total_seconds()):
+        return state
+    # It may be the candidate's own cluster that an Envoy cannot take: it will never have this split, but may have
+    # one without. Removing ends only when every Envoy has that, so nothing is let go too early.
+    return _enter(state, Phase.REMOVING, seen, f"{state.reason}; not drained: {_refusal(seen)}")
 
 
 def _draining(strategy: Strategy, state: State, seen: Seen) -> State:
-    assert state.drain is not None
-    state = _converging(strategy, state, seen)
-    drain = look(
-        state.drain,
-        now_s=seen.now_s,
-        acked=_settled(strategy, state, seen),
-        active=seen.active,
-        limit_s=strategy.drain_timeout.total_seconds(),
-    )
+    assert state.drain is not None, state
+    limit_s = strategy.drain_timeout.total_seconds()
+    acked = _settled(strategy, state, seen)
+    drain = look(state.drain, now_s=seen.now_s, acked=acked, active=seen.active, limit_s=limit_s)
     state = replace(state, drain=drain)
     if not drain.done:
         return state
     if not drain.timed_out:
-        return _enter(state, Phase.REMOVING, seen, "nothing runs on it any more, on any Envoy")
+        return _enter(state, Phase.REMOVING, seen, state.reason)
     cut = ", ".join(f"{node}: {'unknown' if count < 0 else count}" for node, count in sorted(drain.cut.items()))
-    limit = f"{strategy.drain_timeout.total_seconds():g} s"
-    return _enter(state, Phase.REMOVING, seen, f"the drain timeout of {limit} is over; requests still running: {cut or 'none seen'}")
+    running = cut or ("none seen" if seen.active else "unknown, no Envoy could be asked")
+    reason = f"{state.reason}; the drain timeout of {limit_s:g} s is over, requests still running: {running}"
+    return _enter(state, Phase.REMOVING, seen, reason)
 
 
 def _removing(strategy: Strategy, state: State, seen: Seen) -> State:
-    state = _converging(strategy, state, seen)
     if not _settled(strategy, state, seen):
         return state
-    ended = Phase.COMPLETED if state.loser is Role.STABLE else Phase.ROLLED_BACK
+    ended = Phase.COMPLETED if _loser(state) is Role.STABLE else Phase.ROLLED_BACK
     return _enter(state, ended, seen, state.reason)
 
 
-def _ended(_strategy: Strategy, state: State, _seen: Seen) -> State:
+def _stay(_strategy: Strategy, state: State, _seen: Seen) -> State:
     return state
 
 
-_STEPS: Mapping[Phase, Callable[[Strategy, State, Seen], State]] = MappingProxyType({
+_STEPS: dict[Phase, Callable[[Strategy, State, Seen], State]] = {
     Phase.PENDING: _pending,
     Phase.WARMING: _warming,
     Phase.SHIFTING: _shifting,
-    Phase.PAUSED: _paused,
+    Phase.PAUSED: _stay,
     Phase.RETAINING: _retaining,
     Phase.ROLLING_BACK: _rolling_back,
     Phase.DRAINING: _draining,
     Phase.REMOVING: _removing,
-    Phase.COMPLETED: _ended,
-    Phase.ROLLED_BACK: _ended,
-})
+    Phase.COMPLETED: _stay,
+    Phase.ROLLED_BACK: _stay,
+}
 
 
 def _obey(strategy: Strategy, state: State, seen: Seen, command: Command) -> State:
     who = seen.by or "an operator"
-    going_forward = state.phase in (Phase.WARMING, Phase.SHIFTING, Phase.PAUSED)
     match command:
-        case Command.ABORT if going_forward or state.phase in (Phase.PENDING, Phase.RETAINING):
-            return _roll_back(state, seen, f"aborted by {who}")
-        case Command.ABORT if state.phase is Phase.ROLLING_BACK or state.loser is Role.CANDIDATE:
-            return state
-        case Command.PAUSE if state.phase is Phase.PAUSED:
-            return state
-        case Command.PAUSE if going_forward:
-            return _pause(state, seen, f"paused by {who}")
-        case Command.RESUME if state.phase is Phase.PAUSED and state.resume is not None:
-            return _enter(state, state.resume, seen, f"resumed by {who}")
-        case Command.PROMOTE if _stands_at_stage(state):
-            return _next_stage(strategy, state, seen, f"promoted by {who}")
-        case Command.PROMOTE_FULL if _stands_at_stage(state):
-            last = len(strategy.stages) - 1
-            if state.stage == last:
-                return _next_stage(strategy, state, seen, f"promoted by {who}")
-            return _to_stage(strategy, state, seen, last, f"promoted to 100 % by {who}")
-        case _:
-            word = command.replace("_", " ")
-            raise Conflict(f"cannot {word} a rollout that is {state.phase.replace('_', ' ')}{_remedy(state)}")
+        case Command.ABORT:
+            following = _aborted(state, seen, f"aborted by {who}")
+        case Command.PAUSE:
+            following = _paused(state, seen, f"paused by {who}")
+        case Command.RESUME:
+            following = _resumed(state, seen, f"resumed by {who}")
+        case Command.PROMOTE:
+            following = _promoted(strategy, state, seen, f"promoted by {who}")
+        case Command.PROMOTE_FULL:
+            following = _promoted_full(strategy, state, seen, f"promoted to 100 % by {who}")
+    if following is None:
+        word, phase = command.replace("_", " "), state.phase.replace("_", " ")
+        raise Conflict(f"cannot {word} a rollout that is {phase}{_remedy(state, command)}")
+    return following
 
 
-def _stands_at_stage(state: State) -> bool:
-    return state.phase is Phase.SHIFTING or (state.phase is Phase.PAUSED and state.resume is Phase.SHIFTING)
+def _aborted(state: State, seen: Seen, reason: str) -> State | None:
+    if state.loser is Role.CANDIDATE:
+        return state
+    if _behind(state) in _BEFORE_TRAFFIC:
+        # Nothing to take back or to drain; and an Envoy that refuses the candidate's cluster need not take it.
+        return replace(_enter(state, Phase.REMOVING, seen, reason), loser=Role.CANDIDATE)
+    if _behind(state) in (Phase.SHIFTING, Phase.RETAINING):
+        return _roll_back(state, seen, reason)
+    return None
 
 
-def _remedy(state: State) -> str:
+def _paused(state: State, seen: Seen, reason: str) -> State | None:
+    if state.phase is Phase.PAUSED:
+        return state
+    going_forward = state.phase in _BEFORE_TRAFFIC or state.phase is Phase.SHIFTING
+    return _pause(state, seen, reason) if going_forward else None
+
+
+def _resumed(state: State, seen: Seen, reason: str) -> State | None:
+    """Go back to where the pause began: with what the stage has shown, but only a new look decides."""
+    if state.resume is None:
+        return None
+    following = _enter(state, state.resume, seen, reason)
+    return replace(following, verdict=None, converged_s=_of_stage(state))
+
+
+def _promoted(strategy: Strategy, state: State, seen: Seen, reason: str) -> State | None:
+    return _next_stage(strategy, state, seen, reason) if _behind(state) is Phase.SHIFTING else None
+
+
+def _promoted_full(strategy: Strategy, state: State, seen: Seen, reason: str) -> State | None:
+    last = len(strategy.stages) - 1
+    if _behind(state) is not Phase.SHIFTING or state.stage == last:
+        return _promoted(strategy, state, seen, reason)
+    return _to_stage(state, seen, last, reason)
+
+
+def _remedy(state: State, command: Command) -> str:
+    if command is Command.RESUME:
+        return "; it is not paused"
+    if state.phase is Phase.RETAINING:
+        return "; all traffic is on its candidate, and abort takes it back"
     if state.loser is Role.STABLE:
         return "; its old version is being let go: deploy that version again to go back"
-    if state.phase is Phase.PAUSED or state.phase is Phase.WARMING:
-        return "; the candidate has had no traffic yet"
-    return ""
+    return "; the candidate has had no traffic yet" if _behind(state) in _BEFORE_TRAFFIC else ""
 
 
-def _judged(strategy: Strategy, state: State, seen: Seen) -> State:
-    """Judge a look that was not judged yet."""
-    if seen.look is None or seen.looked_s <= state.looked_s:
-        return state
-    evidence, verdict = judge(strategy.gate, state.evidence, seen.look)
-    return replace(state, evidence=evidence, verdict=verdict, looked_s=seen.looked_s)
+def _enter(state: State, phase: Phase, seen: Seen, reason: str) -> State:
+    return replace(state, phase=phase, since_s=seen.now_s, converged_s=None, reason=reason, resume=None)
 
 
-def _to_stage(strategy: Strategy, state: State, seen: Seen, stage: int, reason: str) -> State:
-    evidence = state.evidence.renew() if state.phase in (Phase.SHIFTING, Phase.PAUSED) else state.evidence
-    following = _enter(state, Phase.SHIFTING, seen, reason)
-    return replace(following, stage=stage, evidence=evidence, verdict=None, looked_s=max(state.looked_s, seen.looked_s))
+def _to_stage(state: State, seen: Seen, stage: int, reason: str) -> State:
+    looked_s = max(state.looked_s, seen.looked_s)
+    return replace(_enter(state, Phase.SHIFTING, seen, reason), stage=stage, verdict=None, looked_s=looked_s)
 
 
 def _next_stage(strategy: Strategy, state: State, seen: Seen, reason: str) -> State:
     if state.stage + 1 < len(strategy.stages):
-        return _to_stage(strategy, state, seen, state.stage + 1, reason)
+        return _to_stage(state, seen, state.stage + 1, reason)
     return replace(_enter(state, Phase.RETAINING, seen, reason), loser=Role.STABLE)
 
 
 def _pause(state: State, seen: Seen, reason: str) -> State:
-    resume = state.resume if state.phase is Phase.PAUSED else state.phase
-    return replace(_enter(state, Phase.PAUSED, seen, reason), resume=resume)
+    return replace(_enter(state, Phase.PAUSED, seen, reason), resume=state.phase, converged_s=_of_stage(state))
+
+
+def _of_stage(state: State) -> float | None:
+    """Return since when every Envoy has the stage's weight: it is served in a pause, too."""
+    return state.converged_s if _behind(state) is Phase.SHIFTING else None
 
 
 def _roll_back(state: State, seen: Seen, reason: str) -> State:
@@ -410,15 +479,20 @@ def _refusal(seen: Seen) -> str:
     return "; ".join(f"{node} {why}" for node, why in sorted(seen.refused.items()))
 
 
-def _waiting_for(seen: Seen) -> str:
+def _waiting_for(strategy: Strategy, state: State, seen: Seen) -> str:
+    """Say why not every Envoy has what this state asks for, or else why the candidate is not ready."""
     if not seen.connected:
         return "no Envoy is connected"
-    reasons = [f"{node} {why}" for node, why in sorted(seen.lagging.items())] or list(seen.unready)
+    reasons = [f"{node} {why}" for node, why in sorted(seen.lagging.items())] or list(seen.unready or ())
+    if seen.served != wanted(strategy, state):
+        reasons = ["it is not published yet"]
+    elif not reasons and state.phase is Phase.WARMING and seen.unready is None:
+        reasons = ["its health was not seen yet"]
     return "; ".join(reasons[:3]) + (f" and {len(reasons) - 3} more" if len(reasons) > 3 else "")
 
 
 def _undecided(state: State) -> str:
-    return state.verdict.reason if state.verdict is not None else "no request was seen"
+    return state.verdict.reason if state.verdict is not None else "nothing was measured yet"
 
 
 def _percent(basis_points: int) -> str:

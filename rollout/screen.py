@@ -1,5 +1,6 @@
 """What people see: tables, a rollout's story and its live panel, made from the admin API's JSON. Pure."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.constrain import Constrain
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -32,18 +34,16 @@ VERDICTS: Mapping[str, str] = {
     "blind": "BLIND, data is missing",
 }
 BEFORE_STAGES = ("pending", "warming")
-AFTER_STAGES = ("retaining", "draining", "removing", "completed")
+ENDED = ("completed", "rolled_back")
 NOTHING = "-"
 WAITING_LIMIT = 6
 VERSION_DIGITS = 8
-
-
-# --- words and numbers ---
+PANEL_COLUMNS = 100
 
 
 def plain(value: object, style: str = "") -> Text:
     """Return text from outside as it is: no markup, no control characters, on one line."""
-    words = " ".join(str(value).split())
+    words = re.sub(r"\s+", " ", str(value))
     return Text("".join(letter if letter.isprintable() else "?" for letter in words), style)
 
 
@@ -107,14 +107,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-# --- one line each ---
-
-
 def rollout_line(rollout: Json) -> Text:
     """Say where a rollout stands, in one line."""
     line = plain(f"{rollout['service']} {_move(rollout)}: ")
     line.append(phase_words(rollout["phase"]), _style(rollout["phase"]))
-    if rollout["phase"] not in ("completed", "rolled_back"):
+    if rollout["phase"] not in ENDED:
         line.append(f" at {percent(rollout['weight_percent'])}")
     return line.append_text(plain(f" ({rollout['reason']})"))
 
@@ -149,9 +146,6 @@ def _drain_words(drain: Json, *, safe: bool) -> Text:
         idle = f"idle {min(drain['idle_looks'], IDLE_LOOKS)} of {IDLE_LOOKS} looks in a row"
         state = f"{_plural(drain['running'], 'request')} running, {idle}"
     return plain(f"{ran}{state}; ").append("do not stop yet", "bold yellow")
-
-
-# --- tables ---
 
 
 def services_table(services: Sequence[Json]) -> RenderableType:
@@ -190,7 +184,7 @@ def status_table(services: Sequence[Json]) -> RenderableType:
         if not rollout:
             table.add_row(name, stable, *([NOTHING] * 5))
             continue
-        measured, verdict = rollout["measured"], rollout["verdict"] if rollout["in_progress"] else None
+        measured, verdict = _measured(rollout), rollout["verdict"] if rollout["in_progress"] else None
         table.add_row(
             name,
             stable,
@@ -229,7 +223,7 @@ def fleet_table(nodes: Sequence[Json]) -> RenderableType:
     for node in nodes:
         connected = Text(f"{duration(node['seconds'])}, {node['protocol']}")
         if not node["connected"]:
-            connected = Text(f"gone since {duration(node['seconds'])}", "bold red")
+            connected = Text(f"gone for {duration(node['seconds'])}", "bold red")
         table.add_row(
             Text("\n").join([plain(node["node"], "bold"), plain(node["address"], "dim")]),
             plain(node["location"] or NOTHING),
@@ -259,9 +253,6 @@ def _faults(node: Json) -> Iterator[Text]:
         )
 
 
-# --- the live panel ---
-
-
 def service_panel(view: Json, note: str = "") -> RenderableType:
     """A service's rollout as it stands, for 80 columns; `note` is a line below, of what goes on outside."""
     rollout = view["rollout"]
@@ -275,11 +266,9 @@ def service_panel(view: Json, note: str = "") -> RenderableType:
     title = plain(view["service"], "bold")
     if rollout:
         title = title.append_text(plain(f": {_move(rollout)}, rollout {rollout['id']}", "not bold"))
-    return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style=_border(rollout))
-
-
-def _border(rollout: Json | None) -> str:
-    return _style(rollout["phase"]).removeprefix("bold ") if rollout else "cyan"
+    border = _style(rollout["phase"]) if rollout else ""
+    panel = Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style=border)
+    return Constrain(panel, PANEL_COLUMNS)
 
 
 def _rollout_parts(rollout: Json) -> Iterator[RenderableType]:
@@ -288,18 +277,15 @@ def _rollout_parts(rollout: Json) -> Iterator[RenderableType]:
         line.append(f", stage {rollout['stage'] + 1} of {len(rollout['stages'])}", "default")
     elif rollout["resume"]:
         line.append(f" while {phase_words(rollout['resume'])}", "default")
-    ago = "" if rollout["in_progress"] else " ago"
-    line.append(
-        f", {duration(rollout['phase_seconds'])}{ago}" if ago else f" for {duration(rollout['phase_seconds'])}",
-        "default",
-    )
+    lasts = duration(rollout["phase_seconds"])
+    line.append(f" for {lasts}" if rollout["in_progress"] else f", {lasts} ago", "default")
     yield line
     yield plain(rollout["reason"], "dim")
     yield Text()
     yield track(rollout)
     yield Text()
     if rollout["in_progress"]:
-        measured = rollout["measured"]
+        measured = _measured(rollout)
         weights = f"wanted {percent(rollout['weight_percent'])}, measured "
         weights += percent(measured["weight_percent"]) if measured else NOTHING
         yield plain(f"weight of {rollout['candidate']}: ").append(weights, "bold")
@@ -321,7 +307,7 @@ def track(rollout: Json) -> Text:
         if number:
             line.append("  ")
         if step.here:
-            line.append(f"▶ [{step.name}]", f"reverse {_style(rollout['phase'])}")
+            line.append(f"▶ [{step.name}]".replace(" ", "\u00a0"), f"reverse {_style(rollout['phase'])}")
         else:
             mark, style = ("●", "green") if step.reached else ("○", "dim")
             line.append(f"{mark} {step.name}".replace(" ", "\u00a0"), style)
@@ -329,34 +315,31 @@ def track(rollout: Json) -> Text:
 
 
 def _steps(rollout: Json) -> Iterator[_Step]:
-    phase = rollout["resume"] or rollout["phase"]
-    back = _taken_back(rollout)
-    stage, weights = rollout["stage"], rollout["stages"]
-    warming = phase in BEFORE_STAGES
+    phase, stage = rollout["resume"] or rollout["phase"], rollout["stage"]
+    warming, back, ended = phase in BEFORE_STAGES, _taken_back(rollout), phase in ENDED
+    untouched = back and rollout["drain"] is None and phase != "rolling_back"  # it never had traffic
     yield _Step("warm", reached=True, here=warming)
-    for number, weight in enumerate(weights):
+    for number, weight in enumerate(rollout["stages"][: 0 if untouched else stage + 1] if back else rollout["stages"]):
         shifting = phase == "shifting" and number == stage
         behind = not warming and (number < stage or (number == stage and phase != "shifting"))
         yield _Step(f"{weight:g}%", reached=behind, here=shifting)
     if back:
         yield _Step("back to 0%", reached=phase != "rolling_back", here=phase == "rolling_back")
-    for name, phases, after in (("drain", ("retaining", "draining"), ("removing",)), ("remove", ("removing",), ())):
-        ended = phase in ("completed", "rolled_back")
-        yield _Step(name, reached=ended or phase in after, here=phase in phases)
-    yield _Step("rolled back" if back else "done", reached=False, here=phase in ("completed", "rolled_back"))
+    if not untouched:
+        yield _Step("drain", reached=ended or phase == "removing", here=phase in ("retaining", "draining"))
+    yield _Step("remove", reached=ended, here=phase == "removing")
+    yield _Step("rolled back" if back else "done", reached=False, here=ended)
 
 
 def _taken_back(rollout: Json) -> bool:
-    drain = rollout["drain"]
-    return rollout["phase"] in ("rolling_back", "rolled_back") or (
-        drain is not None and drain["version"] == rollout["candidate"]
-    )
+    letting_go = rollout["phase"] in ("draining", "removing")
+    return rollout["phase"] in ("rolling_back", "rolled_back") or (letting_go and not rollout["weight_percent"])
 
 
 def _versions(view: Json) -> Table:
     """Per version: weight, and what it did in the last look (about a second)."""
     rollout = view["rollout"]
-    measured = (rollout or {}).get("measured")
+    measured = rollout and _measured(rollout)
     names = ("requests", "errors", "p50", "p99") if measured else ("backends",)
     table = _table("version", "weight", *names)
     table.caption = "in the last look, of about a second" if measured else None
@@ -368,6 +351,12 @@ def _versions(view: Json) -> Table:
         label = plain(version["version"]).append(f" ({role})" if role else "", "dim")
         table.add_row(label, percent(version["weight_percent"]), *figures)
     return table
+
+
+def _measured(rollout: Json) -> Json | None:
+    """Return the figures of the last look, while looks are taken: they stay what they were when the drain begins."""
+    looking = "shifting" in (rollout["phase"], rollout["resume"])
+    return rollout["measured"] if looking else None
 
 
 def _role(rollout: Json | None, version: str) -> str:
@@ -411,9 +400,6 @@ def verdict_text(verdict: Json) -> Text:
     """A verdict and why, in words."""
     name = verdict["verdict"]
     return Text.assemble((VERDICTS.get(name, name), _style(name)), ": ", plain(verdict["reason"]))
-
-
-# --- the story ---
 
 
 @dataclass(frozen=True, slots=True)

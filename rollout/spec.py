@@ -1,35 +1,67 @@
 """What the user asks for: strategies, stages, endpoints and deployments, parsed at the door."""
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from rollout.errors import InvalidSpec
 from rollout.gate import Gate
 
 FULL_BP = 10_000
 DEFAULT_WEIGHTS = ("1%", "10%", "50%", "100%")
+LONGEST = timedelta(days=30)
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-VERSION_NAME_RULE = "use up to 63 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+VERSION_NAME_RULE = "use up to 63 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_ENDPOINT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^@:\s]+):(?P<port>\d{1,5})(?:@(?P<region>[^/\s]+)(?:/(?P<zone>\S+))?)?")
+_ENDPOINT = re.compile(
+    r"(?:\[(?P<v6>[^\]\s]*)\]|(?P<host>[^@:\s\[\]]+)):(?P<port>[0-9]{1,9})"
+    r"(?:@(?P<region>[^/\s]+)(?:/(?P<zone>\S+))?)?"
+)
+_WORDS = {
+    "Extra inputs are not permitted": "is no setting; look for a typing error",
+    "Field required": "is missing",
+    "Input should be": "must be",
+    r"a valid dictionary( or instance of \w+)?": "a mapping",
+    "a valid tuple": "a list",
+}
 
 
 def _duration(value: object) -> object:
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError(f"'{value}' is no duration; write 500ms, 30s, 5m or 1h")
-        return timedelta(seconds=float(match[1]) * _UNIT_S[match[2]])
+    if isinstance(value, timedelta):
+        return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"{value} has no unit; write '{value}s'")  # noqa: TRY004 - pydantic wants a ValueError
+        raise ValueError(f"{value} has no unit; write '{abs(value)}s'")  # noqa: TRY004 - pydantic wants a ValueError
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"'{value}' is no duration; write 500ms, 30s, 5m or 1h")
+    seconds = float(match[1]) * _UNIT_S[match[2]]
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"{value} is too long; write up to {LONGEST.days * 24}h")
+    return timedelta(seconds=seconds)
+
+
+def _some_time(value: timedelta) -> timedelta:
+    if value <= timedelta():
+        raise ValueError("0s leaves no time at all; write a longer one, like 30s")
     return value
 
 
@@ -41,17 +73,21 @@ def _basis_points(value: object) -> object:
     if not 1 <= basis_points <= FULL_BP:
         raise ValueError(f"{value} is outside 0.01% to 100%")
     if abs(basis_points - round(basis_points)) > 1e-6:
-        raise ValueError(f"{value} is finer than 0.01%")
+        raise ValueError(f"{value} is finer than 0.01%; round it")
     return round(basis_points)
 
 
-Duration = Annotated[
-    timedelta,
-    Field(le=timedelta(days=30)),
-    BeforeValidator(_duration),
-    PlainSerializer(lambda duration: f"{duration / timedelta(seconds=1):.6f}".rstrip("0").rstrip(".") + "s"),
-]
-BasisPoints = Annotated[int, BeforeValidator(_basis_points), PlainSerializer(lambda weight_bp: f"{weight_bp / 100:g}%")]
+def _seconds(duration: timedelta) -> str:
+    return f"{duration / timedelta(seconds=1):.6f}".rstrip("0").rstrip(".") + "s"
+
+
+def _percent(weight_bp: int) -> str:
+    return f"{weight_bp / 100:g}%"
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_seconds)]
+Limit = Annotated[Duration, AfterValidator(_some_time)]
+BasisPoints = Annotated[int, BeforeValidator(_basis_points), PlainSerializer(_percent)]
 
 
 class _Spec(BaseModel):
@@ -61,13 +97,13 @@ class _Spec(BaseModel):
 class Stage(_Spec):
     """One step of a rollout: `weight` is the candidate's share of the service's traffic.
 
-    `hold` is the least time at this weight, counted from when every Envoy has it. After `timeout` without a
-    decision the rollout pauses and asks.
+    `hold` is the least time at this weight, counted from when every Envoy has it. After `timeout` beyond it without
+    a decision the rollout pauses and asks.
     """
 
     weight_bp: BasisPoints = Field(alias="weight")
     hold: Duration = timedelta(seconds=5)
-    timeout: Duration = timedelta(minutes=5)
+    timeout: Limit = timedelta(minutes=5)
 
 
 class Strategy(_Spec):
@@ -79,7 +115,7 @@ class Strategy(_Spec):
 
     stages: tuple[Stage, ...] = tuple(Stage.model_validate({"weight": weight}) for weight in DEFAULT_WEIGHTS)
     gate: Gate = Field(default_factory=Gate)
-    warm_timeout: Duration = timedelta(minutes=2)
+    warm_timeout: Limit = timedelta(minutes=2)
     keep_stable: Duration = timedelta()
     drain_timeout: Duration = timedelta(seconds=30)
 
@@ -90,16 +126,18 @@ class Strategy(_Spec):
             return tuple({"weight": item} if isinstance(item, str | int | float) else item for item in value)
         return value
 
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        weights = [stage.weight_bp for stage in self.stages]
-        if not weights:
-            raise ValueError("stages is empty; leave it out for 1%, 10%, 50%, 100%")
-        if weights != sorted(set(weights)):
-            raise ValueError("the weights of stages must rise from one to the next")
-        if weights[-1] != FULL_BP:
-            raise ValueError("the last stage must have weight 100%")
-        return self
+    @field_validator("stages")
+    @classmethod
+    def _rising(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        if not stages:
+            raise ValueError(f"is empty; leave it out for {', '.join(DEFAULT_WEIGHTS)}")
+        for before, after in itertools.pairwise(stages):
+            if after.weight_bp <= before.weight_bp:
+                found = f"{_percent(after.weight_bp)} comes after {_percent(before.weight_bp)}"
+                raise ValueError(f"{found}; each stage must have a higher weight than the one before")
+        if stages[-1].weight_bp != FULL_BP:
+            raise ValueError(f"the last weight is {_percent(stages[-1].weight_bp)}; add a stage of 100% behind it")
+        return stages
 
 
 class Endpoint(_Spec):
@@ -118,6 +156,23 @@ class Endpoint(_Spec):
         location = "/".join(part for part in (self.region, self.zone) if part)
         return f"{self.address}@{location}" if location else self.address
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: object) -> object:
+        return _endpoint(value) if isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def _canonical(cls, value: str) -> str:
+        """Equal addresses must be equal values: IPv6 has many ways to write one."""
+        try:
+            address = ipaddress.ip_address(value)
+        except ValueError as error:
+            raise ValueError(f"'{value}' is no IP address; Envoy takes no host names in endpoints") from error
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+            raise ValueError(f"'{value}' has a scope; write the address without %{address.scope_id}")
+        return str(address)
+
 
 class Deployment(_Spec):
     """A wish: move this service's traffic to this version, which runs on these endpoints."""
@@ -127,13 +182,6 @@ class Deployment(_Spec):
     endpoints: tuple[Endpoint, ...]
     strategy: Strategy = Field(default_factory=Strategy)
 
-    @field_validator("endpoints", mode="before")
-    @classmethod
-    def _parsed(cls, value: object) -> object:
-        if isinstance(value, list | tuple):
-            return tuple(_endpoint(item) if isinstance(item, str) else item for item in value)
-        return value
-
     @field_validator("version")
     @classmethod
     def _named(cls, value: str) -> str:
@@ -141,26 +189,23 @@ class Deployment(_Spec):
             raise ValueError(f"'{value}' is no version name; {VERSION_NAME_RULE}")
         return value
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if not self.endpoints:
-            raise ValueError(f"version '{self.version}' has no endpoints; give at least one as HOST:PORT")
-        addresses = [endpoint.address for endpoint in self.endpoints]
+    @field_validator("endpoints")
+    @classmethod
+    def _complete(cls, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        if not endpoints:
+            raise ValueError("is empty; give at least one as HOST:PORT")
+        addresses = [endpoint.address for endpoint in endpoints]
         twice = next((address for address in addresses if addresses.count(address) > 1), None)
         if twice is not None:
-            raise ValueError(f"the endpoint {twice} stands twice")
-        return self
+            raise ValueError(f"{twice} stands twice; leave one out")
+        return endpoints
 
 
-def _endpoint(text: str) -> dict[str, object]:
+def _endpoint(text: str) -> Mapping[str, object]:
     match = _ENDPOINT.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is no endpoint; write HOST:PORT or HOST:PORT@region/zone")
-    host = match["host"].strip("[]")
-    try:
-        ipaddress.ip_address(host)
-    except ValueError as error:
-        raise ValueError(f"'{host}' is no IP address; Envoy takes no host names in endpoints") from error
+        raise ValueError(f"'{text}' is no endpoint; write HOST:PORT or HOST:PORT@region/zone, an IPv6 address in []")
+    host = match["host"] if match["v6"] is None else match["v6"]
     return {"host": host, "port": int(match["port"]), "region": match["region"] or "", "zone": match["zone"] or ""}
 
 
@@ -173,11 +218,9 @@ def check_version_name(name: str) -> None:
 def parse_endpoint(text: str) -> Endpoint:
     """Parse HOST:PORT[@region[/zone]]. Raises InvalidSpec."""
     try:
-        return Endpoint.model_validate(_endpoint(text))
+        return Endpoint.model_validate(text)
     except ValidationError as error:
         raise InvalidSpec(_describe(error)) from error
-    except ValueError as error:
-        raise InvalidSpec(str(error)) from error
 
 
 def parse_strategy(text: str, source: str = "strategy") -> Strategy:
@@ -203,11 +246,15 @@ def parse_deployment(value: Mapping[str, Any]) -> Deployment:
 
 
 def _describe(error: ValidationError) -> str:
-    return "; ".join(_fault(each["loc"], each["msg"]) for each in error.errors(include_url=False))
+    return "; ".join(map(_fault, error.errors(include_url=False)))
 
 
-def _fault(location: tuple[int | str, ...], message: str) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    message = message.removeprefix("Value error, ")
-    message = message.replace("Extra inputs are not permitted", "is no setting; look for a typing error")
+def _fault(fault: ErrorDetails) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
+    for theirs, ours in _WORDS.items():
+        message = re.sub(theirs, ours, message)
+    # Our own messages have the value in them.
+    if fault["type"] not in ("value_error", "extra_forbidden") and not isinstance(given, Mapping | list | tuple):
+        message += f", but is {repr(given)[:80]}"
     return f"{path}: {message}" if path else message

@@ -2,14 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from xds.resources import TYPES, ResourceType
-from xds.snapshot import Snapshot, View
-from xds.subscription import Lag, Rejection
+from xds.resources import ResourceType
+from xds.snapshot import Snapshot
+from xds.subscription import Held, Lag, Rejection
 
-RECENT_VIEWS = 64  # views a reconnecting SotW client may still hold, so that what it has is not taken away too soon
+RECENT_LIMIT = 16  # full states that a reconnecting SotW client may hold, so that nothing is taken away too soon
 GONE_NODES = 4096  # disconnected nodes that are remembered, newest first
 
 
@@ -72,7 +72,7 @@ class Cache:
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
-        self.recent: OrderedDict[str, View] = OrderedDict()
+        self.recent: OrderedDict[str, Held] = OrderedDict()
         self._members: dict[str, list[Member]] = {}
         self._gone: OrderedDict[str, NodeStatus] = OrderedDict()
 
@@ -81,16 +81,17 @@ class Cache:
         if self.snapshot is not None and self.snapshot.version == snapshot.version:
             return False
         self.snapshot = snapshot
-        for type_ in TYPES:
-            view = snapshot.views[type_]
-            self.recent[view.version] = view
-            self.recent.move_to_end(view.version)
-        while len(self.recent) > RECENT_VIEWS:
-            self.recent.popitem(last=False)
         for members in self._members.values():
             for member in members:
                 member.wake()
         return True
+
+    def remember(self, version: str, held: Held) -> None:
+        """Keep what a SotW client holds that shows this version when it reconnects."""
+        self.recent[version] = held
+        self.recent.move_to_end(version)
+        while len(self.recent) > RECENT_LIMIT:
+            self.recent.popitem(last=False)
 
     def join(self, node_id: str, member: Member) -> None:
         """Add a session. Two sessions of one node may overlap while it reconnects; the newest speaks for it."""
@@ -106,8 +107,7 @@ class Cache:
         if members:
             return
         del self._members[node_id]
-        status = member.status()
-        self._gone[node_id] = NodeStatus(status.node, status.peer, status.protocol, False, now_s, status.types)
+        self._gone[node_id] = replace(member.status(), connected=False, since_s=now_s)
         while len(self._gone) > GONE_NODES:
             self._gone.popitem(last=False)
 

@@ -1,7 +1,8 @@
 """Text of envoy-configs -> Envoy's messages by type; every fault names file, resource and field path."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any as Message
@@ -10,7 +11,7 @@ import yaml
 
 from xds import proto
 from xds.errors import InvalidConfig, Problem
-from xds.resources import BY_WORD, TYPES, ResourceType, is_eds, walk
+from xds.resources import BY_WORD, TYPES, ResourceType, is_eds_type, walk
 
 BOOTSTRAP = "envoy.config.bootstrap.v3.Bootstrap"
 BOOTSTRAP_FILES = frozenset({"bootstrap.yaml", "bootstrap.yml", "bootstrap.json"})
@@ -47,7 +48,7 @@ def parse(files: Mapping[str, str]) -> Config:
     elsewhere: set[str] = set()
     for name, text in sorted(files.items()):
         try:
-            document = load_yaml(name, text)
+            document = load(name, text)
             if name.rpartition("/")[2] in BOOTSTRAP_FILES:
                 elsewhere |= _bootstrap_clusters(name, document)
             else:
@@ -55,27 +56,53 @@ def parse(files: Mapping[str, str]) -> Config:
         except InvalidConfig as error:
             problems += error.problems
     problems += [problem for type_ in TYPES for entry in entries[type_].values() for problem in _faults(entry)]
+    if not problems and not any(entries.values()):
+        # Served, it would delete every cluster of the fleet; a file that is being written is empty for a moment.
+        problems.append(Problem(", ".join(sorted(files)) or "no file", "holds nothing to serve"))
     if problems:
         raise InvalidConfig(tuple(problems))
     return Config(MappingProxyType(entries), frozenset(elsewhere))
 
 
-def load_yaml(name: str, text: str) -> Mapping[str, object]:
-    """Read one file as YAML 1.2 with a mapping at the top. Raises InvalidConfig."""
-    try:
-        document = yaml.load(text, _Loader)  # noqa: S506 - a safe loader, see _Loader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise InvalidConfig((Problem(where, f"is no YAML: {error.problem or error.context}"),)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidConfig((Problem(name, f"is no YAML: {error}"),)) from error
+def load(name: str, text: str) -> Mapping[str, object]:
+    """Read one file, JSON by its name or else YAML 1.2, with a mapping at the top. Raises InvalidConfig."""
+    document = _load_json(name, text) if name.endswith(".json") else _load_yaml(name, text)
     if document is None:
         return {}
     if not isinstance(document, dict):
         what = f"must be a mapping of lists ({', '.join(BY_WORD)}), but is a {type(document).__name__}"
         raise InvalidConfig((Problem(name, what),))
     return document
+
+
+def _load_yaml(name: str, text: str) -> object:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader, see _Loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise InvalidConfig((Problem(where, f"is no YAML: {error.problem or error.context}"),)) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidConfig((Problem(name, f"is no YAML: {error}"),)) from error
+
+
+def _load_json(name: str, text: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        where = f"{name}:{error.lineno}:{error.colno}"
+        raise InvalidConfig((Problem(where, f"is no JSON: {error.msg}"),)) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidConfig((Problem(name, f"is no JSON: {error}"),)) from error
+
+
+def _object(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key '{key}' stands twice")
+        found[key] = value
+    return found
 
 
 def _bootstrap_clusters(name: str, document: Mapping[str, object]) -> set[str]:
@@ -127,16 +154,24 @@ def _faults(entry: Entry) -> Iterator[Problem]:
         where = f"{entry.where}: {path}" if path else entry.where
         match part.DESCRIPTOR.full_name:
             case "envoy.config.cluster.v3.Cluster":
-                eds = part.DESCRIPTOR.enum_types_by_name["DiscoveryType"].values_by_name["EDS"].number
-                if part.type == eds and not is_eds(part) and not part.eds_cluster_config.eds_config.path_config_source.path:
-                    what = "must name its source: eds_config: {ads: {}, resource_api_version: V3}"
-                    yield Problem(f"{where}: eds_cluster_config.eds_config", what)
+                if is_eds_type(part):
+                    yield from _source_fault(
+                        f"{where}: eds_cluster_config.eds_config", part.eds_cluster_config.eds_config
+                    )
+            case "envoy.extensions.filters.network.http_connection_manager.v3.Rds":
+                yield from _source_fault(f"{where}.config_source", part.config_source)
             case "envoy.config.route.v3.WeightedCluster":
                 weights = [cluster.weight.value for cluster in part.clusters]
                 if sum(weights) == 0:
-                    yield Problem(f"{where}.clusters", f"weights {weights} sum to 0; give at least one a weight above 0")
+                    what = f"weights {weights} sum to 0; give at least one a weight above 0"
+                    yield Problem(f"{where}.clusters", what)
             case "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager":
                 yield from _router_fault(where, part)
+
+
+def _source_fault(where: str, source: Message) -> Iterator[Problem]:
+    if source.WhichOneof("config_source_specifier") is None:
+        yield Problem(where, "must name its source, such as {ads: {}, resource_api_version: V3}")
 
 
 def _router_fault(where: str, manager: Message) -> Iterator[Problem]:
@@ -156,16 +191,17 @@ class _Loader(yaml.CSafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's way
 
-    def construct_mapping(self, node: Message, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002 - PyYAML's
+    def flatten_mapping(self, node: Message) -> None:
+        """Look for doubles before `<<` is put in place, for then what it brings may stand twice."""
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in () if hasattr(node, "flat") else node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' stands twice", key.start_mark
-                    )
+                    what = f"the key '{key.value}' stands twice"
+                    raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        node.flat = True
+        super().flatten_mapping(node)
 
 
 def _core_int(loader: Message, node: Message) -> int:
@@ -173,10 +209,11 @@ def _core_int(loader: Message, node: Message) -> int:
     return int(text, 0) if text.startswith(("0x", "0o")) else int(text)
 
 
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    ("float", _FLOAT, "-+.0123456789"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ):

@@ -1,7 +1,6 @@
 """Delta: a request changes what is wanted, a response says what changed; every resource has its own version."""
 
 from dataclasses import replace
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any as Message
 
@@ -10,18 +9,18 @@ from xds.resources import ENDPOINTS, Resource
 from xds.snapshot import View
 from xds.subscription import (
     NOTHING,
-    SHARED_STATES,
     WILDCARD,
     Current,
     Held,
     Plan,
     Subscription,
-    everything,
+    complete,
     of_view,
     renamed,
-    restricted,
+    shared,
+    subscribable,
 )
-from xds.wire import any_of, bytes_field, text_field
+from xds.wire import IDENTITY, any_of, bytes_field, text_field
 
 REQUEST = "envoy.service.discovery.v3.DeltaDiscoveryRequest"
 
@@ -30,83 +29,90 @@ def decode(raw: bytes) -> Message:
     return proto.message_class(REQUEST).FromString(raw)
 
 
-def receive(state: Subscription | None, request: Message, current: Current) -> Subscription | None:
+def receive(state: Subscription | None, request: Message, current: Current) -> Subscription:
     """Return the state after a request's subscribes and unsubscribes, which count whatever its nonce is."""
-    subscribed = frozenset(request.resource_names_subscribe)
+    subscribed = subscribable(current.view.type, frozenset(request.resource_names_subscribe))
     if state is None:
         return _first(subscribed, request, current)
-    unsubscribed = frozenset(request.resource_names_unsubscribe) & state.names
+    unsubscribed = frozenset(request.resource_names_unsubscribe) & state.names - subscribed
     if not subscribed and not unsubscribed:
         return state
-    names = (state.names | subscribed) - unsubscribed
+    state = renamed(state, state.names - unsubscribed | subscribed)
     # Subscribing again asks for the resource again; and an explicit name that is dropped inside the wildcard is
     # answered, with the resource or its removal (xDS protocol, "Unsubscribing from resources").
-    again = subscribed | (unsubscribed if WILDCARD in names else frozenset())
-    return replace(renamed(state, names), again=(state.again | again) - {WILDCARD})
+    again = subscribed | unsubscribed if state.wildcard else subscribed
+    return replace(state, again=(state.again | again) - {WILDCARD}, due=state.due or WILDCARD in subscribed)
 
 
 def _first(subscribed: frozenset[str], request: Message, current: Current) -> Subscription:
-    implicit = current.type.full_state and not subscribed
-    names = frozenset({WILDCARD}) if implicit else subscribed
-    state = Subscription(current.type, names, implicit)
-    versions = dict(request.initial_resource_versions)
+    type_ = current.view.type
+    implicit = type_.full_state and not subscribed
+    state = Subscription(type_, frozenset({WILDCARD}) if implicit else subscribed, implicit)
+    versions = {name: version for name, version in request.initial_resource_versions.items() if state.wants(name)}
     if not versions:
-        return state
-    same = everything(current.view)
-    held = same if versions == same.versions else Held(MappingProxyType(versions))
-    held = held if WILDCARD in names else restricted(held, names)
+        return replace(state, due=state.wildcard)
+    held = _held(current.view, state.names, versions)
+    unknown = frozenset(name for name in versions if current.view.resources.get(name) is not held.resources[name])
     # A cluster that was warming when the stream broke waits for its load assignment: always send those.
-    return replace(state, held=NOTHING if current.type is ENDPOINTS else held, acked=held)
+    return replace(state, held=NOTHING if type_ is ENDPOINTS else held, acked=held, unknown=unknown)
 
 
-def plan(state: Subscription, view: View, *, may_remove: bool) -> Plan | None:
-    """Return the next response for a client in this state: what changed, and what is gone if that may be said."""
-    first = state.view is None and state.implicit and state.held is NOTHING
-    return _difference(state.names, state.held, view, state.again, (may_remove, first))
+def _held(view: View, names: frozenset[str], versions: dict[str, str]) -> Held:
+    """Return what a client holds that says it has these versions."""
+    whole = complete(view, names)
+    if versions == {name: whole.version(name) for name in whole.resources}:
+        return whole
+    served = {name: whole.resources[name] for name, version in versions.items() if whole.version(name) == version}
+    earlier = {name: Resource(view.type, name, version, b"", ()) for name, version in versions.items()}
+    return Held(MappingProxyType({**earlier, **served}))
 
 
-@lru_cache(maxsize=SHARED_STATES)
+def plan(state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
+    """Return the next response for a client in this state: what changed, and what is gone."""
+    return _difference(view, state.names, state.held, kept, state.again, due=state.due)
+
+
+@shared
 def _difference(
-    names: frozenset[str], held: Held, view: View, again: frozenset[str], may_remove_and_first: tuple[bool, bool]
+    view: View, names: frozenset[str], held: Held, kept: frozenset[str], again: frozenset[str], *, due: bool
 ) -> Plan | None:
-    may_remove, first = may_remove_and_first
     changed = tuple(
         resource
         for resource in of_view(view, names)
-        if held.versions.get(resource.name) != resource.version or resource.name in again
+        if resource.name not in kept and (held.version(resource.name) != resource.version or resource.name in again)
     )
-    gone = {
-        name
-        for name, version in held.versions.items()
-        if name not in view.resources and version is not None and may_remove
-    }
-    absent = {
-        name
-        for name in (names | again) - {WILDCARD}
-        if name not in view.resources and (name not in held.versions or name in again)
-    }
-    if not changed and not gone and not absent and not first:
+    removed = _removed(view, names, held, again) - kept
+    if not changed and not removed and not due:
         return None
-    versions = {**held.versions, **{resource.name: resource.version for resource in changed}}
-    for name in gone | absent:
+    after = {**held.resources, **{resource.name: resource for resource in changed}}
+    for name in removed:
         if name in names:
-            versions[name] = None  # told so; the subscription stays
+            after[name] = None  # told so; the subscription stays
         else:
-            versions.pop(name, None)
-    return Plan(view, changed, tuple(sorted(gone | absent)), Held(MappingProxyType(versions)))
+            after.pop(name, None)
+    whole = complete(view, names)
+    held = whole if after == whole.resources else Held(MappingProxyType(after))
+    return Plan(view.version, changed, tuple(sorted(removed)), held)
 
 
-def encode(plan: Plan, nonce: str) -> bytes:
-    return _body(plan) + text_field(5, nonce)
+def _removed(view: View, names: frozenset[str], held: Held, again: frozenset[str]) -> frozenset[str]:
+    """Return the names to call removed: what the client holds no longer exists, or what it asks for never did."""
+    lost = {name for name, each in held.resources.items() if each is not None}
+    asked = {name for name in names - {WILDCARD} if name not in held.resources} | again
+    return frozenset(name for name in lost | asked if name not in view.resources)
 
 
-@lru_cache(maxsize=64)
-def _body(plan: Plan) -> bytes:
+def encode(view: View, plan: Plan, nonce: str) -> bytes:
+    return _body(view, plan) + text_field(5, nonce)
+
+
+@shared
+def _body(view: View, plan: Plan) -> bytes:
     """Encode a DeltaDiscoveryResponse but for its nonce; equal for all streams in the same state, so made once."""
     resources = b"".join(bytes_field(2, _named(resource)) for resource in plan.resources)
     removed = b"".join(bytes_field(6, name.encode()) for name in plan.removed)
-    identity = bytes_field(7, text_field(1, "envoy-rollout"))
-    return text_field(1, plan.view.version) + resources + text_field(4, plan.view.type.url) + removed + identity
+    identity = bytes_field(7, IDENTITY)
+    return text_field(1, plan.version) + resources + text_field(4, view.type.url) + removed + identity
 
 
 def _named(resource: Resource) -> bytes:

@@ -119,27 +119,29 @@ def references(message: Message) -> Iterator[Reference]:
                 yield Reference(type_, name, f"{path}.{field}" if path else field)
 
 
+_TCP_PROXY = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+_CLUSTER_FIELDS = {
+    "envoy.config.route.v3.RouteAction": "cluster",
+    "envoy.config.route.v3.RouteAction.RequestMirrorPolicy": "cluster",
+    "envoy.config.route.v3.WeightedCluster.ClusterWeight": "name",
+    "envoy.config.core.v3.HttpUri": "cluster",
+    "envoy.config.core.v3.GrpcService.EnvoyGrpc": "cluster_name",
+    _TCP_PROXY: "cluster",
+    f"{_TCP_PROXY}.WeightedCluster.ClusterWeight": "name",
+}
+
+
 def _named_by(part: Message) -> Iterator[tuple[ResourceType, str, str]]:
     match part.DESCRIPTOR.full_name:
-        case "envoy.config.cluster.v3.Cluster":
-            if is_eds(part):
-                yield ENDPOINTS, assignment_name(part), "eds_cluster_config.service_name"
-        case "envoy.extensions.filters.network.http_connection_manager.v3.Rds":
+        case "envoy.config.cluster.v3.Cluster" if is_eds(part):
+            yield ENDPOINTS, assignment_name(part), "eds_cluster_config.service_name"
+        case "envoy.extensions.filters.network.http_connection_manager.v3.Rds" if by_ads(part.config_source):
             yield ROUTES, part.route_config_name, "route_config_name"
-        case "envoy.config.route.v3.RouteAction" | "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":
-            yield CLUSTERS, part.cluster, "cluster"
-        case (
-            "envoy.config.route.v3.WeightedCluster.ClusterWeight"
-            | "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight"
-        ):
-            yield CLUSTERS, part.name, "name"
-        case "envoy.config.route.v3.RouteAction.RequestMirrorPolicy" | "envoy.config.core.v3.HttpUri":
-            yield CLUSTERS, part.cluster, "cluster"
-        case "envoy.config.core.v3.GrpcService.EnvoyGrpc":
-            yield CLUSTERS, part.cluster_name, "cluster_name"
-        case "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig":
-            if by_ads(part.sds_config):
-                yield SECRETS, part.name, "name"
+        case "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig" if by_ads(part.sds_config):
+            yield SECRETS, part.name, "name"
+        case name if name in _CLUSTER_FIELDS:
+            field = _CLUSTER_FIELDS[name]
+            yield CLUSTERS, getattr(part, field), field
 
 
 def by_ads(source: Message) -> bool:
@@ -147,10 +149,14 @@ def by_ads(source: Message) -> bool:
     return source.WhichOneof("config_source_specifier") in ("ads", "self")
 
 
+def is_eds_type(cluster: Message) -> bool:
+    """Say whether a Cluster gets its endpoints by EDS, from whatever source."""
+    return bool(cluster.type == proto.message_class("envoy.config.cluster.v3.Cluster").EDS)
+
+
 def is_eds(cluster: Message) -> bool:
     """Say whether a Cluster gets its endpoints from this control plane."""
-    eds = proto.message_class("envoy.config.cluster.v3.Cluster").DiscoveryType.Value("EDS")
-    return cluster.type == eds and by_ads(cluster.eds_cluster_config.eds_config)
+    return is_eds_type(cluster) and by_ads(cluster.eds_cluster_config.eds_config)
 
 
 def assignment_name(cluster: Message) -> str:

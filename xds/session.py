@@ -1,9 +1,10 @@
 """A client on the server: who it is, what its stream says next, and the end of it; no I/O."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any as Message
 
+from google.protobuf.json_format import SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from xds import delta, sotw, stream
@@ -38,7 +39,6 @@ class Session:
         self._events = events
         self._stream = Stream(DIALECTS[protocol], {})
         self._node: Node | None = None
-        self._since_s = 0.0
 
     def receive(self, raw: bytes, now_s: float) -> None:
         """Take one request. Raises InvalidRequest for what breaks the protocol, NotReady before the first snapshot."""
@@ -64,6 +64,9 @@ class Session:
             return None
         self._stream, response = stream.respond(self._stream, served, now_s)
         if response is not None:
+            state = self._stream.types[response.type]
+            if response.type.full_state and state.wildcard:
+                self._cache.remember(response.version, state.held)
             self._events.responded(self.status(), response)
         return response
 
@@ -73,7 +76,7 @@ class Session:
     def close(self, now_s: float) -> None:
         if self._node is not None:
             self._cache.leave(self._node.id, self, now_s)
-            self._events.left(self.status())
+            self._events.left(replace(self.status(), connected=False, since_s=now_s))
 
     def status(self) -> NodeStatus:
         assert self._node is not None, "a session has a status from its first request on"
@@ -81,14 +84,15 @@ class Session:
             type_: TypeStatus(state.acked_version, bool(state.unanswered), state.rejection)
             for type_, state in self._stream.types.items()
         }
-        return NodeStatus(self._node, self.peer, self.protocol, True, self._since_s, types)
+        since_s = self._stream.since_s
+        return NodeStatus(self._node, self.peer, self.protocol, connected=True, since_s=since_s, types=types)
 
     def lag(self, wanted: Wanted) -> Lag | None:
         return stream.lag(self._stream, wanted.type, wanted.name, wanted.version)
 
     def _join(self, node: Node, now_s: float) -> None:
         self._node = node
-        self._since_s = now_s
+        self._stream = replace(self._stream, since_s=now_s)
         self._cache.join(node.id, self)
         self._events.joined(self.status())
 
@@ -100,7 +104,15 @@ def _node(request: Message) -> Node:
         raise InvalidRequest("node.id is empty in the first request; give each proxy a unique --service-node")
     if len(node.id) > NODE_ID_LIMIT:
         raise InvalidRequest(f"node.id has {len(node.id)} characters; at most {NODE_ID_LIMIT} are accepted")
+    try:
+        metadata = to_dict(node.metadata)
+    except SerializeToJsonError as error:
+        raise InvalidRequest(f"node.metadata is no JSON: {error}") from error
+    return Node(node.id, node.cluster, node.locality.region, node.locality.zone, _version(node), metadata)
+
+
+def _version(node: Message) -> str:
+    if not node.HasField("user_agent_build_version"):
+        return ""
     build = node.user_agent_build_version.version
-    version = f"{build.major_number}.{build.minor_number}.{build.patch}" if node.HasField("user_agent_build_version") else ""
-    locality = node.locality
-    return Node(node.id, node.cluster, locality.region, locality.zone, version, to_dict(node.metadata))
+    return f"{build.major_number}.{build.minor_number}.{build.patch}"

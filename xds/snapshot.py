@@ -9,7 +9,7 @@ from xds.errors import InvalidConfig, Problem
 from xds.resources import TYPES, Resource, ResourceType
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class View:
     """The resources of one type by name, sorted; `version` is a hash of their names and versions."""
 

@@ -4,43 +4,76 @@ Values here are immutable and compared by identity where they are large: streams
 so the difference between what they hold and what is served is computed, and encoded, once for all of them.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any as Message
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from xds.resources import Resource, ResourceType
 from xds.snapshot import View
 
 WILDCARD = "*"
-SHARED_STATES = 128  # distinct (wanted, held, served) states whose differences are kept; beyond, they are computed again
+SHARED_STATES = 64  # distinct states of clients of one view whose results are kept; beyond, they are computed again
+UNANSWERED_LIMIT = 64  # responses of one type that may wait for their answers; the oldest is forgotten first
 NACK_TEXT_LIMIT = 4096  # of a NACK's text the tail is kept: Envoy puts the reason behind the whole resource
+PARTLY_APPLIED = "Error adding/updating "  # how Envoy's NACK begins when it took what is good of several resources
+
+Key = TypeVar("Key")
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def shared(function: Callable[Concatenate[Key, Rest], Result]) -> Callable[Concatenate[Key, Rest], Result]:
+    """Remember a pure function's results for as long as its first argument lives; so no old snapshot is kept alive.
+
+    A result must not refer to that argument.
+    """
+    results: WeakKeyDictionary[Key, dict[object, Result]] = WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def remembered(key: Key, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
+        known = results.setdefault(key, {})
+        state = (rest, tuple(named.items()))
+        if state not in known:
+            if len(known) >= SHARED_STATES:
+                known.clear()
+            known[state] = function(key, *rest, **named)
+        return known[state]
+
+    return remembered
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Held:
-    """What a client was given: version by name; None for a name it was told does not exist."""
+    """What a client was given, by name; None for a name it was told does not exist.
 
-    versions: Mapping[str, str | None]
+    A resource of an earlier stream, of which only the version is known, has no body and no references.
+    """
+
+    resources: Mapping[str, Resource | None]
+
+    def version(self, name: str) -> str | None:
+        resource = self.resources.get(name)
+        return None if resource is None else resource.version
 
 
 NOTHING = Held(MappingProxyType({}))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Plan:
     """One response still without its nonce: what to send, and what the client holds after it."""
 
-    view: View
+    version: str
     resources: tuple[Resource, ...]
     removed: tuple[str, ...]
     held: Held
 
-    def names(self, type_: ResourceType) -> frozenset[str]:
-        """Return the names of `type_` that these resources need."""
-        return frozenset(name for resource in self.resources for name in resource.names(type_))
+    def names(self) -> tuple[str, ...]:
+        return tuple(resource.name for resource in self.resources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +87,12 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A NACK: what the client said (`code` of gRPC, the tail of its text), and when."""
+    """A NACK: what the client said (`code` of gRPC, the tail of its text), when, and of which version of the type."""
 
     code: int
     text: str
     at_s: float
-    view_version: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +109,9 @@ class Subscription:
 
     `names` may hold WILDCARD; `implicit` says that it came from an empty first request. `held` is what was sent,
     `acked` what was accepted; `rejected` holds versions by name that were NACKed and are still what is held.
-    `again` names what to resend though it did not change. `view` is what was last sent from, None before.
+    `unknown` are names that the client may hold from an earlier stream in a content that nobody here knows; WILDCARD
+    stands for any name. `again` names what to resend though it did not change; `due` says that the client waits for
+    an answer even if that is empty.
     """
 
     type: ResourceType
@@ -84,10 +119,11 @@ class Subscription:
     implicit: bool = False
     held: Held = NOTHING
     acked: Held = NOTHING
-    rejected: Mapping[str, str | None] = field(default_factory=lambda: NOTHING.versions)
+    unknown: frozenset[str] = frozenset()
+    rejected: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     rejection: Rejection | None = None
     again: frozenset[str] = frozenset()
-    view: View | None = None
+    due: bool = False
     nonce: str = ""
     acked_version: str = ""
     unanswered: tuple[Sent, ...] = ()
@@ -103,18 +139,33 @@ class Subscription:
         """Say whether the client accepted this version of `name` (None: that it is gone), or has no wish for it."""
         if not self.wants(name):
             return True
-        if version is None:
-            return self.acked.versions.get(name) is None
-        return self.acked.versions.get(name) == version and self.rejected.get(name) != version
+        return self.acked.version(name) == version and (version is not None or not self.may_know(name))
 
-    def exists(self, name: str, *, sent_before_s: float) -> bool:
-        """Say whether `name` works at the client in some version: accepted, or sent so long ago that we stop waiting."""
-        accepted = self.acked.versions.get(name)
-        if accepted is not None and self.rejected.get(name) != accepted:
-            return True
-        return any(
-            sent.at_s <= sent_before_s and sent.plan.held.versions.get(name) is not None for sent in self.unanswered
-        )
+    def had(self, name: str) -> bool:
+        """Say whether the client was given some version of `name`, on this stream or surely on an earlier one."""
+        return self.held.version(name) is not None or name in self.unknown
+
+    def may_know(self, name: str) -> bool:
+        """Say whether the client may hold `name` from an earlier stream, in a content that nobody here knows."""
+        return not self.unknown.isdisjoint((name, WILDCARD))
+
+    def offered_s(self, name: str) -> float | None:
+        """Return since when the client has `name` in some version without a gap, None when it has not.
+
+        What it accepted counts from the beginning of time, what it did not answer yet from when it was sent.
+        """
+        since_s = None if self.acked.version(name) is None else float("-inf")
+        for each in self.unanswered:
+            if each.plan.held.version(name) is None:
+                since_s = None
+            elif since_s is None:
+                since_s = each.at_s
+        return since_s
+
+    def in_use(self, type_: ResourceType) -> frozenset[str]:
+        """Return the names of `type_` that any resource needs which the client may be working with now."""
+        stages = (self.acked, self.held, *(each.plan.held for each in self.unanswered))
+        return frozenset(name for held in dict.fromkeys(stages) for name in needs(held, type_))
 
 
 class Dialect(Protocol):
@@ -123,11 +174,11 @@ class Dialect(Protocol):
     def receive(self, state: Subscription | None, request: Message, current: "Current") -> Subscription | None:
         """Return the state after a request's subscription and version fields; None: ignore the request."""
 
-    def plan(self, state: Subscription, view: View, *, may_remove: bool) -> Plan | None:
-        """Return what to say to a client in this state, or None."""
+    def plan(self, state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
+        """Return what to say to a client in this state, or None; names in `kept` stay as the client has them."""
 
-    def encode(self, plan: Plan, nonce: str) -> bytes:
-        """Return the response's bytes."""
+    def encode(self, view: View, plan: Plan, nonce: str) -> bytes:
+        """Return the response's bytes; `view` is what the plan was made from."""
 
     def decode(self, raw: bytes) -> Message:
         """Return the request message of these bytes; raises protobuf's DecodeError."""
@@ -135,19 +186,33 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """What a first request is compared with: the type, the view served now and recent views by version."""
+    """What a first request is compared with: the view served now, and what earlier SotW responses gave, by version."""
 
-    type: ResourceType
     view: View
-    recent: Mapping[str, View]
+    recent: Mapping[str, Held]
+
+
+def subscribable(type_: ResourceType, names: frozenset[str]) -> frozenset[str]:
+    """Return the names that count: only clusters and listeners have a wildcard (xDS protocol, "Resource names")."""
+    return names if type_.full_state else names - {WILDCARD}
 
 
 def renamed(state: Subscription, names: frozenset[str]) -> Subscription:
     """Return the state with other names; what is no longer wanted is forgotten, so asking again sends again."""
     if WILDCARD in names:
-        return replace(state, names=names)
+        return replace(state, names=names, implicit=False, due=state.due or not state.wildcard)
+    rejected = {name: version for name, version in state.rejected.items() if name in names}
     return replace(
-        state, names=names, implicit=False, held=restricted(state.held, names), acked=restricted(state.acked, names)
+        state,
+        names=names,
+        implicit=False,
+        due=False,
+        held=restricted(state.held, names),
+        acked=restricted(state.acked, names),
+        unknown=names if WILDCARD in state.unknown else state.unknown & names,
+        again=state.again & names,
+        rejected=rejected,
+        rejection=None if state.rejected and not rejected else state.rejection,
     )
 
 
@@ -155,60 +220,122 @@ def sent(state: Subscription, plan: Plan, nonce: str, now_s: float) -> Subscript
     """Return the state after a plan went out under `nonce`."""
     rejected = state.rejected
     if rejected:
-        rejected = {name: version for name, version in rejected.items() if plan.held.versions.get(name) == version}
+        rejected = {name: version for name, version in rejected.items() if plan.held.version(name) == version}
     return replace(
         state,
         held=plan.held,
-        again=state.again.difference((resource.name for resource in plan.resources), plan.removed),
+        again=state.again.difference(plan.names(), plan.removed),
+        due=False,
         rejected=rejected,
-        view=plan.view,
         nonce=nonce,
-        unanswered=(*state.unanswered, Sent(nonce, plan, now_s)),
+        unanswered=(*state.unanswered, Sent(nonce, plan, now_s))[-UNANSWERED_LIMIT:],
     )
 
 
-def answered(state: Subscription, nonce: str, error: Message | None, now_s: float) -> Subscription:
-    """Return the state after an ACK (`error` None) or NACK of the response `nonce`; an unknown nonce changes nothing.
+def answered(state: Subscription, request: Message, now_s: float) -> Subscription:
+    """Return the state after the ACK or NACK in a request; an unknown nonce changes nothing.
 
     A paused Envoy answers only the newest of several responses, so an answer counts for the ones before it too.
     A NACK never takes back what is held: Envoy may have applied the good part of the response.
     """
-    index = next((i for i, each in enumerate(state.unanswered) if each.nonce == nonce), None)
+    index = next((i for i, each in enumerate(state.unanswered) if each.nonce == request.response_nonce), None)
     if index is None:
         return state
-    answer = state.unanswered[index]
-    later = state.unanswered[index + 1 :]
-    if error is None:
-        accepted = {resource.name for resource in answer.plan.resources}
-        rejected = {name: version for name, version in state.rejected.items() if name not in accepted}
-        return replace(
-            state,
-            acked=answer.plan.held,
-            acked_version=answer.plan.view.version,
-            rejected=rejected,
-            rejection=state.rejection if rejected else None,
-            unanswered=later,
-        )
-    refused = {
+    answer, earlier = state.unanswered[index], state.unanswered[:index]
+    state = replace(state, unanswered=state.unanswered[index + 1 :])
+    if not request.HasField("error_detail"):
+        return _accepted(state, answer.plan, refused={}, told=(*earlier, answer))
+    if "version_info" in request.DESCRIPTOR.fields_by_name:  # SotW: the last accepted version; delta answers each
+        accepted = next((i for i, each in enumerate(earlier, 1) if each.plan.version == request.version_info), 0)
+    else:
+        accepted = len(earlier)
+    if accepted:
+        state = _accepted(state, earlier[accepted - 1].plan, refused={}, told=earlier[:accepted])
+    return _rejected(state, request.error_detail, (*earlier[accepted:], answer), now_s)
+
+
+def _rejected(state: Subscription, error: Message, told: tuple[Sent, ...], now_s: float) -> Subscription:
+    plan = told[-1].plan
+    suspects = {
         resource.name: resource.version
-        for resource in answer.plan.resources
-        if state.acked.versions.get(resource.name) != resource.version
+        for each in told
+        for resource in each.plan.resources
+        if state.acked.version(resource.name) != resource.version
     }
-    text = error.message[-NACK_TEXT_LIMIT:]
-    rejection = Rejection(error.code, text, now_s, answer.plan.view.version)
-    return replace(state, rejected={**state.rejected, **refused}, rejection=rejection, unanswered=later)
+    blamed: dict[str, str] = {}
+    if error.message.startswith(PARTLY_APPLIED):
+        blamed = {name: version for name, version in suspects.items() if f" {name}: " in error.message}
+    if blamed:
+        state = _accepted(state, plan, refused=blamed, told=told)
+    else:
+        state = replace(state, rejected={**state.rejected, **suspects})
+    rejected = {name: version for name, version in state.rejected.items() if state.held.version(name) == version}
+    return replace(
+        state, rejected=rejected, rejection=Rejection(error.code, error.message[-NACK_TEXT_LIMIT:], now_s, plan.version)
+    )
 
 
-@lru_cache(maxsize=SHARED_STATES)
+def _accepted(state: Subscription, plan: Plan, *, refused: Mapping[str, str], told: tuple[Sent, ...]) -> Subscription:
+    """Return the state of a client that took a plan but for the versions by name that it refused."""
+    names = {name for each in told for name in (*each.plan.names(), *each.plan.removed)}
+    rejected = {**{name: version for name, version in state.rejected.items() if name not in names}, **refused}
+    unknown = state.unknown - names
+    if WILDCARD in unknown:  # only SotW clusters and listeners: a response said all
+        unknown = frozenset(refused)
+    held = plan.held
+    if not state.wildcard and not held.resources.keys() <= state.names:
+        held = restricted(held, state.names)
+    return replace(
+        state,
+        acked=_without(held, rejected, state.acked),
+        acked_version=state.acked_version if refused else plan.version,
+        unknown=unknown | state.unknown.intersection(refused),
+        rejected=rejected,
+        rejection=state.rejection if rejected else None,
+    )
+
+
+def _without(held: Held, rejected: Mapping[str, str], before: Held) -> Held:
+    """Return what is held with every rejected version replaced by the accepted one before it, if there is one."""
+    bad = {name: before.resources.get(name) for name, version in rejected.items() if held.version(name) == version}
+    if not bad:
+        return held
+    kept = {name: bad.get(name, resource) for name, resource in held.resources.items()}
+    return Held(MappingProxyType({name: each for name, each in kept.items() if each is not None or name not in bad}))
+
+
+@shared
 def restricted(held: Held, names: frozenset[str]) -> Held:
     """Return what is held under these names only."""
-    return Held(MappingProxyType({name: version for name, version in held.versions.items() if name in names}))
+    return Held(MappingProxyType({name: each for name, each in held.resources.items() if name in names}))
 
 
-@lru_cache(maxsize=SHARED_STATES)
-def everything(view: View) -> Held:
-    """Return what a client holds that has all of a view."""
-    return Held(MappingProxyType({resource.name: resource.version for resource in view.resources.values()}))
+@shared
+def needs(held: Held, type_: ResourceType) -> frozenset[str]:
+    """Return the names of `type_` that what is held refers to."""
+    return frozenset(name for each in held.resources.values() if each is not None for name in each.names(type_))
+
+
+@shared
+def users_of(plan: Plan, type_: ResourceType) -> Mapping[str, frozenset[str]]:
+    """Return by name of `type_` which resources of a plan refer to it."""
+    users: dict[str, set[str]] = {}
+    for resource in plan.resources:
+        for name in resource.names(type_):
+            users.setdefault(name, set()).add(resource.name)
+    return MappingProxyType({name: frozenset(each) for name, each in users.items()})
+
+
+@shared
+def gone(view: View, held: Held) -> frozenset[str]:
+    """Return the names that a client holds and that are not served any more."""
+    return frozenset(name for name, each in held.resources.items() if each is not None and name not in view.resources)
+
+
+@shared
+def complete(view: View, names: frozenset[str]) -> Held:
+    """Return what a client with these names holds that has all of them."""
+    return Held(MappingProxyType({resource.name: resource for resource in of_view(view, names)}))
 
 
 def of_view(view: View, names: frozenset[str]) -> tuple[Resource, ...]:

@@ -1,4 +1,4 @@
-"""The few protobuf fields that responses are made of, encoded by hand so that a resource's bytes are copied, not parsed."""
+"""The few protobuf fields that responses are made of, encoded by hand: a resource's bytes are copied, not parsed."""
 
 from xds.resources import Resource
 
@@ -25,3 +25,7 @@ def text_field(number: int, value: str) -> bytes:
 def any_of(resource: Resource) -> bytes:
     """Encode the google.protobuf.Any that holds a resource."""
     return text_field(1, resource.type.url) + (bytes_field(2, resource.body) if resource.body else b"")
+
+
+IDENTITY = text_field(1, "envoy-rollout")
+"""The ControlPlane message: who answers."""

@@ -1,7 +1,6 @@
 """The HTTP admin API: JSON in and out, faults as problem documents (RFC 9457)."""
 
 import hmac
-import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -214,11 +213,3 @@ def _guard(token: str | None) -> Any:
 def _has_token(request: web.Request, token: str) -> bool:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether an address to listen on is this machine's own only."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

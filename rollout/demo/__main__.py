@@ -20,6 +20,7 @@ from rich.text import Text
 
 from rollout.client import path_of
 from rollout.demo.load import PROXY, LoadPlan, Tally, mix, run_load
+from rollout.demo.picture import picture
 from rollout.demo.world import SERVICE, Cast, World
 from rollout.errors import RolloutError, Unavailable
 from rollout.screen import service_panel
@@ -40,20 +41,18 @@ class Show:
     tally: Tally
     started_s: float = field(default_factory=time.monotonic)
     service: Mapping[str, Any] | None = None
-    lines: list[Text] = field(default_factory=list)
+    marks: list[tuple[float, str]] = field(default_factory=list)
     live: Live | None = None
 
     def say(self, text: str, style: str = "") -> None:
-        line = Text.assemble((f"{time.monotonic() - self.started_s:6.1f} s  ", "dim"), (text, style))
-        self.lines.append(line)
-        self.console.print(line)
+        self.console.print(Text.assemble((f"{time.monotonic() - self.started_s:6.1f} s  ", "dim"), (text, style)))
 
     def update(self, service: Mapping[str, Any]) -> None:
         self.service = service
         if self.live is not None:
-            self.live.update(self.picture())
+            self.live.update(self.screen())
 
-    def picture(self) -> Group:
+    def screen(self) -> Group:
         parts = [] if self.service is None else [service_panel(self.service)]
         return Group(*parts, self._answers())
 
@@ -64,7 +63,7 @@ class Show:
         return Text.assemble(f"{self.tally.requests:,} requests, answered in the last 5 s by {now or 'nobody'}; ", dropped)
 
 
-async def main(*, keep: bool) -> int:
+async def main(*, keep: bool, drawing: Path | None) -> int:
     """Run the demo and return its exit code: 0 only when all that it is to prove holds."""
     console = Console()
     show = Show(console, Tally())
@@ -72,19 +71,24 @@ async def main(*, keep: bool) -> int:
         show.say("starting a rollout server, 3 Envoys (two speak SotW, one delta) and 9 backends: v1, v2, and v3, which is broken")
         try:
             async with World(Path(folder), Cast(BACKENDS, BROKEN)) as world:
-                return await _play(world, show, keep=keep)
+                passed = await _play(world, show)
+                if drawing is not None:
+                    drawing.write_text(picture(show.tally.by_second, show.marks))
+                if keep:
+                    await _linger(world, show)
+                return 0 if passed else 1
         except Unavailable as error:
             console.print(f"error: {error}", style="red", markup=False)
             return 1
 
 
-async def _play(world: World, show: Show, *, keep: bool) -> int:
+async def _play(world: World, show: Show) -> bool:
     stop = asyncio.Event()
     plan = LoadPlan(await world.targets(), rate_per_s=RATE_PER_S, paths=mix())
     show.say(f"{RATE_PER_S} requests/s through them, fast, slow and streaming, from clients that never retry")
     async with asyncio.TaskGroup() as group:
         load = group.create_task(run_load(plan, show.tally.record, stop))
-        live = Live(show.picture(), console=show.console, refresh_per_second=4, transient=True)
+        live = Live(show.screen(), console=show.console, refresh_per_second=4, transient=True)
         with live if show.console.is_terminal else contextlib.nullcontext():
             show.live = live if show.console.is_terminal else None
             await world.client.post(path_of("services", SERVICE, "adopt"), {"version": "v1"})
@@ -92,16 +96,14 @@ async def _play(world: World, show: Show, *, keep: bool) -> int:
             broken = await _roll(world, show, "v3", "v3")
         stop.set()
         await load
-    passed = await _report(world, show, good, broken)
-    if keep:
-        await _linger(world, show)
-    return 0 if passed else 1
+    return await _report(world, show, good, broken)
 
 
 async def _roll(world: World, show: Show, version: str, loser: str) -> Mapping[str, Any]:
     """Deploy a version, kill the losers' backends the moment they are reported safe, return the rollout at its end."""
     show.say(f"$ rollout deploy {SERVICE} {version} --endpoint ...", "bold")
     await world.deploy(version)
+    show.marks.append((time.time(), f"deploy {version}"))
     told: tuple[str, int] | None = None
     async with asyncio.timeout(LIMIT_S):
         while True:
@@ -116,6 +118,7 @@ async def _roll(world: World, show: Show, version: str, loser: str) -> Mapping[s
                 break
             await asyncio.sleep(POLL_S)
     await asyncio.gather(*(backend.kill() for backend in world.backends[loser]))
+    show.marks.append((time.time(), f"{loser} stopped"))
     show.say(f"{loser} is reported safe to stop: its backends are killed (SIGKILL)", "bold")
     return dict(rollout)
 
@@ -189,9 +192,10 @@ async def _linger(world: World, show: Show) -> None:
 def run() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end, for the CLI")
-    keep = parser.parse_args().keep
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw who answered what share, as SVG")
+    wanted = parser.parse_args()
     try:
-        return asyncio.run(main(keep=keep))
+        return asyncio.run(main(keep=wanted.keep, drawing=wanted.picture))
     except KeyboardInterrupt:
         return 130
     except RolloutError as error:

@@ -1,45 +1,47 @@
 """envoy-configs seen as services: which routes move with which service, and what is served just as it is written."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any as Message
 
-from google.protobuf.descriptor import FieldDescriptor
-
+from rollout.traffic import lint
+from rollout.traffic.places import Places, change, copied, find
 from xds import proto
 from xds.config import Config, Entry
 from xds.errors import InvalidConfig, Problem
 from xds.resources import (
-    ANY,
     CLUSTERS,
     ENDPOINTS,
     EXTENSION_CONFIGS,
     LISTENERS,
     ROUTES,
     TYPES,
+    Reference,
     Resource,
     assignment_name,
     is_eds,
+    references,
     resource,
     walk,
 )
 
 ROUTE_ACTION = "envoy.config.route.v3.RouteAction"
-CLUSTER_WEIGHT = "envoy.config.route.v3.WeightedCluster.ClusterWeight"
-TCP_PROXY = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-TCP_CLUSTER_WEIGHT = f"{TCP_PROXY}.WeightedCluster.ClusterWeight"
 CONNECTION_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+RDS = "envoy.extensions.filters.network.http_connection_manager.v3.Rds"
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceTemplate:
     """An EDS cluster of envoy-configs and its load assignment, both as written.
 
-    `bare`: something else than a route names it, so that it is served under its own name too.
+    `stat` begins the names of its versions in Envoy's stats. `bare`: something that no rollout shifts may name it, so
+    that it is served under its own name too.
     """
 
     name: str
+    stat: str
     cluster: Message
     assignment: Message
     bare: bool
@@ -47,16 +49,24 @@ class ServiceTemplate:
 
 @dataclass(frozen=True, slots=True)
 class RouteTemplate:
-    """A route configuration that names these services, as written."""
+    """A route configuration as written, and where in it the routes are that name services.
+
+    `services` has the path of the first such route of each; `references` is what it needs besides their versions.
+    """
 
     name: str
     message: Message
-    services: tuple[str, ...]
+    places: Places
+    services: Mapping[str, str]
+    references: tuple[Reference, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """A configuration split into what moves with services and what does not."""
+    """A configuration split into what moves with services and what does not.
+
+    `elsewhere` names clusters that the proxies have from their bootstrap.
+    """
 
     services: Mapping[str, ServiceTemplate]
     routes: tuple[RouteTemplate, ...]
@@ -66,157 +76,141 @@ class Overlay:
 
 
 def overlay(config: Config) -> Overlay:
-    """Split a configuration. Raises InvalidConfig for a service without endpoints, or behind a TCP proxy."""
+    """Split a configuration. Raises InvalidConfig with every problem that lint finds in it."""
     services = {name: entry for name, entry in config.of(CLUSTERS).items() if is_eds(entry.message)}
-    problems = [*_without_endpoints(services, config), *_behind_tcp(services, config)]
+    problems = tuple(lint.problems(config, services))
     if problems:
-        raise InvalidConfig(tuple(problems))
-    listeners, extracted = _extract_routes(config, frozenset(services))
-    routes = {name: entry.message for name, entry in config.of(ROUTES).items()} | extracted
+        raise InvalidConfig(problems)
+    choosers = tuple(lint.choosers(config))
+    config = _with_routes_of_their_own(config, frozenset(services))
+    routes = {name: _places(entry.message, services) for name, entry in config.of(ROUTES).items()}
+    stripped = {name: _stripped(config.of(ROUTES)[name], places, services) for name, places in routes.items()}
     templates = tuple(
-        RouteTemplate(name, message, named)
-        for name, message in routes.items()
-        if (named := tuple(sorted(_routed(message) & services.keys())))
+        _route(config.of(ROUTES)[name].message, places, stripped[name].message, services)
+        for name, places in routes.items()
+        if places is not None
     )
-    moving = {template.name for template in templates}
-    bare = _named_elsewhere((*listeners, *routes.values(), *_others(config)), frozenset(services))
-    assigned = {assignment_name(entry.message) for entry in services.values()}
+    others = (entry for type_ in (LISTENERS, CLUSTERS, EXTENSION_CONFIGS) for entry in config.of(type_).values())
+    elsewhere = lint.elsewhere((*others, *stripped.values()), services)
+    routed = {name for template in templates for name in template.services}
+    unreached = lint.unreached((name for name in services if name not in routed and name not in elsewhere), services)
+    bare = services.keys() if choosers else elsewhere.keys()
     return Overlay(
-        MappingProxyType({
-            name: ServiceTemplate(name, entry.message, _assignment(config, entry.message), name in bare)
-            for name, entry in services.items()
-        }),
+        MappingProxyType({each.name: each for each in _services(config, services, frozenset(bare))}),
         templates,
-        tuple(
-            [resource(LISTENERS, message) for message in listeners]
-            + [resource(ROUTES, message) for name, message in routes.items() if name not in moving]
-            + [resource(CLUSTERS, each.message) for name, each in config.of(CLUSTERS).items() if name not in services]
-            + [resource(ENDPOINTS, each.message) for name, each in config.of(ENDPOINTS).items() if name not in assigned]
-            + [
-                resource(type_, each.message)
-                for type_ in TYPES
-                if type_ not in (LISTENERS, ROUTES, CLUSTERS, ENDPOINTS)
-                for each in config.of(type_).values()
-            ]
-        ),
+        tuple(_fixed(config, services, {template.name for template in templates})),
         config.elsewhere,
-        tuple(_warnings(config)),
+        (*choosers, *elsewhere.values(), *unreached, *lint.unobservable(services)),
     )
 
 
-def rewrite(message: Message, full_name: str, change: Callable[[Message], bool]) -> bool:
-    """Change every message of this type inside `message`, in Any too, in place; return whether one changed."""
-    if message.DESCRIPTOR.full_name == ANY:
-        inner = proto.unpack(message)
-        if inner is None or not rewrite(inner, full_name, change):
+def _services(config: Config, services: Mapping[str, Entry], bare: frozenset[str]) -> list[ServiceTemplate]:
+    stats = Counter(entry.message.alt_stat_name or name for name, entry in services.items())
+    templates = []
+    for name, entry in services.items():
+        own = entry.message.alt_stat_name or name
+        stat = own if stats[own] == 1 else name  # services that share one could not be told apart
+        assignment = config.of(ENDPOINTS)[assignment_name(entry.message)].message
+        templates.append(ServiceTemplate(name, stat, entry.message, assignment, name in bare))
+    return templates
+
+
+def _fixed(config: Config, services: Mapping[str, Entry], moving: set[str]) -> list[Resource]:
+    """Return what is served as it is written. A bare service is assigned its endpoints under its own name."""
+    assigned = services.keys() | {assignment_name(entry.message) for entry in services.values()}
+    left_out = {CLUSTERS: services.keys(), ENDPOINTS: assigned, ROUTES: moving}
+    return [
+        resource(type_, entry.message)
+        for type_ in TYPES
+        for name, entry in config.of(type_).items()
+        if name not in left_out.get(type_, ())
+    ]
+
+
+def _names_service(action: Message, services: Mapping[str, Entry] | frozenset[str]) -> bool:
+    if action.DESCRIPTOR.full_name != ROUTE_ACTION:
+        return False
+    return action.cluster in services or any(each.name in services for each in action.weighted_clusters.clusters)
+
+
+def _places(routes: Message, services: Mapping[str, Entry]) -> Places | None:
+    return find(routes, lambda part: _names_service(part, services))
+
+
+def _stripped(entry: Entry, places: Places | None, services: Mapping[str, Entry]) -> Entry:
+    """Return a route configuration without the names of services that rollouts shift."""
+    if places is None:
+        return entry
+
+    def strip(action: Message, _: str) -> None:
+        if action.cluster in services:
+            action.ClearField("cluster")
+        for each in action.weighted_clusters.clusters:
+            if each.name in services:
+                each.ClearField("name")
+
+    message = copied(entry.message)
+    change(message, places, strip)
+    return Entry(message, entry.where)
+
+
+def _route(message: Message, places: Places, stripped: Message, services: Mapping[str, Entry]) -> RouteTemplate:
+    named: dict[str, str] = {}
+
+    def note(action: Message, path: str) -> None:
+        for name in (action.cluster, *(each.name for each in action.weighted_clusters.clusters)):
+            if name in services:
+                named.setdefault(name, path)
+
+    change(copied(message), places, note)
+    return RouteTemplate(message.name, message, places, MappingProxyType(named), tuple(references(stripped)))
+
+
+def _with_routes_of_their_own(config: Config, services: frozenset[str]) -> Config:
+    """Move inline routes that name services out of listeners: one that changed with each weight would drain."""
+    routes = dict(config.of(ROUTES))
+    entries = {
+        type_: {name: _without_inline_routes(entry, name, services, routes) for name, entry in config.of(type_).items()}
+        for type_ in (LISTENERS, EXTENSION_CONFIGS)
+    }
+    return Config(MappingProxyType({**config.entries, **entries, ROUTES: routes}), config.elsewhere)
+
+
+def _without_inline_routes(entry: Entry, owner: str, services: frozenset[str], routes: dict[str, Entry]) -> Entry:
+    """Return an entry that asks for its inline routes by RDS, and add these to `routes`."""
+
+    def inline(part: Message) -> bool:
+        if part.DESCRIPTOR.full_name != CONNECTION_MANAGER or part.WhichOneof("route_specifier") != "route_config":
             return False
-        message.value = proto.canonical(inner)
-        return True
-    changed = message.DESCRIPTOR.full_name == full_name and change(message)
-    for field, value in message.ListFields():
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
-            for item in _messages(field, value):
-                changed = rewrite(item, full_name, change) or changed
-    return changed
+        return any(_names_service(action, services) for _, action in walk(part.route_config))
+
+    def move(manager: Message, path: str) -> None:
+        wanted = f"{owner}/{manager.route_config.name or manager.stat_prefix}"
+        message = copied(manager.route_config)
+        message.name = _free(wanted, message, routes)
+        routes[message.name] = Entry(message, lint.at(entry, path, "route_config"))
+        manager.rds.CopyFrom(_rds(message.name))
+
+    places = find(entry.message, inline)
+    if places is None:
+        return entry
+    message = copied(entry.message)
+    change(message, places, move)
+    return Entry(message, entry.where)
 
 
-def _messages(field: Message, value: Message) -> Iterator[Message]:
-    if not field.is_repeated:
-        yield value
-    elif not field.message_type.GetOptions().map_entry:
-        yield from value
-    elif field.message_type.fields_by_name["value"].message_type is not None:
-        yield from value.values()
+def _free(wanted: str, message: Message, routes: Mapping[str, Entry]) -> str:
+    """Return the wanted name, or with a number where it is taken by other routes."""
+    name, number = wanted, 1
+    while name in routes:
+        message.name = name
+        if routes[name].message == message:
+            return name
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
 
 
-def copied(message: Message) -> Message:
-    """Return a copy that may be changed."""
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
-
-
-def _assignment(config: Config, cluster: Message) -> Message:
-    return config.of(ENDPOINTS)[assignment_name(cluster)].message
-
-
-def _without_endpoints(services: Mapping[str, Entry], config: Config) -> Iterator[Problem]:
-    for entry in services.values():
-        name = assignment_name(entry.message)
-        if name not in config.of(ENDPOINTS):
-            yield Problem(entry.where, f"has no endpoints; add one with `cluster_name: {name}` to a list `endpoints:`")
-
-
-def _behind_tcp(services: Mapping[str, Entry], config: Config) -> Iterator[Problem]:
-    for entry in config.of(LISTENERS).values():
-        for path, part in walk(entry.message):
-            field = {TCP_PROXY: "cluster", TCP_CLUSTER_WEIGHT: "name"}.get(part.DESCRIPTOR.full_name)
-            if field is not None and getattr(part, field) in services:
-                what = f"a TCP proxy to the service '{getattr(part, field)}' cannot be shifted yet; use a cluster that is not EDS"
-                yield Problem(f"{entry.where}: {path}", what)
-
-
-def _extract_routes(config: Config, services: frozenset[str]) -> tuple[tuple[Message, ...], dict[str, Message]]:
-    """Serve routes that listeners hold inline, and that move, by RDS: a changed listener would drain connections."""
-    listeners: list[Message] = []
-    extracted: dict[str, Message] = {}
-    for name, entry in config.of(LISTENERS).items():
-
-        def move(manager: Message, listener: str = name) -> bool:
-            if manager.WhichOneof("route_specifier") != "route_config" or not _routed(manager.route_config) & services:
-                return False
-            routes = copied(manager.route_config)
-            label = f"{listener}/{routes.name or manager.stat_prefix}"
-            while label in extracted or label in config.of(ROUTES):
-                label += "+"
-            routes.name = label
-            extracted[label] = routes
-            manager.rds.route_config_name = label
-            manager.rds.config_source.ads.SetInParent()
-            manager.rds.config_source.resource_api_version = 2  # V3
-            return True
-
-        message = copied(entry.message)
-        listeners.append(message if rewrite(message, CONNECTION_MANAGER, move) else entry.message)
-    return tuple(listeners), extracted
-
-
-def _routed(message: Message) -> frozenset[str]:
-    """Return the clusters that the routes in `message` send requests to."""
-    names = set()
-    for _, part in walk(message):
-        if part.DESCRIPTOR.full_name == ROUTE_ACTION:
-            names.add(part.cluster)
-        elif part.DESCRIPTOR.full_name == CLUSTER_WEIGHT:
-            names.add(part.name)
-    return frozenset(names - {""})
-
-
-def _others(config: Config) -> Iterator[Message]:
-    for type_ in (EXTENSION_CONFIGS, CLUSTERS):
-        for entry in config.of(type_).values():
-            yield entry.message
-
-
-def _named_elsewhere(messages: tuple[Message, ...], services: frozenset[str]) -> frozenset[str]:
-    """Return the services that anything but a route's choice of cluster names: by any text field named *cluster*."""
-    found: set[str] = set()
-    for message in messages:
-        for _, part in walk(message):
-            for field, value in part.ListFields():
-                if field.type != FieldDescriptor.TYPE_STRING or "cluster" not in field.name:
-                    continue
-                if part.DESCRIPTOR.full_name == ROUTE_ACTION and field.name == "cluster":
-                    continue
-                found |= services.intersection(value if field.is_repeated else (value,))
-    return frozenset(found)
-
-
-def _warnings(config: Config) -> Iterator[Problem]:
-    for type_ in (ROUTES, LISTENERS):
-        for entry in config.of(type_).values():
-            for path, part in walk(entry.message):
-                if part.DESCRIPTOR.full_name == ROUTE_ACTION:
-                    specifier = part.WhichOneof("cluster_specifier")
-                    if specifier not in ("cluster", "weighted_clusters", None):
-                        yield Problem(f"{entry.where}: {path}.{specifier}", "chooses its cluster itself: a rollout cannot shift it")
+def _rds(name: str) -> Message:
+    source = {"ads": {}, "resource_api_version": "V3"}
+    return proto.parse(RDS, {"route_config_name": name, "config_source": source})

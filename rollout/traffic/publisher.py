@@ -16,12 +16,12 @@ INITIAL = "initial"
 
 
 def check(files: Mapping[str, str]) -> tuple[Compiler, tuple[Problem, ...]]:
-    """Compile a configuration as it is served before any rollout; return it with its warnings.
+    """Compile a configuration as it is served before any rollout; return its compiler and its warnings.
 
     Raises InvalidConfig with every problem found.
     """
     compiler = Compiler(overlay(parse(files)))
-    _consistent(compiler, compiler.compile({name: untouched(INITIAL) for name in compiler.overlay.services}))
+    _compiled(compiler, {name: untouched(INITIAL) for name in compiler.overlay.services})
     return compiler, compiler.overlay.warnings
 
 
@@ -30,10 +30,12 @@ def untouched(stable: str) -> ServiceTraffic:
     return ServiceTraffic(stable, (VersionTraffic(stable, FULL_BP, None),))
 
 
-def _consistent(compiler: Compiler, snapshot: Snapshot) -> None:
+def _compiled(compiler: Compiler, traffic: Mapping[str, ServiceTraffic]) -> Snapshot:
+    snapshot = compiler.compile(traffic)
     problems = inconsistencies(snapshot, compiler.overlay.elsewhere)
     if problems:
         raise InvalidConfig(problems)
+    return snapshot
 
 
 class Publisher:
@@ -60,13 +62,12 @@ class Publisher:
         served, when the configuration is wrong in itself, or lacks a service that has been touched.
         """
         compiler, warnings = check(files)
-        lost = traffic.keys() - compiler.overlay.services.keys()
+        lost = sorted(traffic.keys() - compiler.overlay.services.keys())
         if lost:
-            what = "has versions of its own and must stay an EDS cluster in envoy-configs"
-            raise InvalidConfig(tuple(Problem(f"service '{name}'", what) for name in sorted(lost)))
+            what = "is not in envoy-configs, but has versions of its own; put its EDS cluster back under `clusters:`"
+            raise InvalidConfig(tuple(Problem(f"service '{name}'", what) for name in lost))
         following = {name: traffic.get(name) or untouched(INITIAL) for name in compiler.overlay.services}
-        snapshot = compiler.compile(following)
-        _consistent(compiler, snapshot)
+        snapshot = _compiled(compiler, following)  # makes again only what differs from check()
         self._compiler, self._traffic = compiler, following
         self._cache.publish(snapshot)
         return warnings
@@ -75,8 +76,10 @@ class Publisher:
         """Publish this split of a service; return False when it is what is served already."""
         if self._traffic[service] == traffic:
             return False
-        self._traffic[service] = traffic
-        return self._cache.publish(self.compiler.compile(self._traffic))
+        following = {**self._traffic, service: traffic}
+        snapshot = self.compiler.compile(following)
+        self._traffic = following
+        return self._cache.publish(snapshot)
 
     def traffic(self, service: str) -> ServiceTraffic:
         return self._traffic[service]
@@ -97,11 +100,13 @@ class Publisher:
         snapshot = self._cache.snapshot
         assert snapshot is not None, "load() comes first"
         present = {version.name for version in self._traffic[service].versions}
-        for version in sorted(present | set(known_versions)):
-            name = cluster_name(service, version)
-            for type_ in (CLUSTERS, ENDPOINTS):
-                if type_ is CLUSTERS or version in present:
-                    yield Wanted(type_, name, _version(snapshot.get(type_, name)))
+        clusters = [cluster_name(service, version) for version in sorted(present | set(known_versions))]
+        for name in (*clusters, service):
+            cluster, assignment = snapshot.get(CLUSTERS, name), snapshot.get(ENDPOINTS, name)
+            if cluster is not None or name in clusters:
+                yield Wanted(CLUSTERS, name, _version(cluster))
+            if cluster is not None:
+                yield Wanted(ENDPOINTS, name, _version(assignment))
         for route in self.compiler.overlay.routes:
             if service in route.services:
                 yield Wanted(ROUTES, route.name, _version(snapshot.get(ROUTES, route.name)))

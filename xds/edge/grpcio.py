@@ -47,7 +47,8 @@ class GrpcEdge:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise XdsError(f"cannot listen for xDS on {address}: is the port in use, the address this host's?") from error
+            what = f"cannot listen for xDS on {address}: the port is in use, or the address is not this host's"
+            raise XdsError(what) from error
         await self._server.start()
         return int(port)
 

@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all that a newcomer needs; both create .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint check format bench serve clean
+.DEFAULT_GOAL := test
+
+$(INSTALLED): pyproject.toml hatch_build.py
+	@echo "installing into $(VENV) ..."
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python --compile-bytecode -e '.[dev]'; \
+	else \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	fi
+	@touch $@
+
+demo: $(INSTALLED)  ## a good version goes out, a broken one comes back, on real Envoys (KEEP=1: leave it running)
+	$(BIN)/python -m rollout.demo $(if $(KEEP),--keep)
+
+test: $(INSTALLED)  ## all tests, with real Envoys
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## style, types and floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test  ## everything that CI does
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## what README says of speed
+	$(BIN)/python bench/idle.py
+
+serve: $(INSTALLED)  ## a server on ./envoy-configs and ./data
+	$(BIN)/rollout serve
+
+clean:
+	rm -rf $(VENV) dist xds/envoy_api.binpb

@@ -1,0 +1,166 @@
+"""What in a configuration cannot work or cannot be shifted: where it stands, what it is, and what to do."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any as Message
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from rollout.spec import VERSION_NAME
+from xds.config import Config, Entry
+from xds.errors import Problem
+from xds.resources import (
+    CLUSTERS,
+    ENDPOINTS,
+    EXTENSION_CONFIGS,
+    LISTENERS,
+    ROUTES,
+    TYPES,
+    ResourceType,
+    assignment_name,
+    references,
+    walk,
+)
+
+TCP_PROXY = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+TCP_FIELDS = {TCP_PROXY: "cluster", f"{TCP_PROXY}.WeightedCluster.ClusterWeight": "name"}
+ASSIGNMENT = "envoy.config.endpoint.v3.ClusterLoadAssignment"
+CHOOSERS = frozenset({"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"})
+FREE_TEXT = frozenset({"google.protobuf.Value", "google.protobuf.StringValue"})
+_QUOTES = re.compile("[\"'`]")
+
+
+def problems(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Yield what makes a configuration unfit to be served."""
+    yield from _dangling(config, services)
+    yield from _without_endpoints(config, services)
+    yield from _behind_tcp(config, services)
+    yield from _taken(config, services)
+
+
+def choosers(config: Config) -> Iterator[Problem]:
+    """Yield a warning for whatever picks a cluster at run time, when nobody can shift it any more."""
+    for entry in _of(config, ROUTES, LISTENERS, EXTENSION_CONFIGS):
+        for path, part in walk(entry.message):
+            for field, _ in part.ListFields():
+                if field.name in CHOOSERS:
+                    what = "chooses the cluster of each request itself, so a rollout cannot shift these requests"
+                    yield Problem(at(entry, path, field.name), f"{what}; name the service by `cluster:` where you can")
+
+
+def elsewhere(entries: Iterable[Entry], services: Mapping[str, Entry]) -> dict[str, Problem]:
+    """Return a warning for each service that `entries` name, which are all that no rollout shifts.
+
+    A name counts in a text field named *cluster*, and in quotes in any text: code of a filter may call it.
+    """
+    found: dict[str, Problem] = {}
+    for entry in entries:
+        for path, part in walk(entry.message):
+            for field, value in part.ListFields():
+                if field.type == FieldDescriptor.TYPE_STRING:
+                    texts = value if field.is_repeated else (value,)
+                    for name in sorted(each for each in _named(part, field, texts) if each in services):
+                        what = (
+                            f"names the service '{name}' other than in an HTTP route, so it moves here at once when a"
+                        )
+                        what = f"{what} rollout gives the candidate 100%; name another cluster if it must not"
+                        found.setdefault(name, Problem(at(entry, path, field.name), what))
+    return found
+
+
+def unreached(names: Iterable[str], services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Yield a warning for each of these services, which nothing names."""
+    for name in names:
+        what = "is named by no route, so a rollout of it has no traffic to shift; add a route to it, or remove it"
+        yield Problem(services[name].where, what)
+
+
+def unobservable(services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Yield a warning for each service whose own settings hide when one of its backends is idle."""
+    for entry in services.values():
+        stats = entry.message.track_cluster_stats
+        if entry.message.HasField("track_cluster_stats") and not stats.per_endpoint_stats:
+            what = "leaves out per_endpoint_stats, so the drain of a backend cannot see when it is idle; set it to true"
+            yield Problem(at(entry, "track_cluster_stats"), what)
+
+
+def at(entry: Entry, *path: str) -> str:
+    """Return where a field of an entry stands: file, resource and field path."""
+    field = ".".join(part for part in path if part)
+    return f"{entry.where}: {field}" if field else entry.where
+
+
+def _of(config: Config, *types: ResourceType) -> Iterator[Entry]:
+    for type_ in types:
+        yield from config.of(type_).values()
+
+
+def _named(part: Message, field: FieldDescriptor, texts: Iterable[str]) -> set[str]:
+    kind = part.DESCRIPTOR.full_name
+    if kind == ASSIGNMENT:
+        return set()
+    if "cluster" in field.name or kind in FREE_TEXT or (field.name == "name" and kind.endswith(".ClusterWeight")):
+        return {word for text in texts for word in (text, *_quoted(text))}
+    return {word for text in texts for word in _quoted(text)}
+
+
+def _quoted(text: str) -> list[str]:
+    return _QUOTES.split(text)[1:-1]
+
+
+def _dangling(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Envoy ACKs a route to an unknown cluster and answers 503 to its requests, so only we can refuse it."""
+    names = {type_: frozenset(config.of(type_)) for type_ in TYPES}
+    names[CLUSTERS] |= config.elsewhere
+    for entry in _of(config, *TYPES):
+        for each in references(entry.message):
+            if each.type is not ENDPOINTS and each.name not in names[each.type]:
+                remedy = _remedy(each.name, names[each.type], services)
+                what = f"names '{each.name}', which is not among the {each.type}; {remedy}"
+                yield Problem(at(entry, each.field), what)
+
+
+def _remedy(name: str, known: Iterable[str], services: Mapping[str, Entry]) -> str:
+    service = name.rpartition("@")[0]
+    if service in services:
+        return f"routes name services and rollouts choose versions: write '{service}'"
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else "add it there or correct the name"
+
+
+def _without_endpoints(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+    for entry in services.values():
+        name = assignment_name(entry.message)
+        assignment = config.of(ENDPOINTS).get(name)
+        if assignment is None:
+            what = f"has no endpoints; add an item with `cluster_name: {name}` to a list `endpoints:`"
+            yield Problem(entry.where, what)
+        elif not any(_has_endpoints(locality) for locality in assignment.message.endpoints):
+            what = f"holds no endpoint of the service '{entry.message.name}'; add lb_endpoints, its first version"
+            yield Problem(at(assignment, "endpoints"), what)
+
+
+def _has_endpoints(locality: Message) -> bool:
+    return bool(locality.lb_endpoints) or locality.WhichOneof("lb_config") is not None
+
+
+def _behind_tcp(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+    for entry in _of(config, LISTENERS, EXTENSION_CONFIGS):
+        for path, part in walk(entry.message):
+            field = TCP_FIELDS.get(part.DESCRIPTOR.full_name)
+            if field is not None and getattr(part, field) in services:
+                what = f"sends TCP connections to the service '{getattr(part, field)}', which cannot be shifted yet"
+                yield Problem(at(entry, path, field), f"{what}; name a cluster here whose type is not EDS")
+
+
+def _taken(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Yield names that the cluster of a version could get."""
+    assigned = {assignment_name(entry.message) for entry in services.values()}
+    places = [(name, entry.where) for name, entry in config.of(CLUSTERS).items()]
+    places += [(name, entry.where) for name, entry in config.of(ENDPOINTS).items() if name not in assigned]
+    places += [(name, f"the bootstrap's cluster '{name}'") for name in sorted(config.elsewhere)]
+    for name, where in places:
+        service, _, version = name.rpartition("@")
+        if service in services and VERSION_NAME.fullmatch(version):
+            yield Problem(where, f"has the name kept for version '{version}' of the service '{service}'; rename it")

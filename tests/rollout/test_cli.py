@@ -1,0 +1,593 @@
+"""The command line, against a real server for what it can show without Envoys, and a scripted one for the rest."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from rollout.cli import app
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 30.0
+NOBODY = "http://127.0.0.1:9"  # the discard port, on which nothing listens
+QUICK = "drain_timeout: 100ms\n"
+SERVICES = ("cart", "checkout", "search", "shop", "stock", "users")
+
+ROUTE = """
+routes:
+- name: edge
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes:
+"""
+SERVICE = """
+- name: {name}
+  type: EDS
+  connect_timeout: 1s
+  eds_cluster_config: {{ eds_config: {{ ads: {{}}, resource_api_version: V3 }} }}
+"""
+ENDPOINTS = """
+- cluster_name: {name}
+  endpoints:
+  - lb_endpoints:
+    - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 7001 }} }} }}
+    - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 7002 }} }} }}
+"""
+
+
+def configuration(services: Sequence[str], extra_route: str = "") -> str:
+    routes = [f"    - match: {{ prefix: /{name} }}\n      route: {{ cluster: {name} }}\n" for name in services]
+    clusters = "clusters:" + "".join(SERVICE.format(name=name) for name in services)
+    endpoints = "endpoints:" + "".join(ENDPOINTS.format(name=name) for name in services)
+    return ROUTE + "".join(routes) + extra_route + clusters + endpoints
+
+
+@dataclass(frozen=True)
+class Server:
+    """A rollout server in a process of its own."""
+
+    url: str
+    xds: str
+    configs: Path
+
+    def get(self, path: str) -> Any:
+        with urlopen(self.url + path, timeout=LIMIT_S) as response:  # noqa: S310 - http on loopback
+            return json.loads(response.read())
+
+
+def python(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start `rollout` as a process."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "rollout.cli", *arguments],
+        cwd=ROOT,
+        env={**clean, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def ended_by(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Kill a process that takes too long, so that every wait for its output has an end."""
+    watchdog = threading.Timer(LIMIT_S, process.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        watchdog.join()
+
+
+def finished(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Run `rollout` to its end; return its exit code, stdout and stderr."""
+    with python(*arguments, **environment) as process, ended_by(process):
+        stdout, stderr = process.communicate()
+    return process.returncode, stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    configs = folder / "envoy-configs"
+    configs.mkdir()
+    (configs / "all.yaml").write_text(configuration(SERVICES))
+    places = ("--configs", str(configs), "--data", str(folder / "data"))
+    with python("serve", *places, "--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0") as process:
+        assert process.stderr is not None
+        with ended_by(process):
+            ready = next((line for line in process.stderr if "admin API on" in line), "")
+        found = re.search(r"xDS on (\S+), admin API on (http://[\d.:]+)", ready)
+        assert found is not None, "the server did not become ready"
+        yield Server(found[2], found[1], configs)
+        process.terminate()
+        with ended_by(process):
+            process.communicate()
+    assert process.returncode == 0
+
+
+def rollout(*arguments: str, server: str = NOBODY, **environment: str) -> Result:
+    """Call a verb."""
+    clean: dict[str, str | None] = {"ROLLOUT_TOKEN": None, "ROLLOUT_SERVER": server, "USER": "ann"}
+    return CliRunner().invoke(app, arguments, env={**clean, **environment})
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+# A scripted server, for what a real one shows only with a fleet.
+
+
+@dataclass
+class Script:
+    """Answers by path, each once, the last again and again; None closes the connection. Notes what it was asked."""
+
+    answers: Mapping[str, Sequence[Any]]
+    status: int = 200
+    asked: list[tuple[str, str, Mapping[str, str], Any]] = field(default_factory=list)
+    _turns: dict[str, int] = field(default_factory=dict)
+
+    def next(self, path: str) -> Any:
+        answers = self.answers[path]
+        turn = self._turns.get(path, 0)
+        self._turns[path] = turn + 1
+        return answers[min(turn, len(answers) - 1)]
+
+
+@contextmanager
+def scripted(script: Script) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer()
+
+        def do_POST(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            script.asked.append((self.command, self.path, dict(self.headers), json.loads(body) if body else None))
+            answer = script.next(self.path)
+            if answer is None:
+                return
+            raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(script.status)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def view(phase: str, **changes: Any) -> dict[str, Any]:
+    """A service with a rollout, as the API gives it."""
+    over = phase in ("completed", "rolled_back")
+    state = {
+        "service": "checkout",
+        "id": 1,
+        "stable": "v1",
+        "candidate": "v2",
+        "phase": phase,
+        "outcome": phase if over else "in_progress",
+        "reason": f"why {phase}",
+        "started_at": "2026-11-22T05:10:41+00:00",
+        "changed_at": "2026-11-22T05:10:51+00:00",
+        "in_progress": not over,
+        "phase_seconds": 1.0,
+        "stage": 0,
+        "stages": [50.0, 100.0],
+        "weight_percent": 50.0,
+        "measured": None,
+        "verdict": None,
+        "waiting_for": {},
+        "resume": "shifting" if phase == "paused" else None,
+        "drain": None,
+    }
+    versions = [{"version": "v1", "weight_percent": 50.0, "backends": ["127.0.0.1:7001"]}]
+    state |= changes
+    service = {"service": "checkout", "stable": "v1", "versions": versions, "drains": [], "rollout": state}
+    return {**service, "in_progress": state["in_progress"]}
+
+
+CHECKOUT = "/v1/services/checkout"
+
+
+def test_help_tells_of_every_verb_and_version_is_printed() -> None:
+    text = rollout("--help").stdout
+    verbs = "serve deploy status watch list promote pause resume abort history explain drain adopt fleet lint bootstrap"
+    assert all(f"  {verb} " in text for verb in (*verbs.split(), "config"))
+    assert "Exit codes: 0 done" in text
+    assert rollout("--version").stdout.startswith("rollout")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("deploy", "checkout", "v2"),
+        ("deploy", "checkout", "--endpoint", "127.0.0.1:1"),
+        ("deploy", "checkout", "v2", "--endpoint", "127.0.0.1:1", "--strategy", "/no/such/file"),
+        ("status", ""),
+        ("watch", " "),
+        ("status", "--server", "ftp://127.0.0.1"),
+        ("--server", "http://", "status"),
+        ("explain", "checkout", "--rollout", "0"),
+        ("bootstrap", "--node-id", "edge-1", "--location", "/eu-1"),
+        ("bootstrap", "--node-id", "edge-1"),
+        ("config",),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
+    assert rollout(*arguments).exit_code == 2
+
+
+def test_a_server_that_is_not_there_is_an_error_that_says_what_to_do() -> None:
+    result = rollout("status")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"error: no rollout server answers at {NOBODY} (connection refused); "
+        "start one with `rollout serve`, or give --server or ROLLOUT_SERVER\n"
+    )
+
+
+def test_with_json_an_error_is_json_on_stdout() -> None:
+    result = rollout("status", "--json")
+    assert (result.exit_code, result.stderr) == (1, "")
+    error = json.loads(result.stdout)["error"]
+    assert error["title"] == "Unavailable"
+    assert "connection refused" in error["detail"]
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "environment"])
+def test_the_server_is_named_before_the_verb_behind_it_or_by_the_environment(server: Server, place: str) -> None:
+    option = ("--server", server.url.removeprefix("http://"))
+    match place:
+        case "before":
+            result = rollout(*option, "list", server="http://127.0.0.1:8")
+        case "behind":
+            result = rollout("--server", NOBODY, "list", *option)
+        case _:
+            result = rollout("list", server=server.url)
+    assert result.exit_code == 0
+    assert "checkout" in result.stdout
+
+
+def test_what_answers_but_is_no_rollout_server_is_said_to_be_none() -> None:
+    with scripted(Script({"/v1/services": [b"<html>"]})) as url:
+        result = rollout("list", server=url)
+    assert result.exit_code == 1
+    assert f"what answers at {url} is no rollout server (HTTP 200)" in result.stderr
+
+
+def test_an_unknown_service_is_an_error_with_the_known_ones(server: Server) -> None:
+    result = rollout("status", "nope/../x", server=server.url)
+    assert result.exit_code == 1
+    assert "error: there is no service 'nope/../x'; there are cart, checkout" in result.stderr
+    error = json.loads(rollout("watch", "nope", "--json", server=server.url).stdout)["error"]
+    assert (error["status"], error["title"]) == (404, "Unknown")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("v2", "--endpoint", "localhost:80"), "'localhost' is no IP address"),
+        (("v2", "--endpoint", "127.0.0.1"), "is no endpoint; write HOST:PORT"),
+        (("v2", "--endpoint", "127.0.0.1:99999"), "--endpoint 127.0.0.1:99999: port"),
+        (("v 2", "--endpoint", "127.0.0.1:80"), "'v 2' is no version name"),
+        (("v2", "--endpoint", "127.0.0.1:80", "--endpoint", "127.0.0.1:80"), "127.0.0.1:80 stands twice"),
+    ],
+)
+def test_a_wrong_deployment_is_refused_before_anything_is_sent(arguments: tuple[str, ...], expected: str) -> None:
+    result = rollout("deploy", "checkout", *arguments)
+    assert result.exit_code == 1
+    assert expected in result.stderr
+    assert "no rollout server" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stages: [10%, 5%, 100%]", "strategy.yaml: stages"),
+        ("stages: [", "is no YAML"),
+        ("- 1", "must be a mapping"),
+        ("stagess: []", "stagess: is no setting"),
+        ("\udcff", "cannot read the strategy"),
+    ],
+)
+def test_a_wrong_strategy_is_refused_with_file_and_path(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "strategy.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    result = rollout("deploy", "checkout", "v2", "--endpoint", "127.0.0.1:80", "--strategy", str(file))
+    assert result.exit_code == 1
+    assert expected in words(result.stderr)
+    assert "strategy.yaml" in result.stderr
+
+
+def test_json_is_exactly_what_the_api_says(server: Server) -> None:
+    result = rollout("status", "users", "--json", server=server.url)
+    assert result.exit_code == 0
+    assert result.stdout == json.dumps(server.get("/v1/services/users"), indent=2) + "\n"
+    for verb, path in (
+        (("list",), "/v1/services"),
+        (("fleet",), "/v1/fleet"),
+        (("history", "users"), "/v1/services/users/rollouts"),
+    ):
+        assert json.loads(rollout(*verb, "--json", server=server.url).stdout) == server.get(path)
+
+
+def test_a_service_without_a_rollout_is_shown_and_done(server: Server) -> None:
+    for verb in ("status", "watch"):
+        result = rollout(verb, "users", server=server.url)
+        assert result.exit_code == 0
+        assert "no rollout yet" in result.stdout
+    assert "no rollouts yet" in rollout("history", "users", server=server.url).stdout
+    assert "has had no rollout" in rollout("explain", "users", server=server.url).stderr
+    assert "no Envoy is connected" in rollout("fleet", server=server.url).stdout
+
+
+def test_a_rollout_is_deployed_paused_resumed_aborted_and_explained(server: Server, tmp_path: Path) -> None:
+    strategy = tmp_path / "quick.yaml"
+    strategy.write_text(QUICK + "stages: [5%, 100%]\n")
+
+    def call(*arguments: str) -> Result:
+        return rollout(*arguments, server=server.url)
+
+    deployed = call("deploy", "checkout", "v2", "--endpoint", "127.0.0.1:7003@eu/eu-1", "--strategy", str(strategy))
+    assert deployed.exit_code == 0
+    assert "checkout initial → v2: pending" in deployed.stdout
+    assert server.get("/v1/services/checkout")["rollout"]["stages"] == [5.0, 100.0]
+    assert call("status", "checkout").exit_code == 4
+    assert call("status").exit_code == 4
+    again = call("deploy", "checkout", "v3", "--endpoint", "127.0.0.1:7004")
+    assert (again.exit_code, "in progress" in again.stderr) == (1, True)
+    assert "cannot promote" in call("promote", "checkout", "--full").stderr
+    assert "paused by ann" in call("pause", "checkout").stdout
+    assert "resumed by ann" in call("resume", "checkout").stdout
+    aborted = json.loads(call("abort", "checkout", "--json").stdout)
+    assert aborted["reason"] == "aborted by ann"
+    watched = call("watch", "checkout")
+    assert watched.exit_code == 3
+    assert "rolled back" in watched.stdout.splitlines()[-1]
+    assert call("status", "checkout").exit_code == 3
+    assert call("status").exit_code in (0, 4)
+    assert "aborted by ann" in call("history", "checkout").stdout
+    story = words(call("explain", "checkout", "--rollout", "1").stdout)
+    assert "rollout 1 of checkout: initial → v2, rolled back" in story
+    assert "aborted by ann" in story
+    missing = call("explain", "checkout", "--rollout", "7")
+    assert (missing.exit_code, "no rollout 7" in missing.stderr) == (1, True)
+
+
+def test_deploy_with_wait_ends_with_3_when_the_rollout_is_taken_back(server: Server, tmp_path: Path) -> None:
+    strategy = tmp_path / "quick.yaml"
+    strategy.write_text(QUICK)
+    arguments = (
+        "deploy",
+        "cart",
+        "v2",
+        "--endpoint",
+        "127.0.0.1:7003",
+        "--strategy",
+        str(strategy),
+        "--wait",
+        "--json",
+    )
+    with python(*arguments, ROLLOUT_SERVER=server.url) as process, ended_by(process):
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert rollout("abort", "cart", server=server.url).exit_code == 0
+        rest = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 3
+    assert first["rollout"]["candidate"] == "v2"
+    assert rest[-1]["rollout"]["outcome"] == "rolled_back"
+
+
+def test_ctrl_c_leaves_and_says_that_the_rollout_goes_on(server: Server) -> None:
+    assert rollout("deploy", "shop", "v2", "--endpoint", "127.0.0.1:7003", server=server.url).exit_code == 0
+    with python("watch", "shop", ROLLOUT_SERVER=server.url) as process, ended_by(process):
+        assert process.stdout is not None
+        assert "shop initial → v2" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stderr == "left; the rollout goes on: `rollout watch shop` shows it, `rollout abort shop` takes it back\n"
+    assert rollout("status", "shop", server=server.url).exit_code == 4
+
+
+def test_a_backend_is_let_go_but_not_the_last_one(server: Server) -> None:
+    first = rollout("drain", "search", "127.0.0.1:7001", server=server.url)
+    assert first.exit_code == 0
+    assert "127.0.0.1:7001 of initial: waiting until every Envoy knows of the drain; do not stop yet" in first.stdout
+    last = rollout("drain", "search", "127.0.0.1:7002", server=server.url)
+    assert last.exit_code == 1
+    assert "last healthy backend" in last.stderr
+    assert rollout("drain", "search", "nonsense", server=server.url).exit_code == 1
+
+
+def test_the_first_version_is_named(server: Server) -> None:
+    result = rollout("adopt", "stock", "v7", server=server.url)
+    assert result.exit_code == 0
+    assert "v7 (stable)" in result.stdout
+
+
+def test_a_bad_configuration_is_refused_with_every_problem_and_a_good_one_taken(server: Server) -> None:
+    bad = server.configs / "bad.yaml"
+    bad.write_text("clusters:\n- name: a\n  typo: 1\n- name: b\n  typo: 2\n")
+    refused = rollout("config", "reload", server=server.url)
+    bad.unlink()
+    assert refused.exit_code == 1
+    assert len([line for line in refused.stderr.splitlines() if line.startswith("error: ") and "bad.yaml" in line]) == 2
+    taken = rollout("config", "reload", server=server.url)
+    assert (taken.exit_code, taken.stdout) == (0, "reloaded\n")
+
+
+def test_watch_tells_each_phase_and_stage_once_and_exits_with_0_when_completed() -> None:
+    looks = [view("warming"), view("shifting"), view("shifting", phase_seconds=2.0), view("completed", stage=1)]
+    with scripted(Script({CHECKOUT: looks})) as url:
+        result = rollout("watch", "checkout", server=url)
+    assert result.exit_code == 0
+    assert [line.split(": ")[1].split(" ")[0] for line in result.stdout.splitlines()] == [
+        "warming",
+        "shifting",
+        "completed",
+    ]
+
+
+def test_watch_with_json_prints_a_line_at_each_change() -> None:
+    looks = [
+        view("shifting"),
+        view("shifting", phase_seconds=2.0),
+        view("shifting", weight_percent=60.0),
+        view("rolled_back"),
+    ]
+    with scripted(Script({CHECKOUT: looks})) as url:
+        result = rollout("watch", "checkout", "--json", server=url)
+    assert result.exit_code == 3
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [looks[0], looks[2], looks[3]]
+
+
+def test_watch_on_a_terminal_shows_the_panel() -> None:
+    with scripted(Script({CHECKOUT: [view("shifting"), view("completed", stage=1)]})) as url:
+        result = rollout("watch", "checkout", server=url, TTY_COMPATIBLE="1", COLUMNS="80", NO_COLOR="1")
+    assert result.exit_code == 0
+    assert "▶ [50%]" in result.stdout.replace("\u00a0", " ")
+    assert "COMPLETED" in result.stdout
+
+
+def test_watch_waits_for_a_server_that_starts_anew() -> None:
+    with scripted(Script({CHECKOUT: [view("shifting"), None, None, view("completed")]})) as url:
+        result = rollout("watch", "checkout", server=url)
+    assert result.exit_code == 0
+    assert result.stderr.count("trying again: no rollout server answers") == 1
+
+
+def test_waiting_through_a_pause_says_so_once_on_stderr() -> None:
+    looks = [view("shifting"), view("paused"), view("paused"), view("shifting", stage=1), view("completed", stage=1)]
+    with scripted(Script({CHECKOUT: looks, f"{CHECKOUT}/rollouts": [looks[0]["rollout"]]})) as url:
+        result = rollout("deploy", "checkout", "v2", "--endpoint", "127.0.0.1:7003", "--wait", server=url)
+    assert result.exit_code == 0
+    assert result.stderr == "paused, and still waiting: `rollout resume`, `promote` or `abort` goes on\n"
+    assert "paused at 50 % (why paused)" in result.stdout
+
+
+def test_waiting_ends_with_the_own_rollout_when_another_one_has_begun() -> None:
+    ended = view("rolled_back")["rollout"]
+    answers = {CHECKOUT: [view("shifting"), view("warming", id=2)], f"{CHECKOUT}/rollouts/1": [ended]}
+    with scripted(Script({**answers, f"{CHECKOUT}/rollouts": [view("shifting")["rollout"]]})) as url:
+        result = rollout("deploy", "checkout", "v2", "--endpoint", "127.0.0.1:7003", "--wait", server=url)
+    assert result.exit_code == 3
+
+
+def test_drain_with_wait_ends_when_the_backend_is_safe_to_stop() -> None:
+    backend = {
+        "version": "v1",
+        "backend": "127.0.0.1:7001",
+        "running": 2,
+        "idle_looks": 0,
+        "timed_out": False,
+        "cut": {},
+    }
+    looks = [view("completed") | {"drains": [{**backend, "removed": removed}]} for removed in (False, True)]
+    with scripted(Script({CHECKOUT: looks, f"{CHECKOUT}/drains": [looks[0]]})) as url:
+        result = rollout("drain", "checkout", "127.0.0.1:7001", "--wait", server=url)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "127.0.0.1:7001 of v1: 2 requests running, idle 0 of 3 looks in a row; do not stop yet",
+        "127.0.0.1:7001 of v1: safe to stop",
+    ]
+
+
+def test_token_user_and_content_type_go_along_with_what_is_asked() -> None:
+    script = Script({"/v1/services/a%2Fb/adopt": [view("completed")]})
+    with scripted(script) as url:
+        assert rollout("adopt", "a/b", "v1", server=url, ROLLOUT_TOKEN="secret\n").exit_code == 0  # noqa: S106
+        assert rollout("adopt", "a/b", "v1", server=url, ROLLOUT_TOKEN="se\ncret").exit_code == 1  # noqa: S106
+    [(method, _, headers, body)] = script.asked
+    assert (method, body) == ("POST", {"version": "v1"})
+    assert headers["Authorization"] == "Bearer secret"
+    assert headers["X-Rollout-User"] == "ann"
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_lint_names_every_problem_in_a_line_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("clusters:\n- name: a\n  typo: 1\n- name: b\n  typo: 2\n")
+    result = rollout("lint", str(tmp_path))
+    assert result.exit_code == 1
+    assert len((result.stdout + result.stderr).splitlines()) == 2
+    problems = json.loads(rollout("lint", str(tmp_path), "--json").stdout)["error"]["problems"]
+    assert all("a.yaml" in problem["where"] for problem in problems)
+
+
+def test_lint_warns_of_what_cannot_be_shifted_and_is_content(tmp_path: Path) -> None:
+    route = "    - match: { prefix: / }\n      route: { cluster_header: x-cluster }\n"
+    (tmp_path / "a.yaml").write_text(configuration(["checkout"], route))
+    result = rollout("lint", str(tmp_path))
+    assert result.exit_code == 0
+    warning, fine = result.stdout.splitlines()
+    assert warning.startswith("warning: ")
+    assert "cluster_header" in warning
+    assert fine == f"{tmp_path} is fine; services: checkout"
+
+
+def test_bootstrap_is_yaml_without_anchors_and_the_same_as_json() -> None:
+    arguments = ("bootstrap", "--node-id", "edge-1", "--location", "eu/eu-1", "--stats", "127.0.0.1:9902", "--delta")
+    text = rollout(*arguments).stdout
+    document = yaml.safe_load(text)
+    assert document == json.loads(rollout(*arguments, "--json").stdout)
+    assert document["node"]["locality"] == {"region": "eu", "zone": "eu-1"}
+    assert document["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
+    assert re.search(r"[&*]id\d", text) is None
+    assert "{" not in text.replace("{}", "")
+    wrong = rollout("bootstrap", "--node-id", "edge-1", "--location", "eu", "--xds", "nowhere")
+    assert (wrong.exit_code, wrong.stderr) == (1, "error: 'nowhere' is no address; write HOST:PORT\n")
+
+
+def test_a_server_that_cannot_start_says_why_without_a_traceback(server: Server, tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "data"))
+    configs = ("--configs", str(server.configs))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        cases = {
+            ("--configs", str(tmp_path / "none")): "does not exist",
+            (*configs, "--admin", "0.0.0.0:0"): "is not loopback, so changes need a token",
+            (*configs, "--admin", f"127.0.0.1:{port}"): "is another server running?",
+            (*configs, "--admin", "127.0.0.1:0", "--xds", server.xds): "cannot listen for xDS on",
+            (*configs, "--admin", "nonsense"): "'nonsense' is no address",
+        }
+        for arguments, expected in cases.items():
+            code, stdout, stderr = finished("serve", *data, *arguments)
+            assert (code, stdout) == (1, ""), stderr
+            assert expected in stderr
+            assert stderr.splitlines()[-1].startswith("error: ")
+            assert "Traceback" not in stderr

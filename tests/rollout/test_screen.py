@@ -1,0 +1,333 @@
+"""What people see: each screen at 80 columns holds the facts that the API's JSON has."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from rollout import screen
+
+STRANGE = "a\x1b[31mred\nline [bold]brackets[/bold]"
+
+
+def shown(renderable: RenderableType, width: int = 80) -> str:
+    """Return what a console of this width shows, and check that nothing is wider."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(renderable)
+    text = console.export_text()
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    return text
+
+
+def words(renderable: RenderableType) -> str:
+    """Return what 80 columns show, with the border and the line breaks taken away."""
+    return " ".join(shown(renderable).replace("│", " ").replace("\u00a0", " ").split())
+
+
+def verdict(name: str = "inconclusive", reason: str = "12 of 30 requests of the candidate so far") -> dict[str, Any]:
+    numbers = {
+        "candidate_requests": 1203,
+        "candidate_error_share": 0.0025,
+        "candidate_p99_ms": 12.4,
+        "stable_requests": 119000,
+        "stable_error_share": 0.001,
+        "stable_p99_ms": 11.0,
+        "ln_e": 0.3,
+    }
+    return {"verdict": name, "reason": reason, "numbers": numbers}
+
+
+def counts(requests: int, errors: int, p99_ms: float | None) -> dict[str, Any]:
+    share = errors / requests if requests else 0.0
+    return {"requests": requests, "errors": errors, "error_share": share, "p50_ms": p99_ms, "p99_ms": p99_ms}
+
+
+def rollout(**changes: Any) -> dict[str, Any]:
+    base = {
+        "service": "checkout",
+        "id": 3,
+        "stable": "v1",
+        "candidate": "v2",
+        "phase": "shifting",
+        "outcome": "in_progress",
+        "reason": "the candidate is healthy through every Envoy",
+        "started_at": "2026-11-22T05:10:41+00:00",
+        "changed_at": "2026-11-22T05:11:53+00:00",
+        "in_progress": True,
+        "phase_seconds": 12.3,
+        "stage": 1,
+        "stages": [1.0, 10.0, 50.0, 100.0],
+        "weight_percent": 10.0,
+        "measured": {
+            "weight_percent": 9.87,
+            "stable": counts(270, 0, 11.0),
+            "candidate": counts(30, 3, 12.5),
+        },
+        "verdict": verdict(),
+        "waiting_for": {},
+        "resume": None,
+        "drain": None,
+    }
+    return {**base, **changes}
+
+
+def view(changed: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
+    versions = [
+        {"version": "v1", "weight_percent": 90.0, "backends": ["127.0.0.1:8081", "127.0.0.1:8082"]},
+        {"version": "v2", "weight_percent": 10.0, "backends": ["127.0.0.1:9081"]},
+    ]
+    base = {
+        "service": "checkout",
+        "stable": "v1",
+        "in_progress": bool(changed and changed["in_progress"]),
+        "versions": versions,
+        "drains": [],
+        "rollout": changed,
+    }
+    return {**base, **changes}
+
+
+def drain(**changes: Any) -> dict[str, Any]:
+    base = {"version": "v1", "running": 3, "idle_looks": 1, "timed_out": False, "cut": {}, "safe_to_stop": False}
+    return {**base, **changes}
+
+
+def ended(phase: str, **changes: Any) -> dict[str, Any]:
+    still = {"phase": phase, "outcome": phase, "in_progress": False, "measured": None, "verdict": None}
+    return rollout(**{**still, **changes})
+
+
+def test_the_panel_says_stage_weights_figures_and_verdict() -> None:
+    text = words(screen.service_panel(view(rollout())))
+    for fact in (
+        "checkout: v1 → v2, rollout 3",
+        "SHIFTING, stage 2 of 4 for 12 s",
+        "● 1%",
+        "▶ [10%]",
+        "○ 50%",
+        "wanted 10 %, measured 9.87 %",
+        "v1 (stable) 90 % 270 0 % 11 ms 11 ms",
+        "v2 (candidate) 10 % 30 10 % 12.5 ms 12.5 ms",
+        "not enough evidence yet: 12 of 30 requests of the candidate so far",
+    ):
+        assert fact in text
+
+
+def test_the_panel_names_the_envoys_that_are_waited_for_and_counts_the_rest() -> None:
+    waiting = {f"edge-{number}": "has not ACKed routes" for number in range(9)}
+    text = words(screen.service_panel(view(rollout(waiting_for=waiting))))
+    assert "waiting for edge-0: has not ACKed routes" in text
+    assert "and for 3 more" in text
+
+
+def test_the_panel_of_a_pause_says_why_and_what_to_do() -> None:
+    paused = rollout(phase="paused", resume="shifting", reason="paused by ann")
+    text = words(screen.service_panel(view(paused)))
+    assert "PAUSED while shifting" in text
+    assert "paused by ann" in text
+    assert "rollout resume checkout" in text
+    assert "▶ [10%]" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"running": None}, "waiting until every Envoy knows of the drain; do not stop yet"),
+        ({}, "3 requests running, idle 1 of 3 looks in a row; do not stop yet"),
+        ({"safe_to_stop": True, "idle_looks": 3, "running": 0}, "v1: safe to stop"),
+        (
+            {"safe_to_stop": True, "timed_out": True, "cut": {"edge-1": 2, "edge-2": -1}},
+            "the drain timeout is over, requests still running: edge-1: 2, edge-2: unknown; safe to stop",
+        ),
+    ],
+)
+def test_the_panel_says_whether_the_old_backends_may_stop(changes: dict[str, Any], expected: str) -> None:
+    text = words(screen.service_panel(view(rollout(phase="draining", drain=drain(**changes)))))
+    assert expected in text
+
+
+def test_a_rollback_is_a_station_of_the_track() -> None:
+    text = words(screen.track(rollout(phase="rolling_back")))
+    assert text == "● warm ● 1% ● 10% ▶ [back to 0%] ○ drain ○ remove ○ rolled back"
+
+
+@pytest.mark.parametrize(
+    ("state", "here"),
+    [
+        (rollout(phase="warming", stage=0), "▶ [warm] ○ 1% ○ 10% ○ 50% ○ 100% ○ drain ○ remove ○ done"),
+        (rollout(phase="draining", stage=3), "● warm ● 1% ● 10% ● 50% ● 100% ▶ [drain] ○ remove ○ done"),
+        (ended("completed", stage=3), "● warm ● 1% ● 10% ● 50% ● 100% ● drain ● remove ▶ [done]"),
+    ],
+)
+def test_the_track_marks_where_the_rollout_is(state: dict[str, Any], here: str) -> None:
+    assert words(screen.track(state)) == here
+
+
+def test_the_track_of_a_candidate_that_is_let_go_ends_in_rolled_back() -> None:
+    state = rollout(phase="draining", stage=0, weight_percent=0.0, drain=drain(version="v2"))
+    assert words(screen.track(state)) == "● warm ● 1% ● back to 0% ▶ [drain] ○ remove ○ rolled back"
+
+
+def test_the_track_of_a_candidate_that_never_had_traffic_has_no_stages() -> None:
+    state = ended("rolled_back", stage=0, weight_percent=0.0)
+    assert words(screen.track(state)) == "● warm ● back to 0% ● remove ▶ [rolled back]"
+
+
+def test_the_panel_of_a_service_without_a_rollout_shows_its_backends() -> None:
+    text = words(screen.service_panel(view(None)))
+    assert "no rollout yet" in text
+    assert "127.0.0.1:8081, 127.0.0.1:8082" in text
+
+
+def test_a_note_is_shown_below_the_panel() -> None:
+    assert "trying again: connection refused" in words(
+        screen.service_panel(view(rollout()), "trying again: connection refused")
+    )
+
+
+def test_text_from_outside_is_shown_as_it_is_and_cannot_steer_the_terminal() -> None:
+    text = shown(screen.service_panel(view(rollout(reason=STRANGE))))
+    assert "a?[31mred line [bold]brackets[/bold]" in text
+    assert "\x1b" not in text
+
+
+def test_the_status_has_a_line_for_each_service() -> None:
+    text = shown(screen.status_table([view(rollout()), view(None, service="cart")]))
+    assert "checkout" in text
+    assert "shifting" in text
+    assert "9.87 %" in text
+    assert "cart" in text
+
+
+def test_the_list_shows_versions_weights_and_backends() -> None:
+    text = words(screen.services_table([view(rollout())]))
+    assert "v1 (stable) 90 % 127.0.0.1:8081 shifting" in text
+    assert "v2 10 % 127.0.0.1:9081" in text
+
+
+def test_the_history_has_versions_phase_duration_and_reason() -> None:
+    text = words(screen.history_table([ended("rolled_back", reason="aborted by ann")]))
+    for fact in ("v1 → v2", "rolled back", "2026-11-22", "1 min 12 s", "aborted by ann"):
+        assert fact in text
+
+
+@pytest.mark.parametrize(
+    "empty", [screen.status_table, screen.services_table, screen.history_table, screen.fleet_table]
+)
+def test_nothing_to_show_is_said_in_words(empty: Any) -> None:
+    assert "no " in words(empty([]))
+
+
+def test_the_fleet_shows_acked_versions_and_a_nack_in_the_words_of_the_envoy() -> None:
+    nack = {"code": 13, "text": "route: unknown cluster 'cart'", "seconds": 61.0}
+    types = {
+        "clusters": {"acked": "0123456789abcdef", "waiting": False, "nack": None},
+        "routes": {"acked": "fedcba9876543210", "waiting": False, "nack": nack},
+        "endpoints": {"acked": "", "waiting": True, "nack": None},
+    }
+    node = {
+        "node": "edge-1",
+        "cluster": "envoy",
+        "location": "eu/eu-1",
+        "address": "ipv4:127.0.0.1:40000",
+        "protocol": "delta",
+        "envoy": "1.40.0",
+        "connected": True,
+        "seconds": 125.0,
+        "stats": "connection refused",
+        "types": types,
+    }
+    text = words(screen.fleet_table([node, {**node, "node": "edge-2", "connected": False, "types": {}, "stats": "ok"}]))
+    for fact in (
+        "edge-1",
+        "eu/eu-1",
+        "2 min 5 s, delta",
+        "clusters 01234567",
+        "routes fedcba98 NACK",
+        "endpoints nothing yet waiting",
+        "edge-1 refused routes 1 min 1 s ago: route: unknown cluster 'cart'",
+        "edge-1: cannot read its stats: connection refused",
+        "gone for 2 min 5 s",
+    ):
+        assert fact in text
+    assert "edge-2: cannot read" not in text
+
+
+def entry(revision: int, second: int, phase: str, stage: int, **changes: Any) -> dict[str, Any]:
+    base = {
+        "revision": revision,
+        "at": f"2026-11-22T05:10:{second:02}+00:00",
+        "phase": phase,
+        "stage": stage,
+        "weight_percent": 1.0 if phase == "shifting" else 0.0,
+        "reason": f"why {phase}",
+        "verdict": None,
+        "waiting_for": {},
+        "by": "",
+    }
+    return {**base, **changes}
+
+
+def test_consecutive_entries_of_a_stage_fold_into_one_chapter() -> None:
+    journal = [
+        entry(1, 1, "pending", 0),
+        entry(2, 2, "shifting", 0),
+        entry(3, 3, "shifting", 0, verdict=verdict("blind")),
+        entry(4, 4, "shifting", 0, verdict=verdict("pass")),
+        entry(5, 5, "shifting", 1),
+        entry(6, 9, "rolling_back", 1),
+    ]
+    chapters = screen.chapters(journal)
+    assert [(each.first["revision"], each.last["revision"], each.steps, each.seconds) for each in chapters] == [
+        (1, 1, 1, 1.0),
+        (2, 4, 3, 3.0),
+        (5, 5, 1, 4.0),
+        (6, 6, 1, None),
+    ]
+
+
+def test_the_story_tells_times_weights_reasons_and_the_evidence_in_words() -> None:
+    journal = [
+        entry(1, 1, "pending", 0, reason="deployed by ann"),
+        entry(2, 2, "shifting", 0),
+        entry(3, 8, "shifting", 0, verdict=verdict("fail", "error share 30 % against 0 %")),
+        entry(4, 9, "rolling_back", 0, reason="error share 30 % against 0 %", waiting_for={"edge-1": "is behind"}),
+    ]
+    text = words(screen.story({**ended("rolled_back"), "journal": journal}))
+    for fact in (
+        "rollout 3 of checkout: v1 → v2, rolled back",
+        "2026-11-22 05:10:41 UTC",
+        "05:10:01 0 % pending deployed by ann",
+        "05:10:02 1 % stage 1 why shifting 2 steps in 7.0 s",
+        "last verdict FAIL: error share 30 % against 0 %",
+        "candidate: 1,203 requests, 0.25 % errors, p99 12.4 ms",
+        "stable: 119,000 requests, 0.1 % errors, p99 11 ms",
+        "05:10:09 0 % rolling back",
+        "waiting for edge-1: is behind",
+    ):
+        assert fact in text
+
+
+def test_the_story_names_the_day_when_it_goes_past_midnight() -> None:
+    journal = [
+        entry(1, 1, "pending", 0, at="2026-11-22T05:00:00+00:00"),
+        entry(2, 2, "warming", 0, at="2026-11-23T00:00:01+00:00"),
+    ]
+    assert "2026-11-23 00:00:01 0 % warming" in words(screen.story({**rollout(), "journal": journal}))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 0 s"),
+        (185, "3 min 5 s"),
+        (7800, "2 h 10 min"),
+        (97200, "1 d 3 h"),
+    ],
+)
+def test_durations_read_well(seconds: float, expected: str) -> None:
+    assert screen.duration(seconds) == expected

@@ -1,0 +1,483 @@
+"""Small worlds of resources, and a wire client without I/O: its bytes go straight into a session."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xds import proto
+from xds.cache import Cache
+from xds.resources import (
+    BY_URL,
+    CLUSTERS,
+    ENDPOINTS,
+    LISTENERS,
+    ROUTES,
+    Resource,
+    ResourceType,
+    content_version,
+    resource,
+)
+from xds.session import Events, Session
+from xds.snapshot import Snapshot, snapshot
+
+SERVICE = "envoy.service.discovery.v3"
+HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+TCP = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+ADS = {"ads": {}, "resource_api_version": "V3"}
+PROTOCOLS = ("sotw", "delta")
+NODE = {"id": "edge-1", "cluster": "edge", "locality": {"region": "eu", "zone": "eu-1"}}
+
+
+def cluster(name: str, mark: object = 0, service_name: str = "") -> Resource:
+    """Make an EDS cluster; `mark` stands for its other settings."""
+    eds = {"eds_config": ADS, "service_name": service_name}
+    words = {"name": name, "type": "EDS", "eds_cluster_config": eds, "alt_stat_name": f"{name}-{mark}"}
+    return resource(CLUSTERS, proto.parse(CLUSTERS.message, words))
+
+
+def assignment(name: str, port: int = 80) -> Resource:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    words = {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
+    return resource(ENDPOINTS, proto.parse(ENDPOINTS.message, words))
+
+
+def route(name: str, *clusters: str, mark: object = 0) -> Resource:
+    """Make a route configuration with one route to each of the clusters."""
+    routes = [{"match": {"prefix": f"/{each}"}, "route": {"cluster": each}} for each in clusters]
+    words = {"name": name, "virtual_hosts": [{"name": f"host-{mark}", "domains": ["*"], "routes": routes}]}
+    return resource(ROUTES, proto.parse(ROUTES.message, words))
+
+
+def listener(name: str, route_name: str, mark: object = 0) -> Resource:
+    manager = {
+        "@type": f"type.googleapis.com/{HTTP}",
+        "stat_prefix": f"{name}-{mark}",
+        "rds": {"route_config_name": route_name, "config_source": ADS},
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"type.googleapis.com/{ROUTER}"}}],
+    }
+    return _listener(name, manager)
+
+
+def tcp_listener(name: str, cluster_name: str, mark: object = 0) -> Resource:
+    words = {"@type": f"type.googleapis.com/{TCP}", "stat_prefix": f"{name}-{mark}", "cluster": cluster_name}
+    return _listener(name, words)
+
+
+def _listener(name: str, filter_words: Mapping[str, object]) -> Resource:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": 10000}}
+    chains = [{"filters": [{"name": "only", "typed_config": filter_words}]}]
+    words = {"name": name, "address": address, "filter_chains": chains}
+    return resource(LISTENERS, proto.parse(LISTENERS.message, words))
+
+
+def shop(*clusters: str, routed: Iterable[str] | None = None, mark: object = 0) -> tuple[Resource, ...]:
+    """Make a world: these clusters with their endpoints, and one listener whose route names `routed` of them."""
+    return (
+        *(cluster(name, mark) for name in clusters),
+        *(assignment(name) for name in clusters),
+        listener("edge", "main"),
+        route("main", *(clusters if routed is None else routed)),
+    )
+
+
+def served(*resources: Resource) -> Snapshot:
+    return snapshot(resources)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One response, decoded by protobuf; `versions` has each resource's content version by name."""
+
+    type: ResourceType
+    version: str
+    nonce: str
+    versions: Mapping[str, str]
+    messages: Mapping[str, Any]
+    removed: tuple[str, ...]
+    at_s: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.versions)
+
+    def __str__(self) -> str:
+        return " ".join((self.type.word, *self.names, *(f"-{name}" for name in self.removed)))
+
+
+def read(protocol: str, raw: bytes, at_s: float = 0.0) -> Reply:
+    """Decode a response as a client would, and check what every response must hold."""
+    kind = "DiscoveryResponse" if protocol == "sotw" else "DeltaDiscoveryResponse"
+    message = proto.message_class(f"{SERVICE}.{kind}").FromString(raw)
+    assert message.control_plane.identifier == "envoy-rollout"
+    assert message.nonce
+    type_ = BY_URL[message.type_url]
+    bodies = list(message.resources) if protocol == "sotw" else [each.resource for each in message.resources]
+    assert all(each.type_url == type_.url for each in bodies)
+    messages = {getattr(inner, type_.name_field): inner for inner in map(proto.unpack, bodies) if inner is not None}
+    assert len(messages) == len(bodies), "a name stands twice"
+    versions = {name: content_version(proto.canonical(inner)) for name, inner in messages.items()}
+    if protocol == "delta":
+        assert {each.name: each.version for each in message.resources} == versions
+        return Reply(
+            type_, message.system_version_info, message.nonce, versions, messages, tuple(message.removed_resources), at_s
+        )
+    return Reply(type_, message.version_info, message.nonce, versions, messages, (), at_s)
+
+
+class Wire:
+    """A client that says what a test tells it to say. Time stands still unless the test moves `now_s`."""
+
+    def __init__(self, cache: Cache, protocol: str, node_id: str = "edge-1", now_s: float = 0.0) -> None:
+        self.protocol = protocol
+        self.now_s = now_s
+        self.wakes = 0
+        self.nonces: list[str] = []
+        self.session = Session(cache, protocol, "ipv4:127.0.0.1:1", self._wake, Events())
+        self._node: Mapping[str, Any] | None = {**NODE, "id": node_id}
+        self._names: dict[ResourceType, tuple[str, ...]] = {}
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def send(self, words: Mapping[str, Any]) -> None:
+        """Send one request in protobuf's JSON words; the first one carries the node."""
+        self.session.receive(self.encode(words), self.now_s)
+
+    def encode(self, words: Mapping[str, Any]) -> bytes:
+        """Return the bytes of one request."""
+        kind = "DiscoveryRequest" if self.protocol == "sotw" else "DeltaDiscoveryRequest"
+        node, self._node = self._node, None
+        words = words if node is None else {"node": node, **words}
+        return proto.canonical(proto.parse(f"{SERVICE}.{kind}", words))
+
+    def ask(self, type_: ResourceType, *names: str, nonce: str = "", **words: object) -> None:
+        """Ask for names: in SotW these are all, in delta these more."""
+        self._names[type_] = names
+        field = "resource_names" if self.protocol == "sotw" else "resource_names_subscribe"
+        self.send({"type_url": type_.url, field: list(names), "response_nonce": nonce, **words})
+
+    def leave(self, type_: ResourceType, *names: str) -> None:
+        """Unsubscribe names (delta)."""
+        self.send({"type_url": type_.url, "resource_names_unsubscribe": list(names)})
+
+    def replies(self) -> list[Reply]:
+        """Take all that the server has to say now."""
+        found = []
+        while (response := self.session.respond(self.now_s)) is not None:
+            found.append(read(self.protocol, response.body, self.now_s))
+            assert (response.nonce, response.names) == (found[-1].nonce, found[-1].names)
+            assert len(found) < 100, "the server talks without end"
+        self.nonces += [reply.nonce for reply in found]
+        assert len(set(self.nonces)) == len(self.nonces), "a nonce was used twice"
+        return found
+
+    def said(self) -> list[str]:
+        """Take all that the server has to say now, in short: the type, names, and removed names with a minus."""
+        return [str(reply) for reply in self.replies()]
+
+    def ack(self, reply: Reply, *names: str) -> None:
+        """Accept a response; in SotW with these names, or those of the last request."""
+        self.answer(reply, names or self._names.get(reply.type, ()))
+
+    def nack(self, reply: Reply, text: str = "no good", *, version: str = "") -> None:
+        """Refuse a response; `version` is what a SotW client had accepted before."""
+        self.answer(reply, self._names.get(reply.type, ()), error=text, version=version)
+
+    def answer(self, reply: Reply, names: tuple[str, ...], *, error: str = "", version: str = "") -> None:
+        words: dict[str, Any] = {"type_url": reply.type.url, "response_nonce": reply.nonce}
+        if self.protocol == "sotw":
+            words |= {"resource_names": list(names), "version_info": version if error else reply.version}
+            self._names[reply.type] = names
+        if error:
+            words["error_detail"] = {"code": 13, "message": error}
+        self.send(words)
+
+    def settle(self) -> list[str]:
+        """Accept all that comes until the server is silent; return what came."""
+        came: list[str] = []
+        while replies := self.replies():
+            for reply in replies:
+                came.append(str(reply))
+                self.ack(reply)
+            assert len(came) < 100, "the server talks without end"
+        return came
+
+    def connect(self, *, clusters: Iterable[str] = (), routes: Iterable[str] = ("main",)) -> list[str]:
+        """Ask for everything as an Envoy does and accept all of it; `clusters` name the load assignments."""
+        self.ask(CLUSTERS)
+        came = self.settle()
+        self.ask(ENDPOINTS, *clusters)
+        came += self.settle()
+        self.ask(LISTENERS)
+        came += self.settle()
+        self.ask(ROUTES, *routes)
+        return came + self.settle()
+
+
+
+KINDS = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
+BAD, BROKEN = "bad", "broken"  # marks of what an Envoy refuses: one resource for its meaning, or the whole response
+BAD_PORT = 1
+
+
+class Model:
+    """What an Envoy does: it applies, warms, refuses, subscribes, and answers in its own time.
+
+    It checks what it is told: nothing twice, no route to a cluster that does not work (but see `_check`), no removal
+    of a cluster that a route in force names.
+    """
+
+    def __init__(self, cache: Cache, protocol: str) -> None:
+        self.cache = cache
+        self.protocol = protocol
+        self.now_s = 0.0
+        self.refused: set[tuple[ResourceType, str, str]] = set()
+        self.boot()
+
+    def boot(self) -> None:
+        """Start as a new process."""
+        self.held: dict[ResourceType, dict[str, Any]] = {type_: {} for type_ in KINDS}
+        self.noted: dict[ResourceType, dict[str, str]] = {type_: {} for type_ in KINDS}
+        self.accepted: dict[ResourceType, str] = {}
+        self.working: set[str] = set()
+        self.offered_s: dict[str, float] = {}
+        self.initialised = False
+        self.tainted = False
+        self.connect()
+
+    def connect(self) -> None:
+        """Open a new stream. After a NACK nobody knows what it holds, so then it is a new process too."""
+        self.wire = Wire(self.cache, self.protocol, now_s=self.now_s)
+        self.inbox: list[Reply] = []
+        self.outbox: list[tuple[ResourceType, Mapping[str, Any]]] = []
+        self.nonces: dict[ResourceType, str] = {}
+        self.asked: dict[ResourceType, frozenset[str]] = {}
+        self.told: dict[ResourceType, dict[str, str | None]] = {type_: {} for type_ in KINDS}
+        self.warming: set[str] = set()
+        self.withheld: list[tuple[Reply, str]] = []
+        for type_ in KINDS if self.initialised else (CLUSTERS,):
+            self._ask(type_)
+
+    def reconnect(self) -> None:
+        self.wire.session.close(self.now_s)
+        if self.tainted:
+            self.boot()
+        else:
+            self.connect()
+
+    # what it says
+
+    def wanted(self, type_: ResourceType) -> frozenset[str]:
+        """Return the names that it asks for; none stands for the wildcard."""
+        if type_ is ENDPOINTS:
+            found = (each.eds_cluster_config.service_name or each.name for each in self.held[CLUSTERS].values())
+        elif type_ is ROUTES:
+            found = (name for each in self.held[LISTENERS].values() for name in _names(LISTENERS, each, ROUTES))
+        else:
+            return frozenset()
+        return frozenset(found)
+
+    def _ask(self, type_: ResourceType, **words: object) -> None:
+        names = self.wanted(type_)
+        before = self.asked.get(type_)
+        if self.protocol == "sotw":
+            words |= {
+                "resource_names": sorted(names),
+                "version_info": self.accepted.get(type_, ""),
+                "response_nonce": words.get("response_nonce", self.nonces.get(type_, "")),
+            }
+        else:
+            words["resource_names_subscribe"] = sorted(names - (before or frozenset()))
+            words["resource_names_unsubscribe"] = sorted((before or frozenset()) - names)
+            if before is None:
+                words["initial_resource_versions"] = dict(self.noted[type_])
+        self.asked[type_] = names
+        self.outbox.append((type_, {"type_url": type_.url, **words}))
+
+    def speak(self) -> None:
+        """Let the server have the oldest request."""
+        if not self.outbox:
+            return
+        type_, words = self.outbox.pop(0)
+        told = self.told[type_]
+        if not type_.full_state:  # what is dropped, and in delta what is asked for, may be told again
+            names = words.get("resource_names")
+            lost = [name for name in told if name not in names] if names is not None else []
+            lost += [*words.get("resource_names_subscribe", ()), *words.get("resource_names_unsubscribe", ())]
+            for name in lost:
+                told.pop(name, None)
+        self.wire.send(words)
+
+    def _answer(self, reply: Reply, error: str) -> None:
+        if error:
+            self._ask(reply.type, response_nonce=reply.nonce, error_detail={"code": 13, "message": error})
+        else:
+            self._ask(reply.type, response_nonce=reply.nonce)
+
+    # what it hears
+
+    def pull(self) -> None:
+        """Let the server say one thing, and check that it was not said before."""
+        self.wire.now_s = self.now_s
+        response = self.wire.session.respond(self.now_s)
+        if response is None:
+            return
+        reply = read(self.protocol, response.body, self.now_s)
+        assert reply.nonce not in self.wire.nonces
+        self.wire.nonces.append(reply.nonce)
+        told = self.told[reply.type]
+        if reply.type is CLUSTERS:
+            for name, message in reply.messages.items():
+                if told.get(name) != reply.versions[name]:
+                    self.told[ENDPOINTS].pop(message.eds_cluster_config.service_name or name, None)
+        if reply.type.full_state and self.protocol == "sotw":
+            assert not told or told != reply.versions, f"{reply} is told twice"
+            told.clear()
+        for name, version in reply.versions.items():
+            assert told.get(name) != version, f"{reply.type} {name} is told twice"
+            told[name] = version
+        for name in reply.removed:
+            assert told.get(name, "") is not None, f"{reply.type} -{name} is told twice"
+            told[name] = None
+        self.inbox.append(reply)
+
+    def hear(self) -> None:
+        """Work on the oldest response."""
+        if not self.inbox:
+            return
+        reply = self.inbox.pop(0)
+        self.nonces[reply.type] = reply.nonce
+        bad = self._bad(reply)
+        everything = any(each[1] == BROKEN for each in bad) or (bool(bad) and reply.type is ENDPOINTS)
+        good = {} if everything else {name: each for name, each in reply.messages.items() if (name, BAD) not in bad}
+        refused = reply.messages.keys() - good.keys()
+        self.refused |= {(reply.type, name, reply.versions[name]) for name in refused}
+        self.tainted = self.tainted or bool(bad)
+        error = "Proto constraint validation failed" if bad else ""
+        if bad and not everything and reply.type in (CLUSTERS, LISTENERS):
+            error = f"Error adding/updating {reply.type.word[:-1]}(s) " + ", ".join(f"{name}: why" for name, _ in sorted(bad))
+        if not everything:
+            self._apply(reply, good, refused)
+        if not bad:
+            self.accepted[reply.type] = reply.version
+            self._note(reply)
+        if reply.type is ENDPOINTS:
+            self._warm(reply)
+        if reply.type is CLUSTERS and self.initialised and self.warming:
+            self.withheld.append((reply, error))
+        else:
+            self._answer(reply, error)
+        self._follow(reply)
+
+    def _bad(self, reply: Reply) -> set[tuple[str, str]]:
+        return {(name, kind) for name, message in reply.messages.items() if (kind := _mark(reply.type, message))}
+
+    def _note(self, reply: Reply) -> None:
+        noted = self.noted[reply.type]
+        noted.update(reply.versions)
+        for name in reply.removed:
+            noted.pop(name, None)
+
+    def _apply(self, reply: Reply, good: Mapping[str, Any], refused: Iterable[str]) -> None:
+        held = self.held[reply.type]
+        gone = set(reply.removed)
+        if reply.type.full_state and self.protocol == "sotw":
+            gone = held.keys() - good.keys() - set(refused)
+        if reply.type is ENDPOINTS:
+            gone = set()  # Envoy keeps the load assignment of a cluster that lives
+        for name in gone & held.keys():
+            if reply.type is CLUSTERS:
+                assert name not in self.named(), f"cluster {name} is removed while a route names it"
+                self.working.discard(name)
+                self.warming.discard(name)
+                self.offered_s.pop(name, None)
+            del held[name]
+        for name, message in good.items():
+            if reply.type is CLUSTERS and held.get(name) != message:
+                self.warming.add(name)
+                self.offered_s.setdefault(name, reply.at_s)
+            if reply.type in (LISTENERS, ROUTES) and held.get(name) != message:
+                self._check(reply, name, message)
+            held[name] = message
+
+    def _check(self, reply: Reply, name: str, message: Any) -> None:
+        """Allow a route to a cluster that does not work when it is late, or was refused and there is no older route."""
+        for cluster_name in _names(reply.type, message, CLUSTERS) - self.working:
+            late = reply.at_s >= self.offered_s.get(cluster_name, reply.at_s) + 2.0
+            was_refused = any(each[:2] == (CLUSTERS, cluster_name) for each in self.refused)
+            first = name not in self.held[reply.type]
+            assert late or (was_refused and first), f"{reply.type} {name} needs {cluster_name}"
+
+    def named(self) -> frozenset[str]:
+        """Return the clusters that its routes and listeners name."""
+        return frozenset(
+            cluster_name
+            for type_ in (LISTENERS, ROUTES)
+            for message in self.held[type_].values()
+            for cluster_name in _names(type_, message, CLUSTERS)
+        )
+
+    def _warm(self, reply: Reply) -> None:
+        """A load assignment warms its clusters, even one that is refused."""
+        for name in list(self.warming):
+            if (self.held[CLUSTERS][name].eds_cluster_config.service_name or name) in reply.messages:
+                self.warming.discard(name)
+                self.working.add(name)
+        if not self.warming:
+            pending = self.withheld[-1:] if self.protocol == "sotw" else self.withheld  # SotW: paused, the newest counts
+            for each, error in pending:
+                self._answer(each, error)
+            self.withheld = []
+
+    def _follow(self, reply: Reply) -> None:
+        """Ask for what became of interest."""
+        if reply.type is CLUSTERS:
+            self._drop(ENDPOINTS)
+            changed = self.asked.get(ENDPOINTS) != self.wanted(ENDPOINTS)
+            if changed or (self.protocol == "sotw" and self.warming):
+                self._ask(ENDPOINTS)
+        if not self.initialised and not self.warming and CLUSTERS in self.nonces:
+            self.initialised = True
+            self._ask(LISTENERS)
+        if reply.type is LISTENERS:
+            self._drop(ROUTES)
+            if self.asked.get(ROUTES, frozenset()) != self.wanted(ROUTES):
+                self._ask(ROUTES)
+
+    def _drop(self, type_: ResourceType) -> None:
+        for name in self.held[type_].keys() - self.wanted(type_):
+            del self.held[type_][name]
+            self.noted[type_].pop(name, None)
+
+    def settle(self) -> None:
+        """Let everything happen until both are silent, and time has passed."""
+        for _ in range(400):
+            before = (len(self.wire.nonces), len(self.inbox), len(self.outbox))
+            self.pull()
+            self.hear()
+            self.speak()
+            if before == (len(self.wire.nonces), 0, 0) and not self.outbox:
+                at_s = self.wire.session.wake_at_s(self.now_s)
+                if at_s is None:
+                    return
+                self.now_s = at_s
+        raise AssertionError("it never ends")
+
+
+def _mark(type_: ResourceType, message: Any) -> str:
+    """Return BAD or BROKEN for what this Envoy refuses."""
+    if type_ is ENDPOINTS:
+        port = message.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value
+        return BAD if port == BAD_PORT else ""
+    if type_ is CLUSTERS:
+        mark = message.alt_stat_name
+    elif type_ is ROUTES:
+        mark = message.virtual_hosts[0].name
+    else:
+        mark = proto.unpack(message.filter_chains[0].filters[0].typed_config).stat_prefix
+    return next((kind for kind in (BAD, BROKEN) if mark.endswith(f"-{kind}")), "")
+
+
+def _names(type_: ResourceType, message: Any, wanted: ResourceType) -> frozenset[str]:
+    return resource(type_, message).names(wanted)
