@@ -1,6 +1,6 @@
 """What a server costs that has nothing to do: start-up time, CPU and memory, with three real Envoys connected.
 
-    python bench/idle.py [--seconds 20] [--json]
+python bench/idle.py [--seconds 20] [--json]
 """
 
 import argparse

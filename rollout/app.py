@@ -19,7 +19,7 @@ from rollout.bootstrap import ADMIN_METADATA, is_loopback, split_address
 from rollout.controller import Controller, Outside
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.machine import weight_bp
-from rollout.metrics import EnvoyAdmin, FleetScraper
+from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape
 from rollout.observer import Stats
 from rollout.record import Rollout
 from rollout.signals import Signals
@@ -64,16 +64,17 @@ class Listening:
 def read_configs(folder: Path) -> Mapping[str, str]:
     """Return the text of a folder's files by name. Raises InvalidSpec."""
     if not folder.is_dir():
-        raise InvalidSpec(f"the folder {folder} does not exist; give --configs the folder with Envoy's YAML")
-    paths = sorted(path for path in folder.iterdir() if path.suffix in CONFIG_SUFFIXES and path.is_file())
-    if not paths:
-        raise InvalidSpec(f"the folder {folder} has no .yaml, .yml or .json file; there is nothing to serve")
-    if sum(path.stat().st_size for path in paths) > CONFIG_SIZE_LIMIT:
-        raise InvalidSpec(f"the files in {folder} are larger than {CONFIG_SIZE_LIMIT >> 20} MiB together")
+        raise InvalidSpec(f"the folder {folder} does not exist; name the folder with Envoy's YAML")
     try:
-        return {str(path): path.read_text(encoding="utf-8") for path in paths}
+        paths = sorted(path for path in folder.iterdir() if path.suffix in CONFIG_SUFFIXES and path.is_file())
+        if sum(path.stat().st_size for path in paths) > CONFIG_SIZE_LIMIT:
+            raise InvalidSpec(f"the files in {folder} are larger than {CONFIG_SIZE_LIMIT >> 20} MiB together")
+        files = {str(path): path.read_text(encoding="utf-8") for path in paths}
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"cannot read the files of {folder}: {error}") from error
+    if not files:
+        raise InvalidSpec(f"the folder {folder} has no .yaml, .yml or .json file; there is nothing to serve")
+    return files
 
 
 async def serve(settings: Settings, ready: Callable[[Listening], None]) -> None:
@@ -102,26 +103,27 @@ class _Server:
         self._start_s = time.monotonic()
         self._cache = Cache()
         self._publisher = Publisher(self._cache)
-        self._scraper = FleetScraper(
-            EnvoyAdmin(http, self._clock),
-            self._targets,
-            lambda: self._controller.observer.query(),
-            lambda: self._controller.scrape_every_s(),
-            lambda _: self._controller.wake(),
-        )
         outside = Outside(
             Stats(lambda: self._scraper.latest, lambda: self._scraper.failures),
-            self._scraper.survey,
+            self._survey,
             self._clock,
             lambda: datetime.now(UTC),
             self._changed,
             self._disk,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
+        self._scraper = FleetScraper(
+            EnvoyAdmin(http, self._clock),
+            self._targets,
+            self._controller.observer.query,
+            self._controller.scrape_every_s,
+            lambda _: self._controller.wake(),
+        )
         self._registry = CollectorRegistry()
         self._signals = Signals(self._registry, self._controller, self._cache)
         self._edge = GrpcEdge(self._cache, self._clock, self._events())
         self._stop = asyncio.Event()
+        self._hang_up = asyncio.Event()
 
     async def run(self, ready: Callable[[Listening], None]) -> None:
         contents = await self._store.load()
@@ -132,14 +134,15 @@ class _Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up.set)
         async with contextlib.AsyncExitStack() as stack:
             admin = await self._start_api(stack)
             port = await self._edge.start(self._settings.xds)
             stack.push_async_callback(self._edge.stop, GRACE_S)
             ready(Listening(_with_port(self._settings.xds, port), admin))
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(each) for each in (self._controller.run(), self._controller.save(), self._scraper.run())]
+                lives = (self._controller.run, self._controller.save, self._scraper.run, self._reload_on_hang_up)
+                tasks = [group.create_task(live()) for live in lives]
                 await self._stop.wait()
                 self._log.info("stopping")
                 for task in tasks:
@@ -167,6 +170,9 @@ class _Server:
             raise Unavailable(f"{what}; is another server running? give --admin another address") from error
         return _with_port(self._settings.admin, runner.addresses[0][1])
 
+    async def _survey(self, query: Query) -> Mapping[str, Scrape]:
+        return await self._scraper.survey(query)
+
     def _clock(self) -> float:
         return time.monotonic() - self._start_s
 
@@ -182,18 +188,23 @@ class _Server:
         return f"{host}:{self._settings.envoy_admin_port}"
 
     async def _reload(self) -> tuple[str, ...]:
-        files = await asyncio.to_thread(read_configs, self._settings.configs)
-        warnings = self._controller.reload(files)
+        """Serve what envoy-configs says now. Raises InvalidSpec or InvalidConfig, and then goes on as before."""
+        try:
+            warnings = self._controller.reload(await asyncio.to_thread(read_configs, self._settings.configs))
+        except (RolloutError, XdsError) as error:
+            self._log.warning("config refused; the last good one is served", reason=str(error))
+            raise
         self._log.info("config reloaded", snapshot=self._cache.snapshot and self._cache.snapshot.version)
+        for warning in warnings:
+            self._log.warning("config", warning=warning)
         return warnings
 
-    def _hang_up(self) -> None:
-        try:
-            self._controller.reload(read_configs(self._settings.configs))
-        except (RolloutError, XdsError) as error:
-            self._log.error("config refused; the last good one is served", reason=str(error))  # noqa: TRY400 - no bug of ours
-        else:
-            self._log.info("config reloaded", snapshot=self._cache.snapshot and self._cache.snapshot.version)
+    async def _reload_on_hang_up(self) -> None:
+        while True:
+            await self._hang_up.wait()
+            self._hang_up.clear()
+            with contextlib.suppress(RolloutError, XdsError):
+                await self._reload()
 
     def _changed(self, rollout: Rollout, before: Rollout | None) -> None:
         state = rollout.state
@@ -213,7 +224,9 @@ class _Server:
 
     def _events(self) -> Events:
         def joined(status: NodeStatus) -> None:
-            self._log.info("envoy connected", node=status.node.id, location=status.node.location, protocol=status.protocol)
+            self._log.info(
+                "envoy connected", node=status.node.id, location=status.node.location, protocol=status.protocol
+            )
             self._controller.wake()
 
         def left(status: NodeStatus) -> None:

@@ -111,6 +111,10 @@ class Books:
         """Return the services that are served otherwise than envoy-configs alone would have it."""
         return frozenset(self._stable) | {each.service for each in self._backends.values()}
 
+    def busy(self) -> frozenset[str]:
+        """Return the services with a rollout or a drain in progress."""
+        return frozenset({each.service for each in self.active()} | {each.service for each in self.draining()})
+
     def traffic(self, service: str) -> ServiceTraffic:
         rollout, split = self.rollouts.get(service), self.splits.get(service)
         if rollout is None or split is None:

@@ -1,4 +1,4 @@
-"""What an Envoy of the fleet starts with: its identity, the way to this control plane, and a read-only view of its stats."""
+"""What an Envoy of the fleet starts with: its identity, the way to this control plane, a view of its stats."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from rollout.errors import InvalidSpec
 
 V3 = {"resource_api_version": "V3"}
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+CONNECTION_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ADMIN_METADATA = "rollout.admin"  # node.metadata: HOST:PORT at which the control plane reads this Envoy's stats
 
 
@@ -34,7 +35,11 @@ def bootstrap(proxy: Proxy) -> dict[str, Any]:
 
     Raises InvalidSpec for an address that is none, or stats that the control plane could not reach.
     """
-    if proxy.stats is None and is_loopback(split_address(proxy.admin)[0]) and not is_loopback(split_address(proxy.xds)[0]):
+    if (
+        proxy.stats is None
+        and is_loopback(split_address(proxy.admin)[0])
+        and not is_loopback(split_address(proxy.xds)[0])
+    ):
         what = f"the control plane at {proxy.xds} cannot read stats from {proxy.admin}, which is loopback"
         raise InvalidSpec(f"{what}; give --stats HOST:PORT, a read-only view of them on an address that it reaches")
     return {
@@ -46,7 +51,9 @@ def bootstrap(proxy: Proxy) -> dict[str, Any]:
         },
         "admin": {"address": _address(proxy.admin), "ignore_global_conn_limit": True},
         "stats_flush_on_admin": True,  # histograms are merged when they are asked for
-        "stats_config": {"stats_matcher": {"exclusion_list": {"patterns": [_excluded(each) for each in _UNREAD_STATS]}}},
+        "stats_config": {
+            "stats_matcher": {"exclusion_list": {"patterns": [_excluded(each) for each in _UNREAD_STATS]}}
+        },
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC" if proxy.delta else "GRPC",
@@ -68,7 +75,10 @@ def bootstrap(proxy: Proxy) -> dict[str, Any]:
     }
 
 
-_UNREAD_STATS = (r"^cluster\..*\.(internal|external|zone)\..*", r"^cluster\..*\.(ssl|http2|update_duration|circuit_breakers)\b.*")
+_UNREAD_STATS = (
+    r"^cluster\..*\.(internal|external|zone)\..*",
+    r"^cluster\..*\.(ssl|http2|update_duration|circuit_breakers)\b.*",
+)
 _RETRY = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "3s"}}
 _MONITORS = "type.googleapis.com/envoy.extensions.resource_monitors"
 _OVERLOAD: Mapping[str, Any] = {
@@ -86,7 +96,7 @@ _OVERLOAD: Mapping[str, Any] = {
 
 
 def _metadata(address: str) -> dict[str, Any]:
-    """Say where the stats are. On a wildcard address it is the server that knows: the peer's, and --envoy-admin-port."""
+    """Say where the stats are; for a wildcard address the server takes the peer's, and --envoy-admin-port."""
     return {} if split_address(address)[0] in ("0.0.0.0", "::") else {"metadata": {ADMIN_METADATA: address}}  # noqa: S104 - compared only
 
 
@@ -131,14 +141,17 @@ def _xds_cluster(address: str) -> dict[str, Any]:
         "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
         "explicit_http_config": {"http2_protocol_options": keepalive},
     }
-    return {**_cluster("xds_cluster", address, "STRICT_DNS"), "typed_extension_protocol_options": {HTTP_OPTIONS: options}}
+    return {
+        **_cluster("xds_cluster", address, "STRICT_DNS"),
+        "typed_extension_protocol_options": {HTTP_OPTIONS: options},
+    }
 
 
 def _stats_listener(address: str) -> dict[str, Any]:
     """Show stats, and nothing else of admin, to the control plane."""
     get = [{"name": ":method", "string_match": {"exact": "GET"}}]
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"type.googleapis.com/{CONNECTION_MANAGER}",
         "stat_prefix": "stats_read_only",
         "route_config": {
             "virtual_hosts": [

@@ -20,20 +20,8 @@ from rollout.app import Listening, Settings, read_configs
 from rollout.app import serve as run_server
 from rollout.bootstrap import Proxy
 from rollout.bootstrap import bootstrap as bootstrap_of
-from rollout.client import (
-    DONE,
-    IN_PROGRESS,
-    Caller,
-    Changes,
-    Client,
-    Glance,
-    exit_code,
-    follow,
-    follow_drain,
-    path_of,
-    stdout,
-    token,
-)
+from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, exit_code, follow, follow_drain, stdout, token
+from rollout.client import Client, Glance, path_of
 from rollout.errors import InvalidSpec, RolloutError
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
 from rollout.traffic.publisher import check

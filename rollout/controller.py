@@ -19,6 +19,7 @@ from rollout.metrics import Query, Scrape
 from rollout.observer import Observer, Stats
 from rollout.record import (
     Backend,
+    Change,
     Contents,
     DropVersion,
     PutBackend,
@@ -134,7 +135,7 @@ class Controller:
     def reload(self, files: Mapping[str, str]) -> tuple[str, ...]:
         """Serve another configuration; return its warnings. Raises InvalidConfig and changes nothing."""
         traffic = {service: self.books.traffic(service) for service in self.books.touched()}
-        return tuple(map(str, self._publisher.load(files, traffic)))
+        return tuple(map(str, self._publisher.load(files, traffic, self.books.busy())))
 
     async def deploy(self, deployment: Deployment, by: str) -> Rollout:
         """Start a rollout, or return the one that does just this. Raises Unknown, Conflict or Unavailable."""
@@ -195,7 +196,8 @@ class Controller:
             return started
         others = await self._healthy_others(service, version, address)
         if not others and self.books.weight_bp(service, version):
-            raise Conflict(f"{address} is the last healthy backend of '{version}', which has traffic; nothing was changed")
+            what = f"{address} is the last healthy backend of '{version}', which has traffic"
+            raise Conflict(f"{what}; nothing was changed")
         backend = Backend(service, version, address, Drain(self._outside.clock()))
         await self._saved(Saving((PutBackend(backend),), service, lambda: self.books.put_backend(backend)))
         return backend
@@ -267,8 +269,11 @@ class Controller:
             self._starting.discard(service)
             self._outside.changed(rollout, None)
 
-        known = tuple(PutVersion(version) for version in self.books.versions(service))
-        changes = (PutService(Service(service, rollout.stable)), *known, PutVersion(candidate), PutRollout(rollout, None))
+        changes: tuple[Change, ...] = (
+            PutService(Service(service, rollout.stable)),
+            *(PutVersion(version) for version in (*self.books.versions(service), candidate)),
+            PutRollout(rollout, None),
+        )
         self._starting.add(service)
         await self._saver.wait(self._saver.put(Saving(changes, service, begin)))
 
@@ -306,4 +311,3 @@ class Controller:
 
     def _publish(self, service: str) -> None:
         self._publisher.serve(service, self.books.traffic(service))
-

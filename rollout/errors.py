@@ -4,7 +4,8 @@ RolloutError
 ├── InvalidSpec    the user's fault: bad strategy, endpoint, version name...; says path, value and remedy
 ├── Conflict       the user's fault: right in itself, but not now (a second rollout, the last healthy backend)
 ├── Unknown        the user's fault: no such service, version, endpoint or rollout
-└── Unavailable    the world's fault: an Envoy's admin, the disk; tried again by the next reconcile
+├── Unavailable    the world's fault: an Envoy's admin, the disk; tried again by the next reconcile
+└── ApiFault       in `client`: what a server refused, with its problem document
 """
 
 

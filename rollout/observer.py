@@ -31,7 +31,9 @@ class Stats:
 class Observer:
     """Reads the cache, the scrapes and the clock. It decides nothing."""
 
-    def __init__(self, books: Books, publisher: Publisher, cache: Cache, stats: Stats, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, books: Books, publisher: Publisher, cache: Cache, stats: Stats, clock: Callable[[], float]
+    ) -> None:
         self._books = books
         self._publisher = publisher
         self._cache = cache
@@ -98,14 +100,12 @@ class Observer:
 
     def query(self) -> Query:
         """Return what to ask of each Envoy now."""
-        draining = self._books.draining()
-        services = {rollout.service for rollout in self._books.active()} | {each.service for each in draining}
         names = (
             self._publisher.stat_name(service, version.name)
-            for service in sorted(services)
+            for service in sorted(self._books.busy())
             for version in self._books.traffic(service).versions
         )
-        return Query(tuple(names), tuple(sorted(each.address for each in draining)))
+        return Query(tuple(names), tuple(sorted(each.address for each in self._books.draining())))
 
     def backend_active(self, backend: Backend) -> Active | None:
         """Return what runs on one backend."""
@@ -127,9 +127,7 @@ class Observer:
 
         return self._activity(connected, running)
 
-    def _activity(
-        self, connected: Mapping[str, NodeStatus], running: Callable[[Scrape], int | None]
-    ) -> Active | None:
+    def _activity(self, connected: Mapping[str, NodeStatus], running: Callable[[Scrape], int | None]) -> Active | None:
         """Return what runs by node, as of the oldest answer; an Envoy that cannot be asked counts as unknown."""
         if not connected:
             return None
@@ -177,8 +175,8 @@ class Observer:
         service = rollout.service
         looks = self._looks.get(service)
         if looks is None:
-            stats = (self._publisher.stat_name(service, name) for name in (rollout.stable, rollout.candidate))
-            looks = self._looks[service] = Looks(*stats)
+            stable = self._publisher.stat_name(service, rollout.stable)
+            looks = self._looks[service] = Looks(stable, self._publisher.stat_name(service, rollout.candidate))
         looks.acked(connected.keys() - seen.lagging.keys(), weight_bp, seen.now_s)
         latest = self._stats.latest()
         for node in connected.keys() & latest.keys():

@@ -19,9 +19,15 @@ class Signals(Collector):
         self._controller = controller
         self._cache = cache
         self._pushes = Counter("rollout_xds_pushes", "Discovery responses sent.", ("type",), registry=registry)
-        self._bytes = Counter("rollout_xds_pushed_bytes", "Bytes of discovery responses sent.", ("type",), registry=registry)
-        self._acks = Counter("rollout_xds_acks", "Discovery responses that proxies accepted.", ("type",), registry=registry)
-        self._nacks = Counter("rollout_xds_nacks", "Discovery responses that proxies refused.", ("type",), registry=registry)
+        self._bytes = Counter(
+            "rollout_xds_pushed_bytes", "Bytes of discovery responses sent.", ("type",), registry=registry
+        )
+        self._acks = Counter(
+            "rollout_xds_acks", "Discovery responses that proxies accepted.", ("type",), registry=registry
+        )
+        self._nacks = Counter(
+            "rollout_xds_nacks", "Discovery responses that proxies refused.", ("type",), registry=registry
+        )
         registry.register(self)
 
     def responded(self, response: Response) -> None:
@@ -40,10 +46,14 @@ class Signals(Collector):
         envoys.add_metric((), len(self._cache.connected()))
         yield envoys
         weight = GaugeMetricFamily(
-            "rollout_candidate_weight_ratio", "Wanted share of the service's traffic on the candidate.", labels=("service", "candidate")
+            "rollout_candidate_weight_ratio",
+            "Wanted share of the service's traffic on the candidate.",
+            labels=("service", "candidate"),
         )
         phase = GaugeMetricFamily(
-            "rollout_phase_info", "1 for the phase that the service's rollout is in.", labels=("service", "candidate", "phase")
+            "rollout_phase_info",
+            "1 for the phase that the service's rollout is in.",
+            labels=("service", "candidate", "phase"),
         )
         for service in self._controller.services():
             rollout = self._controller.rollout(service)

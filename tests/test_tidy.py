@@ -21,7 +21,13 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 FUNCTION_LINES, MODULE_LINES = 70, 500
 # Structured concurrency only: app.py starts what lives as long as the server, the others end what they start.
-TASKS_ALLOWED = {"rollout/app.py", "xds/edge/grpcio.py", "rollout/metrics/fleet.py", "rollout/demo/load.py", "rollout/demo/__main__.py"}
+TASKS_ALLOWED = {
+    "rollout/app.py",
+    "xds/edge/grpcio.py",
+    "rollout/metrics/fleet.py",
+    "rollout/demo/load.py",
+    "rollout/demo/__main__.py",
+}
 
 
 def name(path: Path) -> str:
@@ -118,5 +124,3 @@ def test_changelog_begins_with_what_comes_next() -> None:
     assert headings
     assert headings[0] == "Unreleased"
     assert all(later != earlier for later, earlier in pairwise(headings))
-
-

@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from rollout.api.views import fleet_view, journal_view, rollout_view, service_view, summary
+from rollout.api.views import fleet_view, rollout_view, service_view, story_view, summary
 from rollout.controller import Controller
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
 from rollout.machine import Command
@@ -21,7 +21,7 @@ from xds.errors import InvalidConfig
 
 BODY_LIMIT = 1024 * 1024
 HISTORY_LIMIT = 100
-STATUS = {InvalidSpec: 400, Unknown: 404, Conflict: 409, Unavailable: 503}
+STATUS: Mapping[type[RolloutError], int] = {InvalidSpec: 400, Unknown: 404, Conflict: 409, Unavailable: 503}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -83,7 +83,9 @@ class _Api:
 
     async def list_services(self, _request: web.Request) -> web.Response:
         controller, now_s = self._is.controller, self._is.clock()
-        return web.json_response({"services": [service_view(controller, each, now_s) for each in controller.services()]})
+        return web.json_response(
+            {"services": [service_view(controller, each, now_s) for each in controller.services()]}
+        )
 
     async def get_service(self, request: web.Request) -> web.Response:
         return web.json_response(self._service(request))
@@ -116,7 +118,7 @@ class _Api:
         if rollout is None:
             raise Unknown(f"'{service}' has no rollout {number}; see `rollout history {service}`")
         entries = await self._is.store.journal(service, number)
-        return web.json_response({**summary(rollout), "journal": journal_view(entries, rollout.strategy)})
+        return web.json_response(story_view(rollout, entries))
 
     async def command(self, request: web.Request) -> web.Response:
         await _body(request)
@@ -187,8 +189,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except InvalidConfig as error:
         return _problem(422, "configuration refused", str(error))
     except RolloutError as error:
-        status = STATUS[type(error)]
-        return _problem(status, type(error).__name__, str(error))
+        return _problem(STATUS[type(error)], type(error).__name__, str(error))
     except web.HTTPException as error:
         return _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from rollout.controller import Controller
 from rollout.gate import Counts, verdict_to_json
-from rollout.machine import ENDED, Role, weight_bp
+from rollout.machine import ENDED, Phase, Role, weight_bp
 from rollout.record import Backend, JournalEntry, Rollout
 from rollout.spec import Strategy
 from xds.cache import NodeStatus
 from xds.resources import TYPES
+from xds.subscription import Rejection
 
 
 def percent(basis_points: int) -> float:
@@ -37,9 +38,10 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
 
 
 def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict[str, Any]:
-    """A rollout as it stands; `measured_percent` is the candidate's share of the last look's requests."""
+    """A rollout as it stands; `measured` is what the last look saw while traffic is shifted, else None."""
     state, strategy = rollout.state, rollout.strategy
     in_progress = controller.in_progress(rollout.service)
+    shifting = state.phase in (Phase.SHIFTING, Phase.PAUSED)
     return {
         **summary(rollout),
         "in_progress": in_progress,
@@ -47,7 +49,7 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "stage": state.stage,
         "stages": [percent(stage.weight_bp) for stage in strategy.stages],
         "weight_percent": percent(weight_bp(strategy, state)),
-        "measured": _measured(controller.observer.recent(rollout.service)) if in_progress else None,
+        "measured": _measured(controller.observer.recent(rollout.service)) if shifting else None,
         "verdict": state.verdict and verdict_to_json(state.verdict),
         "waiting_for": dict(controller.observer.lagging(rollout.service)) if in_progress else {},
         "resume": state.resume,
@@ -112,7 +114,7 @@ def _drain(rollout: Rollout) -> dict[str, Any] | None:
 
 
 def backend_view(backend: Backend) -> dict[str, Any]:
-    """A single backend that is let go; `safe_to_stop` once no Envoy sends it anything any more."""
+    """A single backend that is let go; it is `removed` once no Envoy sends it anything any more."""
     return {
         "version": backend.version,
         "backend": backend.address,
@@ -124,8 +126,13 @@ def backend_view(backend: Backend) -> dict[str, Any]:
     }
 
 
-def journal_view(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[str, Any]]:
+def story_view(rollout: Rollout, entries: Iterable[JournalEntry]) -> dict[str, Any]:
     """A rollout's story: each saved step with its phase, its weight, why, and what was seen."""
+    stages = [percent(stage.weight_bp) for stage in rollout.strategy.stages]
+    return {**summary(rollout), "stages": stages, "journal": _journal(entries, rollout.strategy)}
+
+
+def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[str, Any]]:
     return [
         {
             "revision": entry.revision,
@@ -167,10 +174,17 @@ def _node(status: NodeStatus, now_s: float, failure: str | None) -> dict[str, An
                 "acked": each.acked_version,
                 "waiting": each.waiting,
                 "nack": each.rejection
-                and {"code": each.rejection.code, "text": each.rejection.text, "seconds": round(now_s - each.rejection.at_s, 1)},
+                and {
+                    "code": each.rejection.code,
+                    "text": each.rejection.text,
+                    "seconds": round(now_s - each.rejection.at_s, 1),
+                },
             }
             for type_ in TYPES
             if (each := status.types.get(type_)) is not None
         },
     }
 
+
+def _nack(rejection: Rejection, now_s: float) -> dict[str, Any]:
+    return {"code": rejection.code, "text": rejection.text, "seconds": round(now_s - rejection.at_s, 1)}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Show:
         shares = self.tally.shares(since_s=time.time() - SHARES_OVER_S)
         now = ", ".join(f"{version} {100 * share:.1f} %" for version, share in sorted(shares.items()))
         dropped = (f"dropped: {self.tally.dropped}", "bold red" if self.tally.dropped else "bold green")
-        return Text.assemble(f"{self.tally.requests:,} requests, answered in the last 5 s by {now or 'nobody'}; ", dropped)
+        return Text.assemble(
+            f"{self.tally.requests:,} requests, answered in the last 5 s by {now or 'nobody'}; ", dropped
+        )
 
 
 async def main(*, keep: bool, drawing: Path | None) -> int:
@@ -68,12 +71,12 @@ async def main(*, keep: bool, drawing: Path | None) -> int:
     console = Console()
     show = Show(console, Tally())
     with tempfile.TemporaryDirectory(prefix="rollout-demo-") as folder:
-        show.say("starting a rollout server, 3 Envoys (two speak SotW, one delta) and 9 backends: v1, v2, and v3, which is broken")
+        show.say("starting a server, 3 Envoys (two SotW, one delta) and 9 backends: v1, v2, and v3, which is broken")
         try:
             async with World(Path(folder), Cast(BACKENDS, BROKEN)) as world:
                 passed = await _play(world, show)
                 if drawing is not None:
-                    drawing.write_text(picture(show.tally.by_second, show.marks))
+                    await asyncio.to_thread(drawing.write_text, picture(show.tally.by_second, show.marks))
                 if keep:
                     await _linger(world, show)
                 return 0 if passed else 1
@@ -141,7 +144,8 @@ async def _report(world: World, show: Show, good: Mapping[str, Any], broken: Map
         console.print(await _timing(world, rollout))
     back_s = await _seconds_to_roll_back(world, tally, broken)
     bad = tally.bad.get("v3", 0)
-    console.print(f"bad answers of v3 served: {bad}; from the first of them to the last Envoy's ACK of the rollback: {back_s:.1f} s")
+    console.print(f"bad answers of v3 served: {bad}")
+    console.print(f"from the first of them to the last Envoy's ACK of the rollback: {back_s:.1f} s")
     console.print(f"requests: {tally.requests:,}")
     console.print(f"dropped: {tally.dropped}", style="bold red" if tally.dropped else "bold green")
     for drop in tally.first_drops:
@@ -165,7 +169,7 @@ async def _timing(world: World, rollout: Mapping[str, Any]) -> str:
         name = f"{entry['weight_percent']:g} %" if entry["phase"] == "shifting" else entry["phase"].replace("_", " ")
         if not steps or steps[-1][0] != name:
             steps.append((name, datetime.fromisoformat(entry["at"])))
-    spans = [f"{name} {(after - at).total_seconds():.1f} s" for (name, at), (_, after) in zip(steps, steps[1:], strict=False)]
+    spans = [f"{name} {(after - at).total_seconds():.1f} s" for (name, at), (_, after) in pairwise(steps)]
     whole = (steps[-1][1] - steps[0][1]).total_seconds()
     return f"{rollout['candidate']} {rollout['outcome'].replace('_', ' ')} in {whole:.1f} s: {', '.join(spans)}"
 

@@ -9,7 +9,7 @@ INK = "#777777"
 
 
 def picture(by_second: Mapping[int, Mapping[str, int]], marks: Sequence[tuple[float, str]]) -> str:
-    """Return a stacked chart. `by_second`: answers by version for each Unix second; `marks`: what happened, and when."""
+    """Return a stacked chart of answers by version for each Unix second; `marks` says what happened, and when."""
     seconds = sorted(by_second)[1:-1]  # the first and the last are not whole
     if not seconds:
         return _svg("")

@@ -24,7 +24,7 @@ START_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who takes part: backends by version (the first version is in envoy-configs), the broken ones' error share, Envoys.
+    """Who takes part: backends by version (the first is in envoy-configs), error shares of the broken, Envoys.
 
     An Envoy is (location, whether it speaks delta).
     """
@@ -64,7 +64,9 @@ class World:
             await asyncio.gather(*(backend.start(START_S) for backend in everyone))
             first = next(iter(self.backends))
             self.write_configs(configuration([backend.address for backend in self.backends[first]]))
-            self.client = await self._stack.enter_async_context(connect(f"http://{self.admin}", token=None, user="demo"))
+            self.client = await self._stack.enter_async_context(
+                connect(f"http://{self.admin}", token=None, user="demo")
+            )
             await self.start_server()
             await asyncio.gather(*(envoy.start(START_S) for envoy in self.envoys))
             await asyncio.gather(*(envoy.until_ready(START_S) for envoy in self.envoys))
@@ -73,7 +75,9 @@ class World:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.end()
 
     async def end(self) -> None:
@@ -130,7 +134,7 @@ class World:
             with contextlib.suppress(Unavailable):
                 found.update(await self.service())
             rollout = found.get("rollout")
-            return bool(rollout) and rollout["phase"] in phases
+            return rollout is not None and rollout["phase"] in phases
 
         await until(reached, within_s=within_s, what=f"the rollout to be {' or '.join(phases)}")
         return found

@@ -68,6 +68,5 @@ def _stats_url(address: str, query_string: str) -> URL:
     match = _ADDRESS.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 65536:
         raise ValueError("not an address of the form HOST:PORT")
-    return URL.build(
-        scheme="http", host=match["host"], port=int(match["port"]), path="/stats", query_string=query_string, encoded=True
-    )
+    host, port = match["host"], int(match["port"])
+    return URL.build(scheme="http", host=host, port=port, path="/stats", query_string=query_string, encoded=True)

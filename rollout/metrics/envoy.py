@@ -40,7 +40,8 @@ class ClusterStats:
     """One cluster in one Envoy: counters since its start, gauges as they are.
 
     `completed` counts each request of a client once, `errors_5xx` its final answers only (attempts that a retry has
-    hidden are in `retries`). `backends` has those that were asked for, by address. Neither timeouts nor refused connections have a sample in `latency`. A cluster which that
+    hidden are in `retries`). `backends` has those that were asked for, by address. Neither timeouts nor refused
+    connections have a sample in `latency`. A cluster which that
     Envoy does not have, or never used, is all zeros.
     """
 
@@ -85,7 +86,8 @@ def stats_query(stat_names: Sequence[str], backends: Sequence[str] = ()) -> str:
     names = "|".join(map(re.escape, stat_names))
     stats = "|".join((*_COUNTERS, _LATENCY))
     if backends:
-        stats += rf"|endpoint\.({'|'.join(re.escape(_backend_stat(each)) for each in backends)})\.({'|'.join(_BACKEND)})"
+        addresses = "|".join(re.escape(_backend_stat(each)) for each in backends)
+        stats += rf"|endpoint\.({addresses})\.({'|'.join(_BACKEND)})"
     wanted = quote(rf"^cluster\.({names})\.({stats})$", safe="")
     return f"format=json&usedonly&histogram_buckets=detailed&filter={wanted}"
 

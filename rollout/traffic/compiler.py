@@ -278,15 +278,20 @@ def _weighted(weights: Weights) -> Message:
 def _split_weighted(weighted: Message, weights: Mapping[str, Weights]) -> None:
     """Split each entry that is a service in proportion, and scale the others alike.
 
-    The sum of the weights stays the same whatever the splits, or requests hashed by `use_hash_policy` would move.
+    The weights sum to FULL_BP where that is exact, else to a multiple. Where requests are hashed they always sum to the
+    same multiple, whatever the splits, or users would move between versions.
     """
+    total = sum(entry.weight.value for entry in weighted.clusters)
     unit = math.gcd(*(entry.weight.value for entry in weighted.clusters))
     parts: list[tuple[Message, str, int]] = [
         (entry, name, entry.weight.value // unit * weight)
         for entry in map(copied, weighted.clusters)
         for name, weight in weights.get(entry.name, ((entry.name, FULL_BP),))
     ]
-    scaled = _fitting([weight for _, _, weight in parts])
+    products = [weight for _, _, weight in parts]
+    hashed = weighted.WhichOneof("random_value_specifier") is not None
+    exact = not hashed and all(product % (total // unit) == 0 for product in products)
+    scaled = [product // (total // unit) for product in products] if exact else _fitting(products)
     del weighted.clusters[:]
     weighted.ClearField("total_weight")  # it would have to be the sum, and is deprecated
     for (entry, name, _), weight in zip(parts, scaled, strict=True):

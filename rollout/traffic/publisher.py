@@ -55,16 +55,18 @@ class Publisher:
         """Return the names of the services that the configuration has."""
         return frozenset(self.compiler.overlay.services)
 
-    def load(self, files: Mapping[str, str], traffic: Mapping[str, ServiceTraffic]) -> tuple[Problem, ...]:
+    def load(
+        self, files: Mapping[str, str], traffic: Mapping[str, ServiceTraffic], busy: frozenset[str] = frozenset()
+    ) -> tuple[Problem, ...]:
         """Serve this configuration with these splits from now on; return its warnings.
 
         A service that `traffic` does not name is served untouched. Raises InvalidConfig, and goes on serving what it
-        served, when the configuration is wrong in itself, or lacks a service that has been touched.
+        served, when the configuration is wrong in itself, or lacks a service that is `busy` with a rollout or a drain.
         """
         compiler, warnings = check(files)
-        lost = sorted(traffic.keys() - compiler.overlay.services.keys())
+        lost = sorted(busy - compiler.overlay.services.keys())
         if lost:
-            what = "is not in envoy-configs, but has versions of its own; put its EDS cluster back under `clusters:`"
+            what = "is not in envoy-configs, but a rollout or a drain of it is in progress; put its EDS cluster back"
             raise InvalidConfig(tuple(Problem(f"service '{name}'", what) for name in lost))
         following = {name: traffic.get(name) or untouched(INITIAL) for name in compiler.overlay.services}
         snapshot = _compiled(compiler, following)  # makes again only what differs from check()

@@ -17,7 +17,14 @@ QUICK = {
     "keep_stable": "1s",
 }
 CAST = Cast({"v1": 2, "v2": 2, "v3": 2}, {"v3": 0.5}, (("eu/eu-1", False), ("us/us-1", True)))
-CONFIGURED = ("cluster_added", "cluster_modified", "cluster_removed")
+PHASES = (
+    ("warming", None),
+    ("shifting", 0),
+    ("shifting", 1),
+    ("shifting", 2),
+    ("retaining", None),
+    ("draining", None),
+)
 
 
 async def until_step(world: World, phase: str, stage: int | None = None, *, within_s: float = 30) -> dict[str, Any]:
@@ -42,22 +49,20 @@ async def kill_and_restart(world: World) -> tuple[dict[str, Any], dict[str, Any]
 
 async def counters(world: World) -> list[dict[str, str]]:
     """Return what each Envoy has done to its configuration."""
-    texts = [await envoy.admin_get("/stats?filter=^(cluster_manager.cluster_|listener_manager.listener_)") for envoy in world.envoys]
-    return [
-        {name: value for name, _, value in (line.partition(": ") for line in text.splitlines()) if "warming" not in name}
-        for text in texts
-    ]
+    query = "/stats?filter=^(cluster_manager.cluster_|listener_manager.listener_)"
+    texts = [await envoy.admin_get(query) for envoy in world.envoys]
+    pairs = [[line.partition(": ") for line in text.splitlines()] for text in texts]
+    return [{name: value for name, _, value in lines} for lines in pairs]
 
 
 def whole_weight(service: dict[str, Any]) -> float:
     return float(service["rollout"]["weight_percent"])
 
 
-async def test_a_server_killed_in_every_phase_loses_no_request_and_no_step(tmp_path: Path, under_load: UnderLoad) -> None:
-    steps = [("warming", None), ("shifting", 0), ("shifting", 1), ("shifting", 2), ("retaining", None), ("draining", None)]
+async def test_a_server_killed_in_every_phase_loses_nothing(tmp_path: Path, under_load: UnderLoad) -> None:
     async with World(tmp_path, CAST) as world, under_load(*await world.targets()) as tally:
         await world.deploy("v2", QUICK)
-        for phase, stage in steps:
+        for phase, stage in PHASES:
             await until_step(world, phase, stage)
             before, after = await kill_and_restart(world)
             assert whole_weight(after) >= whole_weight(before)
@@ -112,7 +117,7 @@ async def test_promote_and_abort_do_what_they_say(tmp_path: Path, under_load: Un
         await world.command("abort")
         assert whole_weight(await world.service()) == 0
         service = await world.until_phase("rolled_back", within_s=20)
-        assert "aborted by demo" in (await world.client.get("/v1/services/checkout/rollouts/last"))["journal"][-3]["reason"] or service
+        assert service["rollout"]["reason"] == "aborted by demo"
         for backend in world.backends["v2"]:
             await backend.kill()
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops

@@ -122,25 +122,28 @@ def test_two_services_of_one_route_are_split_each_for_itself() -> None:
         {"weighted_clusters": {"clusters": [{"name": "checkout", "weight": 1}, {"name": "cart", "weight": 1}]}}
     )
     [action] = actions(served(compiler, checkout=split(1000), cart=split(5000)))
-    assert weights(action) == {"checkout@v1": 9000, "checkout@v2": 1000, "cart@v1": 5000, "cart@v2": 5000}
+    assert weights(action) == {"checkout@v1": 4500, "checkout@v2": 500, "cart@v1": 2500, "cart@v2": 2500}
 
 
 @given(
     entries=st.lists(st.integers(0, 2**30), min_size=1, max_size=3).filter(any),
     candidate_bp=st.integers(0, FULL_BP),
+    hashed=st.booleans(),
 )
-def test_existing_weights_are_split_in_proportion_and_their_sum_never_changes(
-    entries: list[int], candidate_bp: int
+def test_existing_weights_are_split_in_proportion_and_hashed_ones_keep_their_sum(
+    entries: list[int], candidate_bp: int, *, hashed: bool
 ) -> None:
     clusters = [{"name": "checkout", "weight": entries[0]}]
     clusters += [{"name": "files", "weight": weight} for weight in entries[1:]]
-    compiler = shop({"weighted_clusters": {"clusters": clusters}})
+    compiler = shop({"weighted_clusters": {"clusters": clusters, **({"use_hash_policy": True} if hashed else {})}})
     served_weights = [
         each.get("weight", 0)
         for each in actions(served(compiler, checkout=split(candidate_bp)))[0]["weighted_clusters"]["clusters"]
     ]
     before = actions(served(compiler))[0]["weighted_clusters"]["clusters"]
-    assert sum(served_weights) == sum(each.get("weight", 0) for each in before) <= WEIGHTS_LIMIT
+    total = sum(served_weights)
+    assert total % FULL_BP == 0 or total == WEIGHTS_LIMIT
+    assert not hashed or total == sum(each.get("weight", 0) for each in before)
     share = Fraction(entries[0] * candidate_bp, sum(entries) * FULL_BP)
     candidate = served_weights[-len(entries)] if candidate_bp else 0
     assert abs(Fraction(candidate, sum(served_weights)) - share) <= Fraction(1, 2**31)
@@ -148,9 +151,8 @@ def test_existing_weights_are_split_in_proportion_and_their_sum_never_changes(
 
 def test_users_that_are_hashed_to_the_candidate_stay_there_when_its_weight_grows() -> None:
     """Envoy takes the cluster in whose range `hash % sum of weights` is."""
-    compiler = shop(
-        {"weighted_clusters": {"clusters": [{"name": "files", "weight": 2}, {"name": "checkout", "weight": 1}]}}
-    )
+    entries = [{"name": "files", "weight": 2}, {"name": "checkout", "weight": 1}]
+    compiler = shop({"weighted_clusters": {"clusters": entries, "use_hash_policy": True}})
     ranges = []
     for candidate_bp in (1, 100, 5000, FULL_BP):
         found = weights(actions(served(compiler, checkout=split(candidate_bp)))[0])

@@ -363,9 +363,9 @@ class Life(RuleBasedStateMachine):
         envoy.refuses = lambda split: split != envoy.has and refuses[kind](split)
         self.step(0.1)
 
-    @rule(blind=some.booleans(), healthy=some.booleans())
-    def the_view_changes(self, blind: bool, healthy: bool) -> None:
-        self.world.blind, self.world.healthy = blind, healthy
+    @rule(blind=some.booleans(), healthy=some.booleans(), errors=some.sampled_from([0.0, 0.0, 0.5]))
+    def the_view_changes(self, blind: bool, healthy: bool, errors: float) -> None:
+        self.world.blind, self.world.healthy, self.world.errors = blind, healthy, errors
 
     # --- how it must end ---
 

@@ -114,12 +114,12 @@ def test_bad_configuration_is_refused_and_the_last_good_one_stays(publisher: Pub
     assert publisher.serve("checkout", split(100))
 
 
-def test_configuration_without_a_service_that_has_versions_is_refused(publisher: Publisher) -> None:
+def test_configuration_without_a_service_in_a_rollout_is_refused(publisher: Publisher) -> None:
     with pytest.raises(InvalidConfig) as caught:
-        publisher.load(files("cart"), {"checkout": split(0)})
+        publisher.load(files("cart"), {"checkout": split(0)}, frozenset({"checkout"}))
     assert str(caught.value) == (
-        "service 'checkout': is not in envoy-configs, but has versions of its own; "
-        "put its EDS cluster back under `clusters:`"
+        "service 'checkout': is not in envoy-configs, but a rollout or a drain of it is in progress; "
+        "put its EDS cluster back"
     )
     assert publisher.services() == {"checkout", "cart"}
 

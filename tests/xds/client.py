@@ -1,5 +1,6 @@
 """Small worlds of resources, and a wire client without I/O: its bytes go straight into a session."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ PROTOCOLS = ("sotw", "delta")
 NODE = {"id": "edge-1", "cluster": "edge", "locality": {"region": "eu", "zone": "eu-1"}}
 
 
+@functools.cache
 def cluster(name: str, mark: object = 0, service_name: str = "") -> Resource:
     """Make an EDS cluster; `mark` stands for its other settings."""
     eds = {"eds_config": ADS, "service_name": service_name}
@@ -36,12 +38,14 @@ def cluster(name: str, mark: object = 0, service_name: str = "") -> Resource:
     return resource(CLUSTERS, proto.parse(CLUSTERS.message, words))
 
 
+@functools.cache
 def assignment(name: str, port: int = 80) -> Resource:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     words = {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
     return resource(ENDPOINTS, proto.parse(ENDPOINTS.message, words))
 
 
+@functools.cache
 def route(name: str, *clusters: str, mark: object = 0) -> Resource:
     """Make a route configuration with one route to each of the clusters."""
     routes = [{"match": {"prefix": f"/{each}"}, "route": {"cluster": each}} for each in clusters]
@@ -49,6 +53,7 @@ def route(name: str, *clusters: str, mark: object = 0) -> Resource:
     return resource(ROUTES, proto.parse(ROUTES.message, words))
 
 
+@functools.cache
 def listener(name: str, route_name: str, mark: object = 0) -> Resource:
     manager = {
         "@type": f"type.googleapis.com/{HTTP}",
@@ -59,6 +64,7 @@ def listener(name: str, route_name: str, mark: object = 0) -> Resource:
     return _listener(name, manager)
 
 
+@functools.cache
 def tcp_listener(name: str, cluster_name: str, mark: object = 0) -> Resource:
     words = {"@type": f"type.googleapis.com/{TCP}", "stat_prefix": f"{name}-{mark}", "cluster": cluster_name}
     return _listener(name, words)
@@ -233,6 +239,8 @@ class Model:
         self.protocol = protocol
         self.now_s = 0.0
         self.refused: set[tuple[ResourceType, str, str]] = set()
+        self.torn = False
+        self.story: list[str] = []
         self.boot()
 
     def boot(self) -> None:
@@ -248,6 +256,7 @@ class Model:
 
     def connect(self) -> None:
         """Open a new stream. After a NACK nobody knows what it holds, so then it is a new process too."""
+        self.story.append("connect")
         self.wire = Wire(self.cache, self.protocol, now_s=self.now_s)
         self.inbox: list[Reply] = []
         self.outbox: list[tuple[ResourceType, Mapping[str, Any]]] = []
@@ -307,6 +316,7 @@ class Model:
             lost += [*words.get("resource_names_subscribe", ()), *words.get("resource_names_unsubscribe", ())]
             for name in lost:
                 told.pop(name, None)
+        self.story.append(f"client: {type_} {list(words.values())[1:]}")
         self.wire.send(words)
 
     def _answer(self, reply: Reply, error: str) -> None:
@@ -341,12 +351,14 @@ class Model:
             assert told.get(name, "") is not None, f"{reply.type} -{name} is told twice"
             told[name] = None
         self.inbox.append(reply)
+        self.story.append(f"server: {reply}")
 
     def hear(self) -> None:
         """Work on the oldest response."""
         if not self.inbox:
             return
         reply = self.inbox.pop(0)
+        self.story.append(f"applied: {reply.nonce}")
         self.nonces[reply.type] = reply.nonce
         bad = self._bad(reply)
         everything = any(each[1] == BROKEN for each in bad) or (bool(bad) and reply.type is ENDPOINTS)
@@ -354,6 +366,7 @@ class Model:
         refused = reply.messages.keys() - good.keys()
         self.refused |= {(reply.type, name, reply.versions[name]) for name in refused}
         self.tainted = self.tainted or bool(bad)
+        self.torn = self.torn or (everything and reply.type is CLUSTERS)
         error = "Proto constraint validation failed" if bad else ""
         if bad and not everything and reply.type in (CLUSTERS, LISTENERS):
             error = f"Error adding/updating {reply.type.word[:-1]}(s) " + ", ".join(f"{name}: why" for name, _ in sorted(bad))
@@ -480,4 +493,9 @@ def _mark(type_: ResourceType, message: Any) -> str:
 
 
 def _names(type_: ResourceType, message: Any, wanted: ResourceType) -> frozenset[str]:
-    return resource(type_, message).names(wanted)
+    return _read_names(type_, proto.canonical(message), wanted)
+
+
+@functools.cache
+def _read_names(type_: ResourceType, body: bytes, wanted: ResourceType) -> frozenset[str]:
+    return resource(type_, proto.message_class(type_.message).FromString(body)).names(wanted)

@@ -1,0 +1,182 @@
+"""A verb of the command line at work: it asks the server, tells on stdout, and ends with an exit code."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from rollout import screen
+from rollout.client import ApiFault, Client, Glance, Json, changed, connect, glances, path_of
+from rollout.errors import RolloutError
+from xds.errors import InvalidConfig
+
+DONE, FAILED, TAKEN_BACK, IN_PROGRESS, INTERRUPTED = 0, 1, 3, 4, 130
+PIPE_COLUMNS = 160  # the width of tables that do not go to a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One call of a verb: which server it asks, and whether it answers in JSON."""
+
+    server: str
+    as_json: bool
+
+    def get(
+        self, path: str, made: Callable[[Json], RenderableType], code: Callable[[Json], int] = lambda _: DONE
+    ) -> NoReturn:
+        """Ask, print what is made of the answer, and exit."""
+
+        async def work(client: Client) -> int:
+            answer = await client.get(path)
+            self.show(answer, made)
+            return code(answer)
+
+        self.run(work)
+
+    def post(self, path: str, body: Json, made: Callable[[Json], RenderableType]) -> NoReturn:
+        """Ask for a change, print what is made of the answer, and exit."""
+
+        async def work(client: Client) -> int:
+            self.show(await client.post(path, body), made)
+            return DONE
+
+        self.run(work)
+
+    def run(self, work: Callable[[Client], Awaitable[int]], *, interrupted: str = "interrupted") -> NoReturn:
+        """Do the work and exit with its code; what is wrong is told without a traceback."""
+        try:
+            code = asyncio.run(self._connected(work))
+        except RolloutError as error:
+            self.fail(error)
+        except KeyboardInterrupt:
+            say(interrupted)
+            raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(code)
+
+    async def _connected(self, work: Callable[[Client], Awaitable[int]]) -> int:
+        user = os.environ.get("USER", "")
+        async with connect(self.server, token=token(), user=user) as client:
+            return await work(client)
+
+    def show(self, answer: Json, made: Callable[[Json], RenderableType]) -> None:
+        """Print an answer: as it came, or what is made of it for people."""
+        if self.as_json:
+            typer.echo(json.dumps(answer, indent=2))
+        else:
+            shown = made(answer)
+            stdout().print(shown, soft_wrap=isinstance(shown, Text))  # what is one line stays one
+
+    def fail(self, *errors: Exception) -> NoReturn:
+        """Tell what is wrong and exit with 1."""
+        for error in errors:
+            if self.as_json:
+                typer.echo(json.dumps({"error": _problem(error)}, indent=2))
+            else:
+                for line in _lines(error):
+                    say(f"error: {line}")
+        raise typer.Exit(FAILED)
+
+
+def _problem(error: Exception) -> Json:
+    match error:
+        case ApiFault():
+            return {"title": error.title, "status": error.status, "detail": error.detail}
+        case InvalidConfig():
+            problems = [{"where": each.where, "what": each.what} for each in error.problems]
+            return {"title": "configuration refused", "detail": str(error), "problems": problems}
+        case _:
+            return {"title": type(error).__name__, "detail": str(error)}
+
+
+def _lines(error: Exception) -> list[str]:
+    if isinstance(error, InvalidConfig):
+        return [str(problem) for problem in error.problems]
+    return str(error).splitlines() or [type(error).__name__]
+
+
+def stdout() -> Console:
+    """Return stdout as it is now; into a pipe, tables are not squeezed to 80 columns."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
+
+
+def say(text: str) -> None:
+    typer.echo(screen.plain(text).plain, err=True)
+
+
+def token() -> str | None:
+    return os.environ.get("ROLLOUT_TOKEN") or None
+
+
+def exit_code(rollout: Json | None) -> int:
+    """Return the exit code of a rollout: how it ended, or that it goes on."""
+    if rollout is None:
+        return DONE
+    if rollout.get("in_progress") or rollout["outcome"] == "in_progress":
+        return IN_PROGRESS
+    return TAKEN_BACK if rollout["outcome"] == "rolled_back" else DONE
+
+
+@dataclass(slots=True)
+class Changes:
+    """Tells of what is new at a glance: a JSON object, or a line for each phase and stage."""
+
+    as_json: bool
+    before: Glance | None = None
+
+    def tell(self, glance: Glance) -> None:
+        before, self.before = self.before, glance
+        if glance.away:
+            if before is None or not before.away:
+                say(f"trying again: {glance.away}")
+        elif self.as_json:
+            if before is None or changed(before.view, glance.view):
+                typer.echo(json.dumps(glance.view))
+        elif glance.view["rollout"] is None:
+            stdout().print(screen.service_panel(glance.view))
+        elif before is None or _place(before.view) != _place(glance.view):
+            stdout().print(screen.rollout_line(glance.view["rollout"]), soft_wrap=True)
+        paused = _place(glance.view)[:1] == ("paused",)
+        if paused and (before is None or _place(before.view) != _place(glance.view)):
+            say("paused, and still waiting: `rollout resume`, `promote` or `abort` goes on")
+
+
+def _place(view: Json) -> tuple[str, ...]:
+    """Return the phase and stage of a service's rollout."""
+    rollout = view["rollout"]
+    return (rollout["phase"], str(rollout["stage"])) if rollout else ()
+
+
+async def follow(client: Client, service: str, number: int | None, tell: Callable[[Glance], None]) -> int:
+    """Tell of a service's rollout until it has ended; return its exit code. `number` None: the newest one."""
+    async for glance in glances(client, path_of("services", service)):
+        rollout = glance.view["rollout"]
+        number = rollout["id"] if rollout and number is None else number
+        if rollout and rollout["id"] != number:  # it ended, and another began, between two glances
+            return exit_code(await client.get(path_of("services", service, "rollouts", number)))
+        tell(glance)
+        if not glance.view["in_progress"]:
+            return exit_code(rollout)
+    return FAILED
+
+
+async def follow_drain(client: Client, service: str, address: str, *, as_json: bool) -> int:
+    """Tell of one backend's drain, line by line, until it is safe to stop."""
+    told = ""
+    async for glance in glances(client, path_of("services", service)):
+        if glance.away:
+            say(f"trying again: {glance.away}")
+            continue
+        line = json.dumps(glance.view) if as_json else screen.drain_of(glance.view, address).plain
+        if line != told:
+            typer.echo(line)
+            told = line
+        if all(each["removed"] for each in glance.view["drains"] if each["backend"] == address):
+            return DONE
+    return FAILED
