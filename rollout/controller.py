@@ -14,7 +14,7 @@ from rollout.books import Books, name_of
 from rollout.drain import Drain
 from rollout.drain import look as look_at_drain
 from rollout.errors import Conflict, Unknown
-from rollout.machine import Command, Effect, Phase, Retire, Seen, Serve, State, advance, start
+from rollout.machine import Command, Effect, Phase, Retire, Role, Seen, Serve, State, advance, start
 from rollout.metrics import Query, Scrape
 from rollout.observer import Observer, Stats
 from rollout.record import (
@@ -212,7 +212,7 @@ class Controller:
             if self._saver.unsaved(service) > UNSAVED_LIMIT and following.phase is rollout.state.phase:
                 return
             self._step(rollout, following, seen)
-        turned_back = following.phase is Phase.ROLLING_BACK and rollout.state.phase is not Phase.ROLLING_BACK
+        turned_back = following.loser is Role.CANDIDATE and rollout.state.loser is not Role.CANDIDATE
         if turned_back or not self._saver.unsaved(service):
             for effect in effects:
                 self._apply(self.books.rollouts[service], effect)
@@ -247,7 +247,7 @@ class Controller:
         drain = look_at_drain(
             backend.drain,
             now_s=self._outside.clock(),
-            acked=not self.observer.lagging(backend.service),
+            acked=self.observer.backend_known(backend),
             active=self.observer.backend_active(backend),
             limit_s=strategy.drain_timeout.total_seconds(),
         )

@@ -10,11 +10,12 @@ IDLE_LOOKS = 3  # in a row, on every Envoy: one alone may fall between two reque
 class Active:
     """What runs on what is drained: requests by node id, None where an Envoy could not be asked.
 
-    `at_s` is when the oldest of these answers was asked for.
+    `at_s` is when the oldest of these answers was asked for, `newest_s` the newest (0: at the same time).
     """
 
     at_s: float
     by_node: Mapping[str, int | None]
+    newest_s: float = 0.0
 
     @property
     def idle(self) -> bool:
@@ -55,7 +56,7 @@ def look(drain: Drain, *, now_s: float, acked: bool, active: Active | None, limi
     if drain.acked_s is not None and active is not None and active.at_s > max(drain.acked_s, drain.looked_s):
         known = [count for count in active.by_node.values() if count is not None]
         looks = drain.idle_looks + 1 if active.idle else 0
-        drain = replace(drain, idle_looks=looks, looked_s=active.at_s, running=sum(known))
+        drain = replace(drain, idle_looks=looks, looked_s=max(active.at_s, active.newest_s), running=sum(known))
     if drain.done or now_s <= drain.began_s or now_s - drain.began_s < limit_s:
         return drain
     by_node = active.by_node if active is not None else {}

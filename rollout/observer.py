@@ -48,7 +48,7 @@ class Observer:
         """Return all that a decision about this rollout may rest on now."""
         service, state = rollout.service, rollout.state
         connected = self._connected()
-        lagging, refused = self._lags(service)
+        lagging, refused = self._lags(rollout)
         seen = Seen(
             self._clock(),
             len(connected),
@@ -82,7 +82,15 @@ class Observer:
 
     def lagging(self, service: str) -> Mapping[str, str]:
         """Return by node id why a node does not have a service as it is served now."""
-        return {**self._missing(self._connected()), **self._lags(service)[0]}
+        connected = self._connected()
+        nobody = {} if connected else {"the fleet": "has no Envoy on the line"}
+        rollout = self._books.rollouts.get(service)
+        return {**nobody, **self._missing(connected), **(self._lags(rollout)[0] if rollout else {})}
+
+    def backend_known(self, backend: Backend) -> bool:
+        """Say whether every Envoy knows that a backend is let go."""
+        lags = self._publisher.endpoint_lags(backend.service, backend.version)
+        return not lags and not self._missing(self._connected())
 
     def expect(self, nodes: tuple[str, ...]) -> None:
         """Wait for these nodes as for ones that have just gone away: they were here before a restart."""
@@ -135,13 +143,19 @@ class Observer:
         answers = {node: latest[node] for node in connected if node in latest and node not in failures}
         by_node: dict[str, int | None] = {node: running(scrape) for node, scrape in answers.items()}
         by_node |= dict.fromkeys(connected.keys() - answers.keys())
-        return Active(min((scrape.started_s for scrape in answers.values()), default=self._clock()), by_node)
+        asked_s = [scrape.started_s for scrape in answers.values()] or [self._clock()]
+        return Active(min(asked_s), by_node, max(asked_s))
 
     def _connected(self) -> dict[str, NodeStatus]:
         return {status.node.id: status for status in self._cache.connected()}
 
-    def _lags(self, service: str) -> tuple[dict[str, str], dict[str, str]]:
-        lags = self._publisher.lagging(service, (version.name for version in self._books.versions(service)))
+    def _lags(self, rollout: Rollout) -> tuple[dict[str, str], dict[str, str]]:
+        """Return who is waited for, and who of them refused; going forward needs more than letting a version go."""
+        service, loser = rollout.service, rollout.state.loser
+        if loser is None:
+            lags = self._publisher.lagging(service, (version.name for version in self._books.versions(service)))
+        else:
+            lags = self._publisher.letting_go(service, name_of(rollout, loser))
         return (
             {node: _shortened(lag.why) for node, lag in lags.items()},
             {node: _shortened(lag.why) for node, lag in lags.items() if lag.refused},
@@ -183,7 +197,8 @@ class Observer:
             looks.add(node, latest[node])
         paused_s = seen.now_s - rollout.state.since_s if rollout.state.phase is Phase.PAUSED else 0.0
         every_s = PAUSED_LOOK_EVERY_S if paused_s > 60 else LOOK_EVERY_S
-        if seen.now_s - self._looked_s.get(service, 0.0) < every_s:
+        # A command may be refused, and a look that is taken is gone: leave it to the next observation.
+        if seen.command is not None or seen.now_s - self._looked_s.get(service, 0.0) < every_s:
             return seen
         self._looked_s[service] = seen.now_s
         look = looks.take(connected, self._blind(connected, seen.now_s))
@@ -197,9 +212,9 @@ class Observer:
         blind: dict[str, str] = {}
         for node, status in connected.items():
             failure, scrape = failures.get(node), latest.get(node)
-            last_s = max(status.since_s, scrape.started_s if scrape else 0.0)
-            if now_s - last_s > STALE_SCRAPE_S:
-                blind[node] = failure.why if failure else "no stats"
+            unseen = scrape is None or scrape.started_s < status.since_s
+            if unseen or (scrape is not None and now_s - scrape.started_s > STALE_SCRAPE_S):
+                blind[node] = failure.why if failure else "no stats yet"
         return blind
 
 

@@ -65,6 +65,7 @@ class Member(Protocol):
     def wake(self) -> None: ...
     def status(self) -> NodeStatus: ...
     def lag(self, wanted: Wanted) -> Lag | None: ...
+    def may_need(self, type_: ResourceType, name: str) -> bool: ...
 
 
 class Cache:
@@ -128,3 +129,7 @@ class Cache:
             if found:
                 lags[node_id] = max(found, key=lambda lag: lag.refused)
         return lags
+
+    def needing(self, type_: ResourceType, name: str) -> tuple[str, ...]:
+        """Return the ids of nodes that may be working with something that needs `name`."""
+        return tuple(node for node, members in sorted(self._members.items()) if members[-1].may_need(type_, name))

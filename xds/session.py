@@ -11,6 +11,7 @@ from xds import delta, sotw, stream
 from xds.cache import Cache, Node, NodeStatus, TypeStatus, Wanted
 from xds.errors import InvalidRequest, NotReady
 from xds.proto import to_dict
+from xds.resources import ResourceType
 from xds.stream import Answer, Response, Stream
 from xds.subscription import Dialect, Lag
 
@@ -89,6 +90,9 @@ class Session:
 
     def lag(self, wanted: Wanted) -> Lag | None:
         return stream.lag(self._stream, wanted.type, wanted.name, wanted.version)
+
+    def may_need(self, type_: ResourceType, name: str) -> bool:
+        return stream.may_need(self._stream, type_, name)
 
     def _join(self, node: Node, now_s: float) -> None:
         self._node = node

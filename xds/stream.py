@@ -113,6 +113,13 @@ def lag(stream: Stream, type_: ResourceType, name: str, version: str | None) -> 
     return Lag(f"has not been sent {type_} '{name}'")
 
 
+def may_need(stream: Stream, type_: ResourceType, name: str) -> bool:
+    """Say whether anything that this client may be working with needs `name` of `type_`."""
+    users = [each for each in stream.types.values() if each.type is not type_ and each.type not in LEAVES]
+    unsure = not stream.introduced or any(user.unknown for user in users)
+    return unsure or any(name in user.in_use(type_) for user in users)
+
+
 def _introduced(stream: Stream, now_s: float) -> bool:
     return stream.since_s + BARRIER_S <= now_s or all(type_ in stream.types for type_ in INTRODUCTION)
 

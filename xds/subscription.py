@@ -109,8 +109,8 @@ class Subscription:
 
     `names` may hold WILDCARD; `implicit` says that it came from an empty first request. `held` is what was sent,
     `acked` what was accepted; `rejected` holds versions by name that were NACKed and are still what is held.
-    `unknown` are names that the client may hold from an earlier stream in a content that nobody here knows; WILDCARD
-    stands for any name. `again` names what to resend though it did not change; `due` says that the client waits for
+    `unknown` are names that the client may hold in a content that nobody here knows, from an earlier stream or after a
+    NACK of several resources; WILDCARD stands for any name. `again` names what to resend though it did not change; `due` says that the client waits for
     an answer even if that is empty.
     """
 
@@ -142,11 +142,11 @@ class Subscription:
         return self.acked.version(name) == version and (version is not None or not self.may_know(name))
 
     def had(self, name: str) -> bool:
-        """Say whether the client was given some version of `name`, on this stream or surely on an earlier one."""
-        return self.held.version(name) is not None or name in self.unknown
+        """Say whether the client may have some version of `name`."""
+        return self.offered_s(name) is not None or name in self.unknown
 
     def may_know(self, name: str) -> bool:
-        """Say whether the client may hold `name` from an earlier stream, in a content that nobody here knows."""
+        """Say whether the client may hold `name` in a content that nobody here knows."""
         return not self.unknown.isdisjoint((name, WILDCARD))
 
     def offered_s(self, name: str) -> float | None:
@@ -268,7 +268,8 @@ def _rejected(state: Subscription, error: Message, told: tuple[Sent, ...], now_s
     if blamed:
         state = _accepted(state, plan, refused=blamed, told=told)
     else:
-        state = replace(state, rejected={**state.rejected, **suspects})
+        unclear = frozenset(suspects) if len(suspects) > 1 else frozenset()  # any of them may be in force
+        state = replace(state, rejected={**state.rejected, **suspects}, unknown=state.unknown | unclear)
     rejected = {name: version for name, version in state.rejected.items() if state.held.version(name) == version}
     return replace(
         state, rejected=rejected, rejection=Rejection(error.code, error.message[-NACK_TEXT_LIMIT:], now_s, plan.version)

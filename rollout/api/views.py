@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rollout.books import name_of
 from rollout.controller import Controller
 from rollout.gate import Counts, verdict_to_json
-from rollout.machine import ENDED, Phase, Role, weight_bp
+from rollout.machine import ENDED, Phase, weight_bp
 from rollout.record import Backend, JournalEntry, Rollout
 from rollout.spec import Strategy
 from xds.cache import NodeStatus
@@ -53,6 +54,7 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "verdict": state.verdict and verdict_to_json(state.verdict),
         "waiting_for": dict(controller.observer.lagging(rollout.service)) if in_progress else {},
         "resume": state.resume,
+        "loser": state.loser and name_of(rollout, state.loser),
         "drain": _drain(rollout),
     }
 
@@ -104,7 +106,7 @@ def _drain(rollout: Rollout) -> dict[str, Any] | None:
     if state.drain is None or state.loser is None:
         return None
     return {
-        "version": rollout.stable if state.loser is Role.STABLE else rollout.candidate,
+        "version": name_of(rollout, state.loser),
         "running": state.drain.running,
         "idle_looks": state.drain.idle_looks,
         "timed_out": state.drain.timed_out,

@@ -62,11 +62,12 @@ def _legend(versions: Sequence[str]) -> list[str]:
 
 
 def _marks(marks: Sequence[tuple[float, str]], seconds: Sequence[int]) -> list[str]:
-    shown = [(at, text) for at, text in marks if seconds[0] <= at <= seconds[-1]]
     return [
         f'<line x1="{_x(at, seconds):.1f}" x2="{_x(at, seconds):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="{INK}" '
-        f'stroke-dasharray="3 3"/>' + _text(_x(at, seconds), HEIGHT - 8, text, anchor="middle")
-        for at, text in shown
+        f'stroke-dasharray="3 3"/>'
+        + _text(_x(at, seconds), HEIGHT - 8, f" {text} ", anchor="end" if index % 2 else "start")
+        for index, (at, text) in enumerate(marks)
+        if seconds[0] <= at <= seconds[-1]
     ]
 
 

@@ -98,9 +98,32 @@ class Publisher:
         """Return by node id why a connected Envoy does not have a service as it is served now."""
         return self._cache.lagging(self._wanted(service, known_versions))
 
+    def letting_go(self, service: str, version: str) -> Mapping[str, Lag]:
+        """Return by node id why a connected Envoy may still use a version that goes.
+
+        It may while a route of its names the version, while it has not ACKed what is served of its endpoints, or that
+        its cluster is gone. An Envoy that never had the version, because it refused it, is not waited for.
+        """
+        name = cluster_name(service, version)
+        users = self._cache.needing(CLUSTERS, name)
+        return {**self.endpoint_lags(service, version), **{node: Lag(f"may still use '{name}'") for node in users}}
+
+    def endpoint_lags(self, service: str, version: str) -> Mapping[str, Lag]:
+        """Return by node id why a connected Envoy does not know the health of a version's endpoints as it is served."""
+        snapshot = self._snapshot()
+        name = cluster_name(service, version)
+        served = [each for each in (name, service) if snapshot.get(ENDPOINTS, each) is not None]
+        wanted = [Wanted(ENDPOINTS, each, _version(snapshot.get(ENDPOINTS, each))) for each in served]
+        if name not in served:
+            wanted.append(Wanted(CLUSTERS, name, None))
+        return self._cache.lagging(wanted)
+
+    def _snapshot(self) -> Snapshot:
+        assert self._cache.snapshot is not None, "load() comes first"
+        return self._cache.snapshot
+
     def _wanted(self, service: str, known_versions: Iterable[str]) -> Iterable[Wanted]:
-        snapshot = self._cache.snapshot
-        assert snapshot is not None, "load() comes first"
+        snapshot = self._snapshot()
         present = {version.name for version in self._traffic[service].versions}
         clusters = [cluster_name(service, version) for version in sorted(present | set(known_versions))]
         for name in (*clusters, service):

@@ -239,6 +239,7 @@ class Model:
         self.protocol = protocol
         self.now_s = 0.0
         self.refused: set[tuple[ResourceType, str, str]] = set()
+        self.suspect: set[str] = set()
         self.torn = False
         self.story: list[str] = []
         self.boot()
@@ -250,6 +251,9 @@ class Model:
         self.accepted: dict[ResourceType, str] = {}
         self.working: set[str] = set()
         self.offered_s: dict[str, float] = {}
+        self.warming: set[str] = set()
+        self.subscribed = {CLUSTERS}
+        self.heard = False
         self.initialised = False
         self.tainted = False
         self.connect()
@@ -263,9 +267,8 @@ class Model:
         self.nonces: dict[ResourceType, str] = {}
         self.asked: dict[ResourceType, frozenset[str]] = {}
         self.told: dict[ResourceType, dict[str, str | None]] = {type_: {} for type_ in KINDS}
-        self.warming: set[str] = set()
         self.withheld: list[tuple[Reply, str]] = []
-        for type_ in KINDS if self.initialised else (CLUSTERS,):
+        for type_ in [each for each in KINDS if each in self.subscribed]:
             self._ask(type_)
 
     def reconnect(self) -> None:
@@ -302,6 +305,7 @@ class Model:
             if before is None:
                 words["initial_resource_versions"] = dict(self.noted[type_])
         self.asked[type_] = names
+        self.subscribed.add(type_)
         self.outbox.append((type_, {"type_url": type_.url, **words}))
 
     def speak(self) -> None:
@@ -365,8 +369,9 @@ class Model:
         good = {} if everything else {name: each for name, each in reply.messages.items() if (name, BAD) not in bad}
         refused = reply.messages.keys() - good.keys()
         self.refused |= {(reply.type, name, reply.versions[name]) for name in refused}
+        self.suspect |= {each for name in refused for each in _names(reply.type, reply.messages[name], CLUSTERS)}
         self.tainted = self.tainted or bool(bad)
-        self.torn = self.torn or (everything and reply.type is CLUSTERS)
+        self.torn = self.torn or (bool(bad) and (everything or len(reply.messages) > 1))
         error = "Proto constraint validation failed" if bad else ""
         if bad and not everything and reply.type in (CLUSTERS, LISTENERS):
             error = f"Error adding/updating {reply.type.word[:-1]}(s) " + ", ".join(f"{name}: why" for name, _ in sorted(bad))
@@ -446,11 +451,12 @@ class Model:
     def _follow(self, reply: Reply) -> None:
         """Ask for what became of interest."""
         if reply.type is CLUSTERS:
+            self.heard = True
             self._drop(ENDPOINTS)
             changed = self.asked.get(ENDPOINTS) != self.wanted(ENDPOINTS)
             if changed or (self.protocol == "sotw" and self.warming):
                 self._ask(ENDPOINTS)
-        if not self.initialised and not self.warming and CLUSTERS in self.nonces:
+        if not self.initialised and not self.warming and self.heard:
             self.initialised = True
             self._ask(LISTENERS)
         if reply.type is LISTENERS:
