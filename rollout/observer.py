@@ -1,6 +1,6 @@
 """What the controller sees: the fleet's ACKs and stats, put together into the observation that a decision rests on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rollout.books import Books, name_of
@@ -108,30 +108,41 @@ class Observer:
 
     def query(self) -> Query:
         """Return what to ask of each Envoy now."""
-        names = (
-            self._publisher.stat_name(service, version.name)
-            for service in sorted(self._books.busy())
-            for version in self._books.traffic(service).versions
-        )
-        return Query(tuple(names), tuple(sorted(each.address for each in self._books.draining())))
+        backends = {each.address for each in self._books.draining()}
+        names: list[str] = []
+        for service in sorted(self._books.busy()):
+            names += (self._publisher.stat_name(service, each.name) for each in self._books.traffic(service).versions)
+            bare = self._publisher.bare_stat_name(service)
+            if bare is not None:
+                names.append(bare)
+                backends.update(self._leaving(service))
+        return Query(tuple(names), tuple(sorted(backends)))
+
+    def _leaving(self, service: str) -> tuple[str, ...]:
+        """Return the backends of a version that is drained."""
+        rollout = self._books.rollouts.get(service)
+        if rollout is None or rollout.state.loser is None:
+            return ()
+        return self._books.addresses(service, name_of(rollout, rollout.state.loser))
 
     def backend_active(self, backend: Backend) -> Active | None:
         """Return what runs on one backend."""
         stat = self._publisher.stat_name(backend.service, backend.version)
+        bare = self._publisher.bare_stat_name(backend.service)
 
         def running(scrape: Scrape) -> int | None:
-            stats = scrape.clusters.get(stat)
-            found = stats.backends.get(backend.address) if stats else None
-            return None if found is None else found.active
+            return _sum(_active_on(scrape, each, backend.address) for each in (stat, bare) if each is not None)
 
         return self._activity(self._connected(), running)
 
     def _version_active(self, service: str, version: str, connected: Mapping[str, NodeStatus]) -> Active | None:
-        stat = self._publisher.stat_name(service, version)
+        stat, bare = self._publisher.stat_name(service, version), self._publisher.bare_stat_name(service)
+        addresses = self._books.addresses(service, version) if bare is not None else ()
 
         def running(scrape: Scrape) -> int | None:
             stats = scrape.clusters.get(stat)
-            return None if stats is None else stats.rq_active + stats.rq_pending_active
+            whole = None if stats is None else stats.rq_active + stats.rq_pending_active
+            return _sum([whole, *(_active_on(scrape, bare or stat, address) for address in addresses)])
 
         return self._activity(connected, running)
 
@@ -216,6 +227,18 @@ class Observer:
             if unseen or (scrape is not None and now_s - scrape.started_s > STALE_SCRAPE_S):
                 blind[node] = failure.why if failure else "no stats yet"
         return blind
+
+
+def _active_on(scrape: Scrape, stat_name: str, address: str) -> int | None:
+    stats = scrape.clusters.get(stat_name)
+    found = stats.backends.get(address) if stats else None
+    return None if found is None else found.active
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Add up; what is unknown in part is unknown."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
 
 
 def _fresh_rejections(connected: Mapping[str, NodeStatus], since_s: float) -> dict[str, str]:

@@ -140,6 +140,7 @@ def _next(stream: Stream, state: Subscription, served: Snapshot, now_s: float) -
 
 def _still_needed(stream: Stream, state: Subscription, names: frozenset[str]) -> frozenset[str]:
     """Return those of the names that the client may not lose yet, for something that it may work with needs them."""
+    names = frozenset(name for name in names if state.had(name))
     if not names or state.type is LISTENERS:
         return frozenset()
     users = [each for each in stream.types.values() if each.type is not state.type and each.type not in LEAVES]

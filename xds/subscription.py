@@ -262,13 +262,13 @@ def _rejected(state: Subscription, error: Message, told: tuple[Sent, ...], now_s
         for resource in each.plan.resources
         if state.acked.version(resource.name) != resource.version
     }
-    blamed: dict[str, str] = {}
-    if error.message.startswith(PARTLY_APPLIED):
-        blamed = {name: version for name, version in suspects.items() if f" {name}: " in error.message}
+    partly = error.message.startswith(PARTLY_APPLIED)
+    blamed = {name: version for name, version in suspects.items() if partly and f" {name}: " in error.message}
     if blamed:
         state = _accepted(state, plan, refused=blamed, told=told)
     else:
-        unclear = frozenset(suspects) if len(suspects) > 1 else frozenset()  # any of them may be in force
+        # Of several routes or load assignments any may be in force; clusters and listeners are refused as a whole.
+        unclear = frozenset(suspects) if len(suspects) > 1 and not state.type.full_state else frozenset()
         state = replace(state, rejected={**state.rejected, **suspects}, unknown=state.unknown | unclear)
     rejected = {name: version for name, version in state.rejected.items() if state.held.version(name) == version}
     return replace(

@@ -76,6 +76,11 @@ def stat_name(service: ServiceTemplate, version: str) -> str:
     return f"{re.sub('[.:]', '_', name)}-{mark}"
 
 
+def bare_stat_name(service: ServiceTemplate) -> str:
+    """Return the name of a service's own cluster in Envoy's stats, where a colon is an underscore."""
+    return str(service.cluster.alt_stat_name or service.name).replace(":", "_")
+
+
 def address_of(endpoint: Message) -> str:
     """Return an LbEndpoint's address as HOST:PORT, or "" when it is no socket address."""
     if not endpoint.endpoint.address.HasField("socket_address"):

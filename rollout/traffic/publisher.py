@@ -3,7 +3,15 @@
 from collections.abc import Iterable, Mapping
 
 from rollout.spec import FULL_BP
-from rollout.traffic.compiler import Compiler, ServiceTraffic, VersionTraffic, address_of, cluster_name, stat_name
+from rollout.traffic.compiler import (
+    Compiler,
+    ServiceTraffic,
+    VersionTraffic,
+    address_of,
+    bare_stat_name,
+    cluster_name,
+    stat_name,
+)
 from rollout.traffic.overlay import overlay
 from xds.cache import Cache, Wanted
 from xds.config import parse
@@ -88,6 +96,11 @@ class Publisher:
 
     def stat_name(self, service: str, version: str) -> str:
         return stat_name(self.compiler.overlay.services[service], version)
+
+    def bare_stat_name(self, service: str) -> str | None:
+        """Return the stats' name of a service's own cluster, None when only routes name the service."""
+        template = self.compiler.overlay.services[service]
+        return bare_stat_name(template) if template.bare else None
 
     def addresses(self, service: str) -> tuple[str, ...]:
         """Return the addresses that envoy-configs gives a service."""

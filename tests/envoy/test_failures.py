@@ -10,12 +10,16 @@ import pytest
 from rollout.bootstrap import Proxy, bootstrap
 from rollout.client import ApiFault, path_of
 from rollout.demo.processes import Envoy, free_port, until
-from rollout.demo.world import SERVICE, Cast, World
+from rollout.demo.world import SERVICE, Cast, World, configuration
 from tests.envoy.conftest import UnderLoad
 
 pytestmark = pytest.mark.envoy
 
-QUICK = {"stages": [{"weight": weight, "hold": "1s"} for weight in ("20%", "100%")], "gate": {"min_requests": 10}, "drain_timeout": "5s"}
+QUICK = {
+    "stages": [{"weight": weight, "hold": "1s"} for weight in ("20%", "100%")],
+    "gate": {"min_requests": 10},
+    "drain_timeout": "5s",
+}
 NEVER = {"stages": ["20%", "100%"], "gate": {"min_requests": 1_000_000}}
 CAST = Cast({"v1": 2, "v2": 2}, {}, (("eu/eu-1", False), ("us/us-1", True)))
 
@@ -72,8 +76,8 @@ async def test_an_envoy_that_refuses_stops_the_rollout_and_abort_works(tmp_path:
         proxy = Proxy("picky", "edge", "ap", "ap-1", world.xds, f"127.0.0.1:{free_port()}")
         config: dict[str, Any] = bootstrap(proxy)
         # Envoy refuses per-endpoint stats beside load reporting, and so every cluster of a version.
-        reports = {"api_type": "GRPC", "transport_api_version": "V3"}
-        reports |= {"grpc_services": [{"envoy_grpc": {"cluster_name": "xds_cluster"}}]}
+        services = [{"envoy_grpc": {"cluster_name": "xds_cluster"}}]
+        reports = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": services}
         config["cluster_manager"] = {"load_stats_config": reports}
         async with Envoy("picky", config, tmp_path):
 
@@ -115,6 +119,22 @@ async def test_admin_that_does_not_answer_makes_the_gate_blind(tmp_path: Path, u
             assert (await world.service())["rollout"]["phase"] == "shifting"
             await world.command("abort")
             await world.until_phase("rolled_back", within_s=60)
+
+
+async def test_requests_outside_of_routes_are_waited_for_too(tmp_path: Path, under_load: UnderLoad) -> None:
+    """A mirror names the service itself, which is served under its own name, old backends DRAINING."""
+    async with World(tmp_path, CAST) as world, under_load(*await world.targets()) as tally:
+        mirrored = configuration([backend.address for backend in world.backends["v1"]])
+        route = mirrored["routes"][0]["virtual_hosts"][0]["routes"][0]["route"]
+        route["request_mirror_policies"] = [{"cluster": SERVICE}]
+        world.write_configs(mirrored)
+        await world.client.post(path_of("config", "reload"), {})
+        await world.deploy("v2", {**QUICK, "drain_timeout": "40s"})
+        service = await world.until_phase("completed", within_s=60)
+        assert service["rollout"]["drain"]["timed_out"] is False
+        for backend in world.backends["v1"]:
+            await backend.kill()
+    assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops
 
 
 async def test_backends_are_let_go_one_by_one_but_never_the_last(tmp_path: Path, under_load: UnderLoad) -> None:

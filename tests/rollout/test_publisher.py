@@ -11,7 +11,7 @@ from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, Publisher, check, untouched
 from xds.cache import Cache, Node, NodeStatus, Wanted
 from xds.errors import InvalidConfig
-from xds.resources import CLUSTERS, ENDPOINTS, ROUTES
+from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, ResourceType
 from xds.subscription import Lag
 
 
@@ -31,6 +31,9 @@ class Recorder:
     def lag(self, wanted: Wanted) -> Lag | None:
         self.wanted.append(wanted)
         return Lag(f"lacks {wanted.name}")
+
+    def may_need(self, type_: ResourceType, name: str) -> bool:
+        return False
 
 
 def files(*services: str, mirror: str = "") -> Mapping[str, str]:

@@ -126,7 +126,13 @@ def read(protocol: str, raw: bytes, at_s: float = 0.0) -> Reply:
     if protocol == "delta":
         assert {each.name: each.version for each in message.resources} == versions
         return Reply(
-            type_, message.system_version_info, message.nonce, versions, messages, tuple(message.removed_resources), at_s
+            type_,
+            message.system_version_info,
+            message.nonce,
+            versions,
+            messages,
+            tuple(message.removed_resources),
+            at_s,
         )
     return Reply(type_, message.version_info, message.nonce, versions, messages, (), at_s)
 
@@ -219,7 +225,6 @@ class Wire:
         came += self.settle()
         self.ask(ROUTES, *routes)
         return came + self.settle()
-
 
 
 KINDS = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
@@ -374,7 +379,9 @@ class Model:
         self.torn = self.torn or (bool(bad) and (everything or len(reply.messages) > 1))
         error = "Proto constraint validation failed" if bad else ""
         if bad and not everything and reply.type in (CLUSTERS, LISTENERS):
-            error = f"Error adding/updating {reply.type.word[:-1]}(s) " + ", ".join(f"{name}: why" for name, _ in sorted(bad))
+            error = f"Error adding/updating {reply.type.word[:-1]}(s) " + ", ".join(
+                f"{name}: why" for name, _ in sorted(bad)
+            )
         if not everything:
             self._apply(reply, good, refused)
         if not bad:
@@ -399,22 +406,25 @@ class Model:
 
     def _apply(self, reply: Reply, good: Mapping[str, Any], refused: Iterable[str]) -> None:
         held = self.held[reply.type]
+        if reply.type is CLUSTERS:
+            for name in reply.names:
+                self.offered_s.setdefault(name, reply.at_s)
         gone = set(reply.removed)
         if reply.type.full_state and self.protocol == "sotw":
             gone = held.keys() - good.keys() - set(refused)
         if reply.type is ENDPOINTS:
             gone = set()  # Envoy keeps the load assignment of a cluster that lives
+        for name in gone & self.offered_s.keys() if reply.type is CLUSTERS else ():
+            del self.offered_s[name]
         for name in gone & held.keys():
             if reply.type is CLUSTERS:
                 assert name not in self.named(), f"cluster {name} is removed while a route names it"
                 self.working.discard(name)
                 self.warming.discard(name)
-                self.offered_s.pop(name, None)
             del held[name]
         for name, message in good.items():
             if reply.type is CLUSTERS and held.get(name) != message:
                 self.warming.add(name)
-                self.offered_s.setdefault(name, reply.at_s)
             if reply.type in (LISTENERS, ROUTES) and held.get(name) != message:
                 self._check(reply, name, message)
             held[name] = message
@@ -443,7 +453,9 @@ class Model:
                 self.warming.discard(name)
                 self.working.add(name)
         if not self.warming:
-            pending = self.withheld[-1:] if self.protocol == "sotw" else self.withheld  # SotW: paused, the newest counts
+            pending = (
+                self.withheld[-1:] if self.protocol == "sotw" else self.withheld
+            )  # SotW: paused, the newest counts
             for each, error in pending:
                 self._answer(each, error)
             self.withheld = []

@@ -314,7 +314,9 @@ def test_rejected_content_is_not_sent_again_until_it_changes(protocol: str) -> N
     cache.publish(served(*shop("a", routed=["a", "a"])))
     client.nack(one(client, "routes main"))
     assert client.said() == []
-    cache.publish(served(*(each for each in shop("a", routed=["a", "a"]) if each.type is not ENDPOINTS), assignment("a", 81)))
+    cache.publish(
+        served(*(each for each in shop("a", routed=["a", "a"]) if each.type is not ENDPOINTS), assignment("a", 81))
+    )
     assert client.settle() == ["endpoints a"]
     cache.publish(served(*shop("a")))
     assert client.settle() == ["endpoints a", "routes main"]
@@ -415,7 +417,9 @@ def test_cluster_that_works_counts_after_its_new_version_was_refused(protocol: s
 def test_good_part_of_a_refused_response_counts_when_envoy_names_the_bad_one(protocol: str) -> None:
     cache, client = connected(protocol, *shop("a"), clusters=["a"])
     cache.publish(served(*shop("a", "bad", "good", routed=["a", "good"])))
-    client.nack(client.replies()[0], "Error adding/updating cluster(s) bad: eds_cluster_config set in a non-EDS cluster")
+    client.nack(
+        client.replies()[0], "Error adding/updating cluster(s) bad: eds_cluster_config set in a non-EDS cluster"
+    )
     assert client.said() == ["routes main"]
     assert lag(client, cluster("good")) is None
     assert lag(client, cluster("bad")) is not None
