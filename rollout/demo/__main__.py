@@ -107,7 +107,7 @@ async def _roll(world: World, show: Show, version: str, loser: str) -> Mapping[s
     show.say(f"$ rollout deploy {SERVICE} {version} --endpoint ...", "bold")
     await world.deploy(version)
     show.marks.append((time.time(), f"deploy {version}"))
-    told: tuple[str, int] | None = None
+    told, reason = ("", 0), ""
     async with asyncio.timeout(LIMIT_S):
         while True:
             service = await world.service()
@@ -115,8 +115,8 @@ async def _roll(world: World, show: Show, version: str, loser: str) -> Mapping[s
             show.update(service)
             step = (rollout["phase"], rollout["stage"])
             if step != told:
-                told = step
-                show.say(_step(rollout))
+                show.say(_step(rollout, rollout["reason"] if rollout["reason"] != reason else ""))
+                told, reason = step, rollout["reason"]
             if rollout["drain"] and rollout["drain"]["safe_to_stop"]:
                 break
             await asyncio.sleep(POLL_S)
@@ -126,10 +126,10 @@ async def _roll(world: World, show: Show, version: str, loser: str) -> Mapping[s
     return dict(rollout)
 
 
-def _step(rollout: Mapping[str, Any]) -> str:
+def _step(rollout: Mapping[str, Any], reason: str) -> str:
     phase = rollout["phase"].replace("_", " ")
     weight = f" {rollout['weight_percent']:g} %" if phase == "shifting" else ""
-    return f"{rollout['candidate']} {phase}{weight}: {rollout['reason']}"
+    return f"{rollout['candidate']} {phase}{weight}" + (f": {reason}" if reason else "")
 
 
 async def _report(world: World, show: Show, good: Mapping[str, Any], broken: Mapping[str, Any]) -> bool:

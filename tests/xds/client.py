@@ -382,6 +382,10 @@ class Model:
             error = f"Error adding/updating {reply.type.word[:-1]}(s) " + ", ".join(
                 f"{name}: why" for name, _ in sorted(bad)
             )
+        if reply.type is CLUSTERS:
+            gone = self.offered_s.keys() - reply.messages.keys() if self.protocol == "sotw" else set(reply.removed)
+            kept = {name: at_s for name, at_s in self.offered_s.items() if name not in gone}
+            self.offered_s = {**dict.fromkeys(reply.names, reply.at_s), **kept}
         if not everything:
             self._apply(reply, good, refused)
         if not bad:
@@ -406,16 +410,11 @@ class Model:
 
     def _apply(self, reply: Reply, good: Mapping[str, Any], refused: Iterable[str]) -> None:
         held = self.held[reply.type]
-        if reply.type is CLUSTERS:
-            for name in reply.names:
-                self.offered_s.setdefault(name, reply.at_s)
         gone = set(reply.removed)
         if reply.type.full_state and self.protocol == "sotw":
             gone = held.keys() - good.keys() - set(refused)
         if reply.type is ENDPOINTS:
             gone = set()  # Envoy keeps the load assignment of a cluster that lives
-        for name in gone & self.offered_s.keys() if reply.type is CLUSTERS else ():
-            del self.offered_s[name]
         for name in gone & held.keys():
             if reply.type is CLUSTERS:
                 assert name not in self.named(), f"cluster {name} is removed while a route names it"
