@@ -24,7 +24,7 @@ class XdsError(Exception):
     """Base of all errors of this package."""
 
 
-class InvalidConfig(XdsError):  # noqa: N818 - the field's word
+class InvalidConfig(XdsError):
     """A configuration that was refused whole; `problems` lists every fault found, not only the first."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
@@ -32,9 +32,9 @@ class InvalidConfig(XdsError):  # noqa: N818 - the field's word
         self.problems = problems
 
 
-class InvalidRequest(XdsError):  # noqa: N818 - the field's word
+class InvalidRequest(XdsError):
     """A discovery request that breaks the protocol."""
 
 
-class NotReady(XdsError):  # noqa: N818 - the field's word
+class NotReady(XdsError):
     """No snapshot has been published yet. An empty one is never served: it would delete every cluster."""

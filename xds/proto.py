@@ -46,7 +46,7 @@ SCALARS = {
 }
 
 
-class ParseFailure(Exception):  # noqa: N818  # the field's word; as all errors here it is named after what happened
+class ParseFailure(Exception):  # the field's word; as all errors here it is named after what happened
     """Words that are no message: `path` is the field's path in them ("" is their top), `what` says what is wrong."""
 
     def __init__(self, path: str, what: str) -> None:

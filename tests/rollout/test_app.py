@@ -1,4 +1,4 @@
-"""The whole server without an Envoy: bad input gets a clear answer and changes nothing; start-up refuses what is wrong."""
+"""The whole server without an Envoy: bad input gets a clear answer and changes nothing."""
 
 import asyncio
 import contextlib

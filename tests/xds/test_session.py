@@ -20,9 +20,9 @@ from tests.xds.client import (
     served,
     tcp_listener,
 )
+from xds import proto
 from xds.cache import Cache
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Resource, content_version
-from xds import proto
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
 CLUSTER_NAMES = ("a", "b", "c")
