@@ -30,11 +30,14 @@ OPTIONS = (
 class GrpcEdge:
     """The xDS port. `clock` gives seconds that never go back."""
 
-    def __init__(self, cache: Cache, clock: Callable[[], float], events: Events) -> None:
+    def __init__(
+        self, cache: Cache, clock: Callable[[], float], events: Events, *, write_limit_s: float = WRITE_LIMIT_S
+    ) -> None:
         self._cache = cache
         self._clock = clock
         self._events = events
-        self._server: Context = None
+        self._write_limit_s = write_limit_s
+        self._server: Context = None  # None before start()
 
     async def start(self, address: str) -> int:
         """Listen and return the port. Raises XdsError when the address cannot be bound."""
@@ -53,7 +56,8 @@ class GrpcEdge:
         return int(port)
 
     async def stop(self, grace_s: float) -> None:
-        await self._server.stop(grace_s)
+        if self._server is not None:
+            await self._server.stop(grace_s)
 
     def _handler(self, protocol: str) -> Callable[[AsyncIterator[bytes], Context], object]:
         async def handle(_requests: AsyncIterator[bytes], context: Context) -> None:
@@ -75,7 +79,7 @@ class GrpcEdge:
         except* NotReady as errors:
             fault = (grpc.StatusCode.UNAVAILABLE, str(errors.exceptions[0]))
         except* TimeoutError:
-            fault = (grpc.StatusCode.UNAVAILABLE, f"nothing was read for {WRITE_LIMIT_S:.0f} s")
+            fault = (grpc.StatusCode.UNAVAILABLE, f"nothing was read for {self._write_limit_s:g} s")
         finally:
             session.close(self._clock())
         if fault is not None:
@@ -89,7 +93,7 @@ class GrpcEdge:
     async def _write(self, session: Session, context: Context, awake: asyncio.Event) -> None:
         while True:
             while (response := session.respond(self._clock())) is not None:
-                async with asyncio.timeout(WRITE_LIMIT_S):
+                async with asyncio.timeout(self._write_limit_s):
                     await context.write(response.body)
             await self._sleep(session, awake)
             awake.clear()

@@ -1,0 +1,48 @@
+"""What README, docs and the examples show works."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from rollout.app import read_configs
+from rollout.bootstrap import Proxy, bootstrap
+from rollout.spec import FULL_BP, parse_strategy
+from rollout.traffic.publisher import check
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_example_configuration_is_served_without_a_warning() -> None:
+    compiler, warnings = check(read_configs(ROOT / "envoy-configs"))
+    assert (set(compiler.overlay.services), warnings) == ({"checkout"}, ())
+
+
+def test_example_bootstrap_is_what_the_verb_prints() -> None:
+    proxy = Proxy("envoy-edge-01", "envoy", "eu", "eu-1", "127.0.0.1:18000", "127.0.0.1:9901")
+    assert yaml.safe_load((ROOT / "envoy-configs" / "bootstrap.yaml").read_text()) == bootstrap(proxy)
+
+
+def test_strategies_in_readme_can_be_used() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert parse_strategy(block).stages[-1].weight_bp == FULL_BP
+
+
+def test_make_targets_in_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_compose_moves_the_example_onto_its_own_backends() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    command = compose["services"]["server"]["command"][0]
+    pattern, replacement = re.findall(r"s/(.*?)/(.*?)/'", command)[0]
+    python_pattern = pattern.replace("\\(", "(").replace("\\)", ")")
+    text, count = re.subn(python_pattern, replacement, (ROOT / "envoy-configs" / "checkout.yaml").read_text())
+    assert count == 3
+    moved = {line.split("address: ")[-1].split(",")[0] for line in text.splitlines() if "172.30.0" in line}
+    services = compose["services"]
+    assert moved == {services[f"v1-{number}"]["networks"]["shop"]["ipv4_address"] for number in (1, 2, 3)}
