@@ -1,6 +1,7 @@
 """The command line: `rollout ...`. All but `serve` and the offline verbs talk to the admin API."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -138,6 +139,18 @@ def _ready(listening: Listening) -> None:
     structlog.get_logger().info(f"xDS on {listening.xds}, admin API on http://{listening.admin}")
 
 
+class _Stderr:
+    """The log's file: what cannot be written is lost, for a full disk must not end the fleet's control plane."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
 def _log_to_stderr() -> None:
     """Write lines to read on a terminal, JSON elsewhere."""
     terminal = sys.stderr.isatty()
@@ -149,7 +162,7 @@ def _log_to_stderr() -> None:
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]  # has what is used of a file
     )
 
 

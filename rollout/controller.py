@@ -13,7 +13,7 @@ from datetime import datetime
 from rollout.books import Books, name_of
 from rollout.drain import Drain
 from rollout.drain import look as look_at_drain
-from rollout.errors import Conflict, Unknown
+from rollout.errors import Conflict, Unavailable, Unknown
 from rollout.machine import Command, Effect, Phase, Retire, Role, Seen, Serve, State, advance, start
 from rollout.metrics import Query, Scrape
 from rollout.observer import Observer, Stats
@@ -39,6 +39,7 @@ from xds.cache import Cache
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
 SCRAPE_DRAINING_S, SCRAPE_S = 0.1, 1.0
+UNSAVED_SUSPECT = 5
 UNSAVED_LIMIT = 120  # steps of one service that wait for the disk; beyond, looks are dropped, but nothing else
 
 
@@ -126,6 +127,13 @@ class Controller:
         self.check_service(service)
         return self.books.rollouts.get(service)
 
+    def unsaved(self, service: str) -> str | None:
+        """Return why what was decided for a service is not saved, None when it is or is about to be."""
+        steps = self._saver.unsaved(service)
+        if not steps:
+            return None
+        return self._saver.fault or ("the disk does not answer" if steps > UNSAVED_SUSPECT else None)
+
     def in_progress(self, service: str) -> bool:
         rollout = self.books.rollouts.get(service)
         return rollout is not None and not self.books.over(rollout)
@@ -164,7 +172,11 @@ class Controller:
         self._decide(rollout, command, by)
         unsaved = self._saver.last(service)
         if unsaved is not None:
-            await self._saver.wait(unsaved)
+            try:
+                await self._saver.wait(unsaved)
+            except Unavailable as error:
+                served = "all traffic is on the stable version, but this is" if command is Command.ABORT else "this is"
+                raise Unavailable(f"{served} {error}") from error
         return self.books.rollouts[service]
 
     async def adopt(self, service: str, version: str) -> None:
@@ -184,7 +196,7 @@ class Controller:
         await self._saved(Saving(changes, service, lambda: self.books.adopt(service, version)))
 
     async def drain(self, service: str, address: str) -> Backend:
-        """Let one backend go. Raises Unknown, or Conflict for the last healthy one of a version with traffic."""
+        """Let one backend go. Raises Unknown, or Conflict for the last healthy one of its version."""
         self.check_service(service)
         versions = [version.name for version in self.books.versions(service)]
         version = next((each for each in versions if address in self.books.addresses(service, each)), None)
@@ -194,9 +206,9 @@ class Controller:
         started = next((each for each in self.books.backends(service) if each.address == address), None)
         if started is not None:
             return started
-        others = await self._healthy_others(service, version, address)
-        if not others and self.books.weight_bp(service, version):
-            what = f"{address} is the last healthy backend of '{version}', which has traffic"
+        # Of any version: a rollback may need the one that has no traffic now.
+        if not await self._healthy_others(service, version, address):
+            what = f"{address} is the last healthy backend of '{version}', which has traffic or may get it back"
             raise Conflict(f"{what}; nothing was changed")
         backend = Backend(service, version, address, Drain(self._outside.clock()))
         await self._saved(Saving((PutBackend(backend),), service, lambda: self.books.put_backend(backend)))
@@ -206,6 +218,8 @@ class Controller:
 
     def _decide(self, rollout: Rollout, command: Command | None = None, by: str = "") -> None:
         service = rollout.service
+        if self._saver.unsaved(service) and rollout.state.loser is not None and command is None:
+            return  # what is let go waits for the disk, and so do its clocks
         seen = self.observer.observe(rollout, command, by)
         following, effects = advance(rollout.strategy, rollout.state, seen)
         if following != rollout.state:

@@ -100,7 +100,8 @@ class Observer:
         """Remember who belongs to the fleet; return the ids when they are others than before."""
         now_s = self._clock()
         before = self._nodes.keys()
-        here = {**self._nodes, **dict.fromkeys(self._connected(), now_s)}
+        proxies = (node for node, status in self._connected().items() if _took_something(status))
+        here = {**self._nodes, **dict.fromkeys(proxies, now_s)}
         nodes = {node: seen_s for node, seen_s in here.items() if now_s - seen_s <= DISCONNECT_GRACE_S}
         changed = nodes.keys() != before
         self._nodes = nodes
@@ -184,6 +185,8 @@ class Observer:
         stat = self._publisher.stat_name(rollout.service, rollout.candidate)
         expected = len(self._books.addresses(rollout.service, rollout.candidate))
         latest, failures = self._stats.latest(), self._stats.failures()
+        if not expected:
+            yield f"{rollout.candidate} has no backends"
         for node in sorted(connected):
             scrape, failure = latest.get(node), failures.get(node)
             if failure is not None:
@@ -239,6 +242,11 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     """Add up; what is unknown in part is unknown."""
     known = list(counts)
     return None if None in known else sum(count for count in known if count is not None)
+
+
+def _took_something(status: NodeStatus) -> bool:
+    """Say whether a client accepted anything yet; one that only passed by need not be waited for when it is gone."""
+    return any(each.acked_version for each in status.types.values())
 
 
 def _fresh_rejections(connected: Mapping[str, NodeStatus], since_s: float) -> dict[str, str]:

@@ -36,6 +36,8 @@ class Saver:
         self._waiting: list[Saving] = []
         self._unsaved: Counter[str] = Counter()
         self._awake = asyncio.Event()
+        self.fault = ""
+        """What is wrong with the disk; "" while it works."""
 
     def unsaved(self, service: str) -> int:
         """Return how many steps of a service wait for the disk."""
@@ -56,8 +58,8 @@ class Saver:
             async with asyncio.timeout(WAIT_LIMIT_S):
                 await saving.saved.wait()
         except TimeoutError as error:
-            what = f"not saved within {WAIT_LIMIT_S:g} s, for the disk does not answer"
-            raise Unavailable(f"{what}; it will be done when it does, see `rollout status`") from error
+            why = self.fault or "the disk does not answer"
+            raise Unavailable(f"not saved within {WAIT_LIMIT_S:g} s: {why}; it is tried again until it is") from error
 
     async def run(self) -> None:
         """Save in order, until cancelled."""
@@ -72,9 +74,12 @@ class Saver:
         try:
             await self._store.save(changes, engine_s=self._clock())
         except Unavailable as error:
-            self._failed(str(error))
+            if self.fault != str(error):
+                self.fault = str(error)
+                self._failed(self.fault)
             await asyncio.sleep(RETRY_S)
             return
+        self.fault = ""
         del self._waiting[: len(batch)]
         for saving in batch:
             self._unsaved[saving.service] -= 1

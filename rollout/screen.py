@@ -138,6 +138,8 @@ def notes(warnings: Sequence[str], done: str) -> Text:
 def _drain_words(drain: Json, *, safe: bool) -> Text:
     cut = ", ".join(f"{node}: {'unknown' if count < 0 else count}" for node, count in sorted(drain["cut"].items()))
     ran = f"the drain timeout is over, requests still running: {cut or 'none seen'}; " if drain["timed_out"] else ""
+    if safe and drain["cut"]:
+        return plain(ran).append("stopping it now cuts what still runs", "bold yellow")
     if safe:
         return plain(ran).append("safe to stop", "bold green")
     if drain["running"] is None:

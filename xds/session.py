@@ -36,6 +36,7 @@ class Session:
         self.peer = peer
         self.protocol = protocol
         self.wake = wake
+        self.is_open = True
         self._cache = cache
         self._events = events
         self._stream = Stream(DIALECTS[protocol], {})
@@ -61,7 +62,7 @@ class Session:
     def respond(self, now_s: float) -> Response | None:
         """Return the next response to write, computed from the newest snapshot; None when there is nothing to say."""
         served = self._cache.snapshot
-        if served is None or self._node is None:
+        if served is None or self._node is None or not self.is_open:
             return None
         self._stream, response = stream.respond(self._stream, served, now_s)
         if response is not None:
@@ -75,9 +76,11 @@ class Session:
         return stream.wake_at_s(self._stream, now_s)
 
     def close(self, now_s: float) -> None:
-        if self._node is not None:
+        """Leave the cache and say nothing more; closing again does nothing."""
+        if self.is_open and self._node is not None:
             self._cache.leave(self._node.id, self, now_s)
             self._events.left(replace(self.status(), connected=False, since_s=now_s))
+        self.is_open = False
 
     def status(self) -> NodeStatus:
         assert self._node is not None, "a session has a status from its first request on"
@@ -110,7 +113,7 @@ def _node(request: Message) -> Node:
         raise InvalidRequest(f"node.id has {len(node.id)} characters; at most {NODE_ID_LIMIT} are accepted")
     try:
         metadata = to_dict(node.metadata)
-    except SerializeToJsonError as error:
+    except (SerializeToJsonError, ValueError) as error:  # ValueError: infinity
         raise InvalidRequest(f"node.metadata is no JSON: {error}") from error
     return Node(node.id, node.cluster, node.locality.region, node.locality.zone, _version(node), metadata)
 

@@ -115,9 +115,15 @@ def lag(stream: Stream, type_: ResourceType, name: str, version: str | None) -> 
 
 def may_need(stream: Stream, type_: ResourceType, name: str) -> bool:
     """Say whether anything that this client may be working with needs `name` of `type_`."""
+    return bool(_needed(stream, type_, frozenset({name})))
+
+
+def _needed(stream: Stream, type_: ResourceType, names: frozenset[str]) -> frozenset[str]:
+    """Return those of the names that something may need which this client may be working with."""
     users = [each for each in stream.types.values() if each.type is not type_ and each.type not in LEAVES]
-    unsure = not stream.introduced or any(user.unknown for user in users)
-    return unsure or any(name in user.in_use(type_) for user in users)
+    if not stream.introduced or any(user.unknown for user in users):
+        return names
+    return names.intersection(*[frozenset[str]().union(*(user.in_use(type_) for user in users))])
 
 
 def _introduced(stream: Stream, now_s: float) -> bool:
@@ -126,7 +132,9 @@ def _introduced(stream: Stream, now_s: float) -> bool:
 
 def _next(stream: Stream, state: Subscription, served: Snapshot, now_s: float) -> Plan | None:
     view = served.views[state.type]
-    kept = _still_needed(stream, state, gone(view, state.held))
+    # Nothing needs a listener. What was refused and never accepted is not there to be kept.
+    lost = [] if state.type is LISTENERS else [name for name in gone(view, state.held) if state.had(name)]
+    kept = _needed(stream, state.type, frozenset(lost)) if lost else frozenset()
     plan = stream.dialect.plan(state, view, kept)
     if plan is None or state.type is CLUSTERS or state.type in LEAVES:
         return plan
@@ -136,17 +144,6 @@ def _next(stream: Stream, state: Subscription, served: Snapshot, now_s: float) -
     if state.type.full_state and not state.nonce and any(state.held.version(name) is None for name in early):
         return None  # the first word on listeners is a whole one: it makes an Envoy ready, and what it omits is deleted
     return stream.dialect.plan(state, view, kept | early)
-
-
-def _still_needed(stream: Stream, state: Subscription, names: frozenset[str]) -> frozenset[str]:
-    """Return those of the names that the client may not lose yet, for something that it may work with needs them."""
-    names = frozenset(name for name in names if state.had(name))
-    if not names or state.type is LISTENERS:
-        return frozenset()
-    users = [each for each in stream.types.values() if each.type is not state.type and each.type not in LEAVES]
-    if not stream.introduced or any(user.unknown for user in users):
-        return names
-    return names.intersection(*[frozenset[str]().union(*(user.in_use(state.type) for user in users))])
 
 
 def _too_early(stream: Stream, state: Subscription, served: Snapshot, plan: Plan, now_s: float) -> frozenset[str]:

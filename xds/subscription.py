@@ -110,8 +110,8 @@ class Subscription:
     `names` may hold WILDCARD; `implicit` says that it came from an empty first request. `held` is what was sent,
     `acked` what was accepted; `rejected` holds versions by name that were NACKed and are still what is held.
     `unknown` are names that the client may hold in a content that nobody here knows, from an earlier stream or after a
-    NACK of several resources; WILDCARD stands for any name. `again` names what to resend though it did not change; `due` says that the client waits for
-    an answer even if that is empty.
+    NACK of several resources; WILDCARD stands for any name. `again` names what to resend though it did not change;
+    `due` says that the client waits for an answer even if that is empty.
     """
 
     type: ResourceType

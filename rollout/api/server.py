@@ -110,7 +110,7 @@ class _Api:
         last = self._is.controller.rollout(service)
         if last is None:
             raise Unknown(f"'{service}' has had no rollout")
-        if wanted != "last" and not wanted.isdigit():
+        if wanted != "last" and not (wanted.isascii() and wanted.isdecimal()):
             raise InvalidSpec(f"'{wanted}' is no rollout's id; give a number, or `last`")
         number = last.id if wanted == "last" else int(wanted)
         rollouts = await self._is.store.rollouts(service, HISTORY_LIMIT)

@@ -52,11 +52,17 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "weight_percent": percent(weight_bp(strategy, state)),
         "measured": _measured(controller.observer.recent(rollout.service)) if shifting else None,
         "verdict": state.verdict and verdict_to_json(state.verdict),
-        "waiting_for": dict(controller.observer.lagging(rollout.service)) if in_progress else {},
+        "waiting_for": _waiting(controller, rollout.service) if in_progress else {},
         "resume": state.resume,
         "loser": state.loser and name_of(rollout, state.loser),
         "drain": _drain(rollout),
     }
+
+
+def _waiting(controller: Controller, service: str) -> dict[str, str]:
+    unsaved = controller.unsaved(service)
+    disk = {"the disk": f"has not saved the last steps: {unsaved}"} if unsaved else {}
+    return {**disk, **controller.observer.lagging(service)}
 
 
 def summary(rollout: Rollout) -> dict[str, Any]:

@@ -292,3 +292,12 @@ async def test_restart_goes_on_where_it_was(settings: Settings) -> None:
     for service, _ in (before, after):
         service["rollout"].pop("phase_seconds")
     assert after == before
+
+
+async def test_last_backend_is_never_let_go_even_of_a_version_without_weight(server: Running) -> None:
+    await server.begin()
+    status, problem = await server.post(f"{CHECKOUT}/drains", {"backend": "127.0.0.1:9002"})
+    assert (status, "last healthy backend of 'v2'" in problem["detail"]) == (409, True)
+    assert (await server.post(f"{CHECKOUT}/drains", {"backend": "127.0.0.1:9001"}))[0] == 201
+    status, problem = await server.post(f"{CHECKOUT}/drains", {"backend": "127.0.0.1:9011"})
+    assert (status, "last healthy backend of 'initial'" in problem["detail"]) == (409, True)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.xds.client import PROTOCOLS, Wire, assignment, cluster, route, served, shop
 from xds.cache import GONE_NODES, RECENT_LIMIT, Cache, Wanted
-from xds.resources import CLUSTERS, ENDPOINTS, ROUTES
+from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, Resource
 from xds.subscription import Lag
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -17,7 +17,7 @@ def routed(mark: int) -> Wanted:
     return Wanted(ROUTES, "main", route("main", "a", mark=mark).version)
 
 
-def world(mark: int) -> tuple[object, ...]:
+def world(mark: int) -> tuple[Resource, ...]:
     return (*(each for each in shop("a") if each.type is not ROUTES), route("main", "a", mark=mark))
 
 

@@ -181,7 +181,8 @@ def test_name_that_stands_twice_names_both_places() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["clusters: []\nclusters: [{name: a}]", "clusters:\n- name: a\n  name: b", "clusters: [{name: a, 'name': b}]"]
+    "text",
+    ["clusters: []\nclusters: [{name: a}]", "clusters:\n- name: a\n  name: b", "clusters: [{name: a, 'name': b}]"],
 )
 def test_key_that_stands_twice_in_a_mapping_is_refused(text: str) -> None:
     assert "stands twice" in faults(a_yaml=text)[0]
@@ -198,7 +199,9 @@ def test_weights_that_sum_to_0_are_refused() -> None:
     (fault,) = faults(a_json=route(action))
     where = "a.json: routes[0] 'main': virtual_hosts[0].routes[0].route.weighted_clusters.clusters"
     assert fault == f"{where}: weights [0, 0] sum to 0; give at least one a weight above 0"
-    parse({"a.json": route({"weighted_clusters": {"clusters": [{"name": "a", "weight": 0}, {"name": "b", "weight": 1}]}})})
+    parse(
+        {"a.json": route({"weighted_clusters": {"clusters": [{"name": "a", "weight": 0}, {"name": "b", "weight": 1}]}})}
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,9 @@ def test_manager_may_end_with_a_router_or_with_what_is_discovered() -> None:
         assert list(parse({"a.json": listener(CORS, last)}).of(LISTENERS)) == ["edge"]
 
 
-@pytest.mark.parametrize("source", ["", ", eds_cluster_config: {service_name: b}", ", eds_cluster_config: {eds_config: {}}"])
+@pytest.mark.parametrize(
+    "source", ["", ", eds_cluster_config: {service_name: b}", ", eds_cluster_config: {eds_config: {}}"]
+)
 def test_eds_cluster_must_name_its_source(source: str) -> None:
     (fault,) = faults(a_yaml=f"clusters: [{{name: a, type: EDS{source}}}]")
     where = "a.yaml: clusters[0] 'a': eds_cluster_config.eds_config"

@@ -71,7 +71,10 @@ def test_route_needs_its_cluster() -> None:
 def test_weighted_route_needs_each_cluster_once_even_at_weight_0() -> None:
     clusters = [{"name": "a", "weight": 100}, {"name": "b", "weight": 0}, {"name": "a", "weight": 1}]
     path = f"{ROUTE_PATH}.weighted_clusters.clusters"
-    assert of_route({"weighted_clusters": {"clusters": clusters}}) == [("a", f"{path}[0].name"), ("b", f"{path}[1].name")]
+    assert of_route({"weighted_clusters": {"clusters": clusters}}) == [
+        ("a", f"{path}[0].name"),
+        ("b", f"{path}[1].name"),
+    ]
 
 
 def test_mirror_is_needed_too() -> None:

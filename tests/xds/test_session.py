@@ -6,23 +6,14 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.xds.client import (
-    BAD,
-    BAD_PORT,
-    BROKEN,
-    KINDS,
-    PROTOCOLS,
-    Model,
-    assignment,
-    cluster,
-    listener,
-    route,
-    served,
-    tcp_listener,
-)
+from tests.xds.client import PROTOCOLS, Wire, assignment, cluster, listener, route, served, shop, tcp_listener
+from tests.xds.model import BAD, BAD_PORT, BROKEN, KINDS, Model
 from xds import proto
-from xds.cache import Cache
+from xds.cache import Cache, NodeStatus
+from xds.errors import InvalidRequest, NotReady
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Resource, content_version
+from xds.session import Events, Session
+from xds.stream import Answer, Response
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
 CLUSTER_NAMES = ("a", "b", "c")
@@ -104,6 +95,7 @@ def test_client_ends_with_exactly_what_is_served(protocol: str, first: tuple[Res
         check_end(model)
     finally:
         note("\n".join(model.story))
+    assert cache.snapshot is not None
     for type_ in (CLUSTERS, LISTENERS):
         assert model.held[type_].keys() == cache.snapshot.views[type_].resources.keys()
 
@@ -120,3 +112,139 @@ def test_client_that_refuses_ends_with_the_rest(protocol: str, first: tuple[Reso
         check_end(model)
     finally:
         note("\n".join(model.story))
+
+
+# one session
+
+
+def ready() -> Cache:
+    cache = Cache()
+    cache.publish(served(*shop("a")))
+    return cache
+
+
+@both
+def test_nothing_is_taken_before_a_snapshot(protocol: str) -> None:
+    client = Wire(Cache(), protocol)
+    with pytest.raises(NotReady):
+        client.ask(CLUSTERS)
+
+
+@both
+def test_node_of_the_first_request_is_kept_and_later_ones_do_not_count(protocol: str) -> None:
+    cache = ready()
+    client = Wire(cache, protocol, now_s=3.0)
+    build = {"version": {"major_number": 1, "minor_number": 40, "patch": 2}}
+    node = {
+        "id": "edge-7",
+        "cluster": "edge",
+        "locality": {"region": "eu", "zone": "eu-2"},
+        "metadata": {"rollout.admin": "127.0.0.1:9901"},
+        "user_agent_build_version": build,
+        "extensions": [{"name": "envoy.filters.http.router", "category": "envoy.filters.http"}],
+    }
+    client.send({"node": node, "type_url": CLUSTERS.url})
+    client.send({"node": {"id": "other"}, "type_url": ENDPOINTS.url})
+    (status,) = cache.connected()
+    assert (status.peer, status.protocol, status.connected, status.since_s) == ("ipv4:127.0.0.1:1", protocol, True, 3.0)
+    assert (status.node.id, status.node.cluster, status.node.location) == ("edge-7", "edge", "eu/eu-2")
+    assert (status.node.version, status.node.metadata) == ("1.40.2", {"rollout.admin": "127.0.0.1:9901"})
+
+
+@both
+@pytest.mark.parametrize("node", [None, {}, {"cluster": "edge"}, {"id": "x" * 257}])
+def test_node_without_a_fit_id_is_refused_and_leaves_nothing(protocol: str, node: Any) -> None:
+    cache = ready()
+    client = Wire(cache, protocol)
+    with pytest.raises(InvalidRequest, match=r"node\.id"):
+        client.send({"node": node, "type_url": CLUSTERS.url})
+    assert cache.connected() == ()
+
+
+@both
+def test_metadata_that_is_no_json_is_refused(protocol: str) -> None:
+    client = Wire(ready(), protocol)
+    message = client.session._stream.dialect.decode(client.encode({"type_url": CLUSTERS.url}))
+    message.node.metadata.fields["x"].number_value = float("inf")
+    with pytest.raises(InvalidRequest, match=r"node\.metadata"):
+        client.session.receive(message.SerializeToString(), 0.0)
+
+
+@both
+@pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x02\xff\xfe", b"\x12"])
+def test_bytes_that_are_no_request_are_refused(protocol: str, raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        Wire(ready(), protocol).session.receive(raw, 0.0)
+
+
+@both
+def test_request_without_a_type_is_refused(protocol: str) -> None:
+    with pytest.raises(InvalidRequest, match="type_url is empty"):
+        Wire(ready(), protocol).send({"type_url": ""})
+
+
+@both
+def test_type_that_nobody_serves_is_ignored(protocol: str) -> None:
+    cache = ready()
+    client = Wire(cache, protocol)
+    client.send({"type_url": "type.googleapis.com/envoy.config.route.v3.VirtualHost"})
+    assert client.said() == []
+    assert cache.connected()[0].types == {}
+
+
+@both
+def test_status_says_what_was_accepted_and_what_is_waited_for(protocol: str) -> None:
+    cache = ready()
+    client = Wire(cache, protocol)
+    client.ask(CLUSTERS)
+    (reply,) = client.replies()
+    before = client.session.status().types[CLUSTERS]
+    client.ack(reply)
+    after = client.session.status().types[CLUSTERS]
+    assert (before.acked_version, before.waiting) == ("", True)
+    assert (after.acked_version, after.waiting, after.rejection) == (reply.version, False, None)
+
+
+@both
+def test_events_tell_the_life_of_a_session(protocol: str) -> None:
+    heard: list[tuple[object, ...]] = []
+
+    def answered(_: NodeStatus, answer: Answer) -> None:
+        heard.append(("answered", answer.type, answer.rejected))
+
+    def responded(_: NodeStatus, response: Response) -> None:
+        heard.append(("responded", response.type, response.names))
+
+    events = Events(
+        lambda status: heard.append(("joined", status.connected)),
+        lambda status: heard.append(("left", status.connected, status.since_s)),
+        answered,
+        responded,
+    )
+    cache = ready()
+    client = Wire(cache, protocol)
+    client.session = Session(cache, protocol, "peer", lambda: None, events)
+    client.ask(CLUSTERS)
+    (reply,) = client.replies()
+    client.nack(reply)
+    client.session.close(4.0)
+    client.session.close(5.0)
+    assert heard == [
+        ("joined", True),
+        ("responded", CLUSTERS, ("a",)),
+        ("answered", CLUSTERS, True),
+        ("left", False, 4.0),
+    ]
+    assert client.session.respond(6.0) is None
+
+
+@both
+def test_sessions_of_one_node_do_not_share_nonces_or_subscriptions(protocol: str) -> None:
+    cache = ready()
+    one, other = Wire(cache, protocol), Wire(cache, protocol)
+    one.ask(ENDPOINTS, "a")
+    (reply,) = one.replies()
+    other.ask(ENDPOINTS, "none")
+    other.replies()
+    other.ack(reply)  # a nonce of the other stream
+    assert one.session.status().types[ENDPOINTS].waiting

@@ -15,6 +15,7 @@ from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, TYPES
 from xds.snapshot import inconsistencies, snapshot, view
 
 ROOT = Path(__file__).parents[2]
+FILTER = "filter_chains[0].filters[0].typed_config"
 
 
 @given(st.permutations(shop("a", "b", "c")))
@@ -38,7 +39,12 @@ def test_versions_are_equal_in_every_process() -> None:
     code = "from tests.xds.client import served, shop; print(served(*shop('a', 'b', 'c')).version)"
     versions = {
         subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         for seed in ("1", "2")
     }
@@ -80,8 +86,7 @@ def test_whole_world_is_consistent() -> None:
         ),
         (
             (listener("edge", "main"),),
-            "listeners 'edge': filter_chains[0].filters[0].typed_config.rds.route_config_name: "
-            "names 'main', which is not among the routes",
+            f"listeners 'edge': {FILTER}.rds.route_config_name: names 'main', which is not among the routes",
         ),
         (
             (cluster("a", service_name="a-eds"),),
@@ -89,8 +94,7 @@ def test_whole_world_is_consistent() -> None:
         ),
         (
             (tcp_listener("tcp", "a"),),
-            "listeners 'tcp': filter_chains[0].filters[0].typed_config.cluster: "
-            "names 'a', which is not among the clusters",
+            f"listeners 'tcp': {FILTER}.cluster: names 'a', which is not among the clusters",
         ),
     ],
 )

@@ -14,7 +14,6 @@ from xds.session import Events, Session
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHODS = {"StreamAggregatedResources": "sotw", "DeltaAggregatedResources": "delta"}
-WRITE_LIMIT_S = 30.0  # a client that reads nothing for so long is cut off; it comes back and gets the newest
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of the fleet
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),  # a reconnecting Envoy with 60,000 names sends 4 MB
@@ -30,29 +29,28 @@ OPTIONS = (
 class GrpcEdge:
     """The xDS port. `clock` gives seconds that never go back."""
 
-    def __init__(
-        self, cache: Cache, clock: Callable[[], float], events: Events, *, write_limit_s: float = WRITE_LIMIT_S
-    ) -> None:
+    def __init__(self, cache: Cache, clock: Callable[[], float], events: Events) -> None:
         self._cache = cache
         self._clock = clock
         self._events = events
-        self._write_limit_s = write_limit_s
-        self._server: Context = None  # None before start()
+        self._server: Context = None  # None while it does not listen
 
     async def start(self, address: str) -> int:
         """Listen and return the port. Raises XdsError when the address cannot be bound."""
-        self._server = grpc.aio.server(options=OPTIONS)
+        server = grpc.aio.server(options=OPTIONS)
         handlers = {
             method: grpc.stream_stream_rpc_method_handler(self._handler(protocol))
             for method, protocol in METHODS.items()
         }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         try:
-            port = self._server.add_insecure_port(address)
+            port = server.add_insecure_port(address)
         except RuntimeError as error:
+            await server.stop(None)
             what = f"cannot listen for xDS on {address}: the port is in use, or the address is not this host's"
             raise XdsError(what) from error
-        await self._server.start()
+        await server.start()
+        self._server = server
         return int(port)
 
     async def stop(self, grace_s: float) -> None:
@@ -68,22 +66,21 @@ class GrpcEdge:
     async def _serve(self, protocol: str, context: Context) -> None:
         awake = asyncio.Event()
         session = Session(self._cache, protocol, context.peer(), awake.set, self._events)
-        fault: tuple[grpc.StatusCode, str] | None = None
+        fault: XdsError | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write(session, context, awake))
-                await self._read(session, context)
-                writer.cancel()
-        except* InvalidRequest as errors:
-            fault = (grpc.StatusCode.INVALID_ARGUMENT, str(errors.exceptions[0]))
-        except* NotReady as errors:
-            fault = (grpc.StatusCode.UNAVAILABLE, str(errors.exceptions[0]))
-        except* TimeoutError:
-            fault = (grpc.StatusCode.UNAVAILABLE, f"nothing was read for {self._write_limit_s:g} s")
+                group.create_task(self._write(session, context, awake))
+                try:
+                    await self._read(session, context)
+                except (InvalidRequest, NotReady) as error:
+                    fault = error
+                # The writer is not cancelled: grpc cannot end a call while a write is cut short but not finished.
+                session.close(self._clock())
+                awake.set()
         finally:
             session.close(self._clock())
         if fault is not None:
-            await context.abort(*fault)
+            await context.abort(_CODES[type(fault)], str(fault))
 
     async def _read(self, session: Session, context: Context) -> None:
         while (raw := await context.read()) is not grpc.aio.EOF:
@@ -91,10 +88,14 @@ class GrpcEdge:
             session.wake()
 
     async def _write(self, session: Session, context: Context, awake: asyncio.Event) -> None:
-        while True:
+        """Write what there is to say until the session is closed.
+
+        A write has no limit of its own: it costs one response, the keepalive finds peers that are dead, and what comes
+        next is computed from the newest snapshot when the client reads again.
+        """
+        while session.is_open:
             while (response := session.respond(self._clock())) is not None:
-                async with asyncio.timeout(self._write_limit_s):
-                    await context.write(response.body)
+                await context.write(response.body)
             await self._sleep(session, awake)
             awake.clear()
 
@@ -104,3 +105,6 @@ class GrpcEdge:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if at_s is None else at_s - now_s):
                 await awake.wait()
+
+
+_CODES = {InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT, NotReady: grpc.StatusCode.UNAVAILABLE}
