@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import aiohttp
 import structlog
@@ -184,7 +185,7 @@ class _Server:
         if isinstance(said, str):
             return said
         kind, _, address = status.peer.partition(":")
-        host = address.rpartition(":")[0] if kind in ("ipv4", "ipv6") else "127.0.0.1"
+        host = unquote(address.rpartition(":")[0]) if kind in ("ipv4", "ipv6") else "127.0.0.1"
         return f"{host}:{self._settings.envoy_admin_port}"
 
     async def _reload(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ so that neither a disk, nor a metric, nor a hanging Envoy stands in its way.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -69,7 +69,7 @@ class Controller:
         self._outside = outside
         self._awake = asyncio.Event()
         self._saver = Saver(store, outside.clock, outside.disk, self.wake)
-        self._starting: set[str] = set()
+        self._changing: set[str] = set()
 
     # --- life ---
 
@@ -143,25 +143,24 @@ class Controller:
     def reload(self, files: Mapping[str, str]) -> tuple[str, ...]:
         """Serve another configuration; return its warnings. Raises InvalidConfig and changes nothing."""
         traffic = {service: self.books.traffic(service) for service in self.books.touched()}
-        return tuple(map(str, self._publisher.load(files, traffic, self.books.busy())))
+        return tuple(map(str, self._publisher.load(files, traffic, self.books.busy() | self._changing)))
 
     async def deploy(self, deployment: Deployment, by: str) -> Rollout:
         """Start a rollout, or return the one that does just this. Raises Unknown, Conflict or Unavailable."""
         service = deployment.service
         current = self.rollout(service)
         if current is not None and current.candidate == deployment.version and self.books.runs(deployment):
+            if self.in_progress(service) and current.strategy != deployment.strategy:
+                raise Conflict(f"a rollout of '{service}' to '{current.candidate}' is in progress, by another strategy")
             return current
-        self._check_free(service, current)
-        if deployment.version == self.books.stable(service):
-            known = ", ".join(self.books.addresses(service, deployment.version)) or "no endpoints"
-            what = f"version '{deployment.version}' of '{service}' exists already, on {known}"
-            raise Conflict(f"{what}; give the new version another name")
+        self._check_free(deployment, current)
         at, reason = self._outside.wall(), f"deployed by {by}"
         state = start(self._outside.clock(), reason)
         number = current.id + 1 if current else 1
         stable = self.books.stable(service)
         rollout = Rollout(service, number, stable, deployment.version, deployment.strategy, state, 1, at, at)
-        await self._begin(rollout, Version(service, deployment.version, deployment.endpoints))
+        with self._alone(service):
+            await self._begin(rollout, Version(service, deployment.version, deployment.endpoints))
         return rollout
 
     async def command(self, service: str, command: Command, by: str) -> Rollout:
@@ -186,14 +185,15 @@ class Controller:
         before = self.books.stable(service)
         if before == version:
             return
-        if service in self._starting or service in self.books.rollouts:
+        if service in self.books.rollouts:
             raise Conflict(f"'{service}' has had a rollout; its stable version keeps its name, '{before}'")
         changes = (
             DropVersion(service, before),
             PutService(Service(service, version)),
             PutVersion(Version(service, version, None)),
         )
-        await self._saved(Saving(changes, service, lambda: self.books.adopt(service, version)))
+        with self._alone(service):
+            await self._saved(Saving(changes, service, lambda: self.books.adopt(service, version)))
 
     async def drain(self, service: str, address: str) -> Backend:
         """Let one backend go. Raises Unknown, or Conflict for the last healthy one of its version."""
@@ -206,13 +206,25 @@ class Controller:
         started = next((each for each in self.books.backends(service) if each.address == address), None)
         if started is not None:
             return started
-        # Of any version: a rollback may need the one that has no traffic now.
-        if not await self._healthy_others(service, version, address):
-            what = f"{address} is the last healthy backend of '{version}', which has traffic or may get it back"
-            raise Conflict(f"{what}; nothing was changed")
-        backend = Backend(service, version, address, Drain(self._outside.clock()))
-        await self._saved(Saving((PutBackend(backend),), service, lambda: self.books.put_backend(backend)))
+        with self._alone(service):
+            # Of any version: a rollback may need the one that has no traffic now.
+            if not await self._healthy_others(service, version, address):
+                what = f"{address} is the last healthy backend of '{version}', which has traffic or may get it back"
+                raise Conflict(f"{what}; nothing was changed")
+            backend = Backend(service, version, address, Drain(self._outside.clock()))
+            await self._saved(Saving((PutBackend(backend),), service, lambda: self.books.put_backend(backend)))
         return backend
+
+    @contextlib.contextmanager
+    def _alone(self, service: str) -> Iterator[None]:
+        """Hold a service while a change of it is checked and saved. Raises Conflict while another one is."""
+        if service in self._changing or self.unsaved(service):
+            raise Conflict(f"another change of '{service}' is being saved; try again when it is")
+        self._changing.add(service)
+        try:
+            yield
+        finally:
+            self._changing.discard(service)
 
     # --- decisions ---
 
@@ -223,7 +235,8 @@ class Controller:
         seen = self.observer.observe(rollout, command, by)
         following, effects = advance(rollout.strategy, rollout.state, seen)
         if following != rollout.state:
-            if self._saver.unsaved(service) > UNSAVED_LIMIT and following.phase is rollout.state.phase:
+            looked_only = command is None and following.phase is rollout.state.phase
+            if looked_only and self._saver.unsaved(service) > UNSAVED_LIMIT:
                 return
             self._step(rollout, following, seen)
         turned_back = following.loser is Role.CANDIDATE and rollout.state.loser is not Role.CANDIDATE
@@ -280,7 +293,6 @@ class Controller:
 
         def begin() -> None:
             self.books.begin(rollout, candidate)
-            self._starting.discard(service)
             self._outside.changed(rollout, None)
 
         changes: tuple[Change, ...] = (
@@ -288,30 +300,43 @@ class Controller:
             *(PutVersion(version) for version in (*self.books.versions(service), candidate)),
             PutRollout(rollout, None),
         )
-        self._starting.add(service)
         await self._saver.wait(self._saver.put(Saving(changes, service, begin)))
 
-    def _check_free(self, service: str, current: Rollout | None) -> None:
-        if service in self._starting:
-            raise Conflict(f"a rollout of '{service}' is being started; see `rollout status {service}`")
+    def _check_free(self, deployment: Deployment, current: Rollout | None) -> None:
+        """Raise Conflict when there is a rollout, a version of this name, or one on these endpoints."""
+        service = deployment.service
         if current is not None and not self.books.over(current):
             phase = current.state.phase.replace("_", " ")
             moving = f"{current.stable} -> {current.candidate}, {phase}"
             raise Conflict(f"a rollout of '{service}' is in progress ({moving}); wait for its end, or abort it")
+        stable = self.books.stable(service)
+        known = self.books.addresses(service, stable)
+        if deployment.version == stable:
+            what = f"version '{stable}' of '{service}' exists already, on {', '.join(known) or 'no endpoints'}"
+            raise Conflict(f"{what}; give the new version another name")
+        shared = sorted(set(known) & {endpoint.address for endpoint in deployment.endpoints})
+        if shared:
+            what = f"{', '.join(shared)} belongs to '{stable}', whose backends are let go at the end"
+            raise Conflict(f"{what}; give '{deployment.version}' backends of its own")
 
     async def _healthy_others(self, service: str, version: str, address: str) -> frozenset[str]:
-        """Return the version's other backends that every Envoy which answers finds healthy."""
+        """Return the version's other backends that no Envoy finds ill, and one finds healthy where Envoys can tell.
+
+        Raises Unavailable when there are Envoys, and none answers.
+        """
         leaving = {each.address for each in self.books.backends(service)}
-        others = set(self.books.addresses(service, version)) - leaving - {address}
+        others = frozenset(self.books.addresses(service, version)) - leaving - {address}
+        if not others or not self.observer.connected():
+            return others
         stat = self._publisher.stat_name(service, version)
-        scrapes = await self._outside.survey(Query((stat,), tuple(sorted(others)))) if others else {}
-        ill = {
-            backend
-            for scrape in scrapes.values()
-            for backend, stats in scrape.clusters[stat].backends.items()
-            if not stats.healthy
-        }
-        return frozenset(others - ill)
+        scrapes = await self._outside.survey(Query((stat,), tuple(sorted(others))))
+        if not scrapes:
+            raise Unavailable(
+                f"no Envoy says whether the other backends of '{version}' are healthy; nothing was changed"
+            )
+        found = [each for scrape in scrapes.values() for each in scrape.clusters[stat].backends.items()]
+        ill = {backend for backend, stats in found if not stats.healthy}
+        return (frozenset(backend for backend, _ in found) or others) - ill
 
     async def _saved(self, saving: Saving) -> None:
         """Save a change, then serve what follows from it."""

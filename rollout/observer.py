@@ -80,6 +80,10 @@ class Observer:
         """Return what stable and candidate did in the last look."""
         return self._recent.get(service, (Counts(), Counts()))
 
+    def connected(self) -> int:
+        """Return how many Envoys are on the line."""
+        return len(self._connected())
+
     def lagging(self, service: str) -> Mapping[str, str]:
         """Return by node id why a node does not have a service as it is served now."""
         connected = self._connected()

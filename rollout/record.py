@@ -56,7 +56,10 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One saved step: the state, and the observation that led to it (None for the first)."""
+    """One saved step: the state, and the observation that led to it (None for the first).
+
+    The state comes back from a store without its evidence, which the observations give again when they are replayed.
+    """
 
     revision: int
     at: datetime

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rollout.errors import Unavailable
+from rollout.errors import Conflict, Unavailable
 from rollout.record import Change
 from rollout.store import Store
 
@@ -73,6 +73,9 @@ class Saver:
         changes = [change for saving in batch for change in saving.changes]
         try:
             await self._store.save(changes, engine_s=self._clock())
+        except Conflict as error:  # somebody else wrote to the database: to go on would be to overwrite it
+            self._failed(str(error))
+            raise
         except Unavailable as error:
             if self.fault != str(error):
                 self.fault = str(error)

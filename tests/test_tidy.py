@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -75,9 +76,18 @@ def test_tests_wait_for_something_not_for_a_time(path: Path) -> None:
             raise AssertionError(f"line {node.lineno}")
 
 
+def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every verb with its command, those of groups too."""
+    for verb, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix}{verb} ")
+        else:
+            yield f"{prefix}{verb}", command
+
+
 def test_every_cli_verb_and_option_is_documented() -> None:
-    group = typer.main.get_command(cli)
-    verbs = dict(group.commands)  # type: ignore[attr-defined]  # a Group, as typer makes it
+    verbs = dict(commands(typer.main.get_command(cli)))
+    assert "config reload" in verbs
     for verb, command in verbs.items():
         assert f"rollout {verb}" in REFERENCE, verb
         for parameter in command.params:

@@ -95,7 +95,7 @@ class Cache:
             self.recent.popitem(last=False)
 
     def join(self, node_id: str, member: Member) -> None:
-        """Add a session. Two sessions of one node may overlap while it reconnects; the newest speaks for it."""
+        """Add a session. Sessions of one node may overlap while it reconnects; its status is the newest's."""
         self._members.setdefault(node_id, []).append(member)
         self._gone.pop(node_id, None)
 
@@ -125,11 +125,16 @@ class Cache:
         wanted = tuple(wanted)
         lags: dict[str, Lag] = {}
         for node_id, members in sorted(self._members.items()):
-            found = [lag for each in wanted if (lag := members[-1].lag(each)) is not None]
+            # All of them: two Envoys that were given one id are as far as the slower one.
+            found = [lag for member in members for each in wanted if (lag := member.lag(each)) is not None]
             if found:
                 lags[node_id] = max(found, key=lambda lag: lag.refused)
         return lags
 
     def needing(self, type_: ResourceType, name: str) -> tuple[str, ...]:
         """Return the ids of nodes that may be working with something that needs `name`."""
-        return tuple(node for node, members in sorted(self._members.items()) if members[-1].may_need(type_, name))
+        return tuple(
+            node
+            for node, members in sorted(self._members.items())
+            if any(member.may_need(type_, name) for member in members)
+        )

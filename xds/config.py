@@ -82,7 +82,7 @@ def _load_yaml(name: str, text: str) -> object:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise InvalidConfig((Problem(where, f"is no YAML: {error.problem or error.context}"),)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidConfig((Problem(name, f"is no YAML: {error}"),)) from error
 
 

@@ -5,11 +5,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from rollout.api.views import fleet_view, rollout_view, service_view, story_view, summary
+from rollout.bootstrap import is_loopback
 from rollout.controller import Controller
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
 from rollout.machine import Command
@@ -163,7 +165,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
         raise InvalidSpec("send `Content-Type: application/json`")
     try:
         body = await request.json()
-    except ValueError as error:
+    except (ValueError, LookupError, RecursionError) as error:
         raise InvalidSpec(f"the body is no JSON: {error}") from error
     if not isinstance(body, dict):
         raise InvalidSpec("the body must be a JSON object")
@@ -192,6 +194,9 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return _problem(STATUS[type(error)], type(error).__name__, str(error))
     except web.HTTPException as error:
         return _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
+    except Exception:  # noqa: BLE001 - our own bug: told in the log, and the answer stays a problem document
+        structlog.get_logger().exception("bug", method=request.method, path=request.path)
+        return _problem(500, "Internal Server Error", "a bug of the server; its log has the traceback")
 
 
 def _guard(token: str | None) -> Any:
@@ -199,6 +204,9 @@ def _guard(token: str | None) -> Any:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if token is None and not is_loopback(request.url.host or ""):
+            # Else a page of any host that is made to resolve to 127.0.0.1 could deploy.
+            return _problem(403, "Forbidden", f"this API is for loopback, not for '{request.host}'")
         if request.method in ("GET", "HEAD"):
             return await handler(request)
         if token is not None and not _has_token(request, token):

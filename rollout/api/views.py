@@ -181,12 +181,7 @@ def _node(status: NodeStatus, now_s: float, failure: str | None) -> dict[str, An
             type_.word: {
                 "acked": each.acked_version,
                 "waiting": each.waiting,
-                "nack": each.rejection
-                and {
-                    "code": each.rejection.code,
-                    "text": each.rejection.text,
-                    "seconds": round(now_s - each.rejection.at_s, 1),
-                },
+                "nack": each.rejection and _nack(each.rejection, now_s),
             }
             for type_ in TYPES
             if (each := status.types.get(type_)) is not None

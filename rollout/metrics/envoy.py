@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,9 +102,9 @@ def parse_stats(text: bytes, stat_names: Sequence[str], backends: Sequence[str] 
     """The answer to a `stats_query`, for each of the names; ValueError when it is none."""
     try:
         found = dict(_stats(json.loads(text)))
-    except (KeyError, TypeError, AttributeError) as error:
+        return {name: _cluster_stats(found, name, backends) for name in stat_names}
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not the form of Envoy's stats ({type(error).__name__}: {error})") from error
-    return {name: _cluster_stats(found, name, backends) for name in stat_names}
 
 
 def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
@@ -134,18 +135,34 @@ def _stats(answer: Any) -> Iterator[tuple[str, Any]]:
         if "histograms" in stat:
             yield from ((histogram["name"], _histogram(histogram)) for histogram in stat["histograms"]["details"])
         else:
-            yield stat["name"], int(stat["value"])
+            yield stat["name"], _number(stat["value"])
+
+
+def _number(value: Any) -> int:
+    """A counter or gauge as Envoy has it, 64 bits; whoever answers is not to be trusted with more."""
+    if isinstance(value, int) and 0 <= value < 2**64:
+        return value
+    raise ValueError(f"{str(value)[:40]} is no counter of Envoy's")
+
+
+def _bound(value: Any) -> float:
+    bound = float(value)
+    if math.isfinite(bound) and bound >= 0:
+        return bound
+    raise ValueError(f"{bound} is no bound of a bucket")
 
 
 def _histogram(stat: Mapping[str, Any]) -> Histogram:
     """`totals` is since the start; `intervals` is since the last flush, whoever caused it."""
-    return Histogram.of((float(b["lower_bound"]), float(b["width"]), int(b["count"])) for b in stat["totals"])
+    return Histogram.of((_bound(b["lower_bound"]), _bound(b["width"]), _number(b["count"])) for b in stat["totals"])
 
 
 def _cluster_stats(found: Mapping[str, Any], name: str, backends: Sequence[str]) -> ClusterStats:
     """Looked up by full names, so that dots in a cluster's name do no harm."""
     counters = {field_name: found.get(f"cluster.{name}.{stat}", 0) for stat, field_name in _COUNTERS.items()}
     latency = found.get(f"cluster.{name}.{_LATENCY}", Histogram())
+    if not isinstance(latency, Histogram) or not all(isinstance(value, int) for value in counters.values()):
+        raise TypeError(f"the stats of {name} are of other kinds")
     seen = {address: _backend_stats(found, f"cluster.{name}.endpoint.{_backend_stat(address)}") for address in backends}
     known = {address: stats for address, stats in seen.items() if stats is not None}
     return ClusterStats(**counters, latency=latency, backends=known)

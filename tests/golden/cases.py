@@ -81,5 +81,5 @@ def _ordered(value: Any) -> Any:
 
 
 class _Plain(yaml.SafeDumper):
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature
+    def ignore_aliases(self, data: object) -> bool:
         return True

@@ -138,7 +138,10 @@ def test_the_panel_of_a_pause_says_why_and_what_to_do() -> None:
         ({"safe_to_stop": True, "idle_looks": 3, "running": 0}, "v1: safe to stop"),
         (
             {"safe_to_stop": True, "timed_out": True, "cut": {"edge-1": 2, "edge-2": -1}},
-            "the drain timeout is over, requests still running: edge-1: 2, edge-2: unknown; stopping it now cuts what still runs",
+            (
+                "the drain timeout is over, requests still running: edge-1: 2, edge-2: unknown; "
+                "stopping it now cuts what still runs"
+            ),
         ),
     ],
 )

@@ -54,14 +54,14 @@ def route(name: str, *clusters: str, mark: object = 0) -> Resource:
 
 
 @functools.cache
-def listener(name: str, route_name: str, mark: object = 0) -> Resource:
+def listener(name: str, route_name: str, mark: object = 0, port: int = 10000) -> Resource:
     manager = {
         "@type": f"type.googleapis.com/{HTTP}",
         "stat_prefix": f"{name}-{mark}",
         "rds": {"route_config_name": route_name, "config_source": ADS},
         "http_filters": [{"name": "router", "typed_config": {"@type": f"type.googleapis.com/{ROUTER}"}}],
     }
-    return _listener(name, manager)
+    return _listener(name, manager, port)
 
 
 @functools.cache
@@ -70,8 +70,8 @@ def tcp_listener(name: str, cluster_name: str, mark: object = 0) -> Resource:
     return _listener(name, words)
 
 
-def _listener(name: str, filter_words: Mapping[str, object]) -> Resource:
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": 10000}}
+def _listener(name: str, filter_words: Mapping[str, object], port: int = 10000) -> Resource:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     chains = [{"filters": [{"name": "only", "typed_config": filter_words}]}]
     words = {"name": name, "address": address, "filter_chains": chains}
     return resource(LISTENERS, proto.parse(LISTENERS.message, words))
