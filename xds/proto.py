@@ -121,7 +121,7 @@ def parse(full_name: str, value: Mapping[str, object]) -> Message:
     try:
         message = json_format.ParseDict(words, cls(), descriptor_pool=pool())
         settle(message)
-    except (json_format.ParseError, KeyError, TypeError, ValueError) as error:
+    except (json_format.ParseError, AttributeError, KeyError, TypeError, ValueError) as error:
         fault = next(faults(cls.DESCRIPTOR, words, ""), None)
         raise fault or ParseFailure("", str(error)) from error
     return message

@@ -301,3 +301,25 @@ async def test_last_backend_is_never_let_go_even_of_a_version_without_weight(ser
     assert (await server.post(f"{CHECKOUT}/drains", {"backend": "127.0.0.1:9001"}))[0] == 201
     status, problem = await server.post(f"{CHECKOUT}/drains", {"backend": "127.0.0.1:9011"})
     assert (status, "last healthy backend of 'initial'" in problem["detail"]) == (409, True)
+
+
+async def test_backends_cannot_be_let_go_side_by_side(server: Running) -> None:
+    drains = [server.post(f"{CHECKOUT}/drains", {"backend": f"127.0.0.1:90{port}"}) for port in ("01", "11")]
+    assert sorted([status for status, _ in await asyncio.gather(*drains)]) == [201, 409]
+
+
+async def test_a_version_needs_backends_of_its_own(server: Running) -> None:
+    status, problem = await server.post(f"{CHECKOUT}/rollouts", {"version": "v2", "endpoints": ["127.0.0.1:9001"]})
+    assert (status, "backends of its own" in problem["detail"]) == (409, True)
+
+
+async def test_a_name_that_leads_to_loopback_is_not_loopback(server: Running) -> None:
+    for method in (server.http.get, server.http.post):
+        async with method(CHECKOUT, headers={"Host": "evil.example"}) as answer:
+            assert answer.status == 403
+
+
+async def test_the_same_version_by_another_strategy_is_refused(server: Running) -> None:
+    await server.begin()
+    status, problem = await server.post(f"{CHECKOUT}/rollouts", {**V2, "strategy": {"keep_stable": "5m"}})
+    assert (status, "another strategy" in problem["detail"]) == (409, True)

@@ -324,3 +324,19 @@ async def test_an_answer_from_an_address_that_the_node_has_left_is_not_kept(
     hold.set()
     await fleet.until(lambda: fleet.heard[-1] == "envoy-0" and "envoy-0" in fleet.scraper.latest)
     assert fleet.scraper.latest["envoy-0"].clusters["a"].completed == 5
+
+
+@pytest.mark.parametrize(
+    "value", ["Infinity", "1e999", "-1", "1" + "0" * 400, '"7"', "[" * 100_000, '{"a": 1}'], ids=lambda text: text[:8]
+)
+def test_a_hostile_answer_is_a_fault_of_that_envoy_alone(value: str) -> None:
+    text = f'{{"stats": [{{"name": "cluster.a.upstream_rq_completed", "value": {value}}}]}}'
+    with pytest.raises(ValueError, match=r"."):
+        parse_stats(text.encode(), ["a"])
+
+
+def test_a_histogram_with_no_finite_bounds_is_refused() -> None:
+    bucket = '{"lower_bound": NaN, "width": 1, "count": 1}'
+    details = f'[{{"name": "cluster.a.upstream_rq_time", "totals": [{bucket}]}}]'
+    with pytest.raises(ValueError, match="no bound"):
+        parse_stats(f'{{"stats": [{{"histograms": {{"details": {details}}}}}]}}'.encode(), ["a"])

@@ -251,3 +251,9 @@ def test_a_failure_says_path_and_fault() -> None:
 def in_any(full_name: str, value: object) -> dict[str, object]:
     """Words of an Any that holds a well-known type."""
     return {"@type": proto.type_url(full_name), "value": value}
+
+
+def test_a_type_that_is_no_text_is_a_fault_with_its_path() -> None:
+    with pytest.raises(proto.ParseFailure) as caught:
+        proto.parse("envoy.config.cluster.v3.Cluster", {"typed_extension_protocol_options": {"a": {"@type": 5}}})
+    assert "typed_extension_protocol_options" in caught.value.path
