@@ -102,9 +102,13 @@ def _counts(counts: Counts) -> dict[str, Any]:
         "requests": counts.requests,
         "errors": counts.errors,
         "error_share": counts.error_share,
-        "p50_ms": counts.latency.quantile(0.5),
-        "p99_ms": counts.latency.quantile(0.99),
+        "p50_ms": _rounded(counts.latency.quantile(0.5)),
+        "p99_ms": _rounded(counts.latency.quantile(0.99)),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _drain(rollout: Rollout) -> dict[str, Any] | None:

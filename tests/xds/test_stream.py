@@ -426,6 +426,26 @@ def test_good_part_of_a_refused_response_counts_when_envoy_names_the_bad_one(pro
 
 
 @both
+def test_cluster_stays_when_a_nack_of_several_routes_leaves_open_which_one_is_in_force(protocol: str) -> None:
+    """Envoy may have applied the first and refused the second; a NACK does not say so."""
+    cache, client = connected(protocol, *shop("a", "c", routed=["a"]), route("more", "a"), clusters=["a", "c"])
+    client.ask(ROUTES, "main", "more", nonce=client.nonces[-1])
+    client.settle()
+    cache.publish(served(*shop("a", "c", routed=["c"]), route("more", "a", "a")))
+    client.nack(one(client, "routes main more"))
+    cache.publish(served(*shop("a", routed=["a"]), route("more", "a", "a")))
+    routes = one(client, "routes main")
+    client.nack(routes)
+    assert client.said() == []
+    cache.publish(served(*shop("a", routed=["a", "a"]), route("more", "a", "a")))
+    client.ack(one(client, "routes main"))
+    assert client.said() == []  # `more` is still open
+    cache.publish(served(*shop("a", routed=["a", "a"]), route("more", "a")))
+    client.ack(one(client, "routes more"))
+    assert client.replies()[0].type is CLUSTERS
+
+
+@both
 def test_other_types_go_on_after_a_nack(protocol: str) -> None:
     cache, client = connected(protocol, *shop("a"), clusters=["a"])
     cache.publish(served(*shop("a"), tcp_listener("taken", "a")))
