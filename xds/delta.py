@@ -79,7 +79,7 @@ def _difference(
     changed = tuple(
         resource
         for resource in of_view(view, names)
-        if resource.name not in kept and (held.version(resource.name) != resource.version or resource.name in again)
+        if resource.name not in kept and (not _holds(held, resource) or resource.name in again)
     )
     removed = _removed(view, names, held, again) - kept
     if not changed and not removed and not due:
@@ -93,6 +93,15 @@ def _difference(
     whole = complete(view, names)
     held = whole if after == whole.resources else Held(MappingProxyType(after))
     return Plan(view.version, changed, tuple(sorted(removed)), held)
+
+
+def _holds(held: Held, resource: Resource) -> bool:
+    """Say whether this very resource is held.
+
+    One of an earlier stream, without a body, does not count when its version comes back: nobody knows what it needs.
+    """
+    before = held.resources.get(resource.name)
+    return before is not None and before.version == resource.version and bool(before.body)
 
 
 def _removed(view: View, names: frozenset[str], held: Held, again: frozenset[str]) -> frozenset[str]:

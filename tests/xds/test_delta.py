@@ -256,6 +256,17 @@ def test_returning_client_with_a_cluster_that_changed_gets_its_load_assignment_b
     assert client.said() == ["clusters a", "endpoints a"]
 
 
+def test_version_of_an_earlier_stream_that_is_served_again_is_sent_once_and_holds_nothing_up_any_more() -> None:
+    """Until then nobody knows which clusters it names, so none may go."""
+    cache, client = client_of(*clusters("a", "b"))
+    client.ask(CLUSTERS, initial_resource_versions=versions(*clusters("a", "b")))
+    client.ask(ROUTES)
+    known = listener("edge", "main")
+    client.ask(LISTENERS, initial_resource_versions=versions(known))
+    cache.publish(served(*clusters("a"), known))
+    assert client.settle() == ["listeners edge", "clusters -b"]
+
+
 # NACK
 
 

@@ -348,6 +348,12 @@ def test_proxies_may_ping_as_often_as_they_like() -> None:
     assert options["grpc.keepalive_permit_without_calls"] == 1
 
 
+def test_proxy_that_hangs_is_noticed_within_half_a_minute() -> None:
+    options = dict(OPTIONS)
+    limits_ms = {options["grpc.keepalive_timeout_ms"], options["grpc.http2.ping_timeout_ms"]}
+    assert options["grpc.keepalive_time_ms"] + max(limits_ms) <= 30_000
+
+
 def test_limits_of_messages_are_set_on_purpose() -> None:
     options = dict(OPTIONS)
     assert options["grpc.max_receive_message_length"] == 16 << 20

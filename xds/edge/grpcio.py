@@ -18,8 +18,9 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of the fleet
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),  # a reconnecting Envoy with 60,000 names sends 4 MB
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.keepalive_time_ms", 10_000),  # finds half-open peers
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", 10_000),  # finds half-open peers, and Envoys that hang
+    ("grpc.keepalive_timeout_ms", 20_000),  # an Envoy that works on ten thousand clusters answers late
+    ("grpc.http2.ping_timeout_ms", 20_000),  # else 60 s: grpc pings also by itself, and no keepalive overtakes that
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),  # Envoy pings too; by default gRPC answers that with GOAWAY
     ("grpc.http2.max_pings_without_data", 0),
