@@ -28,13 +28,18 @@ def decode(raw: bytes) -> Message:
     return proto.message_class(REQUEST).FromString(raw)
 
 
-def receive(state: Subscription | None, request: Message, current: Current) -> Subscription | None:
-    """Return the state after a request's names; None when its nonce is not the last one: then it is ignored."""
+def receive(state: Subscription | None, request: Message, current: Current) -> Subscription:
+    """Return the state after a request's names; when its nonce is not the last one, only what it drops is noted.
+
+    For the client may ask for that again by the time it has the last nonce, and then it must be sent again.
+    """
     names = subscribable(current.view.type, frozenset(request.resource_names))
     if state is None:
         return _first(names, request, current)
     if request.response_nonce != state.nonce:
-        return None
+        return state if state.type.full_state else replace(state, dropped=state.dropped | state.names - names)
+    if state.dropped:
+        state = replace(state, again=state.again | state.dropped & names, dropped=frozenset())
     # SotW: an empty list is the wildcard only until names were given once (xDS protocol, "How the client specifies
     # what resources to return"); Envoy sends it with a nonce when its last EDS cluster goes.
     if not names and state.implicit:

@@ -72,9 +72,7 @@ def receive(
         state = answered(before, request, now_s)
         if state is not before:
             answer = Answer(type_, state, request.HasField("error_detail"))
-    state = stream.dialect.receive(state, request, Current(served.views[type_], recent)) or state
-    if state is None or state is before:
-        return stream, answer
+    state = stream.dialect.receive(state, request, Current(served.views[type_], recent))
     return replace(stream, types={**stream.types, type_: state}), answer
 
 

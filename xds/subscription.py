@@ -111,7 +111,8 @@ class Subscription:
     `acked` what was accepted; `rejected` holds versions by name that were NACKed and are still what is held.
     `unknown` are names that the client may hold in a content that nobody here knows, from an earlier stream or after a
     NACK of several resources; WILDCARD stands for any name. `again` names what to resend though it did not change;
-    `due` says that the client waits for an answer even if that is empty.
+    `dropped` are names that a request left out which came too early to count (SotW); `due` says that the client waits
+    for an answer even if that is empty.
     """
 
     type: ResourceType
@@ -123,6 +124,7 @@ class Subscription:
     rejected: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     rejection: Rejection | None = None
     again: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
     due: bool = False
     nonce: str = ""
     acked_version: str = ""
@@ -171,8 +173,8 @@ class Subscription:
 class Dialect(Protocol):
     """What SotW and delta do differently."""
 
-    def receive(self, state: Subscription | None, request: Message, current: "Current") -> Subscription | None:
-        """Return the state after a request's subscription and version fields; None: ignore the request."""
+    def receive(self, state: Subscription | None, request: Message, current: "Current") -> Subscription:
+        """Return the state after a request's subscription and version fields."""
 
     def plan(self, state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
         """Return what to say to a client in this state, or None; names in `kept` stay as the client has them."""

@@ -216,6 +216,19 @@ def test_request_with_an_old_nonce_is_ignored_and_its_names_come_with_the_next()
     assert client.said() == ["endpoints b"]
 
 
+def test_name_that_a_request_with_an_old_nonce_dropped_is_sent_again_when_it_is_back() -> None:
+    """An Envoy whose listener goes and comes forgets its routes, and says so while another response is on its way."""
+    cache, client = client_of(*endpoints("a", "b"))
+    client.ask(ENDPOINTS, "a", "b")
+    (first,) = client.replies()
+    cache.publish(served(assignment("a"), assignment("b", 81)))
+    (second,) = client.replies()
+    client.answer(first, ())
+    assert client.said() == []
+    client.answer(second, ("a", "b"))
+    assert client.settle() == ["endpoints a b"]
+
+
 def test_request_with_a_strange_nonce_is_ignored() -> None:
     _, client = client_of(*endpoints("a", "b"))
     client.ask(ENDPOINTS, "a")
