@@ -35,7 +35,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## what README says of speed
+bench: $(INSTALLED)  ## what an idle server costs
 	$(BIN)/python bench/idle.py
 
 serve: $(INSTALLED)  ## a server on ./envoy-configs and ./data
