@@ -30,7 +30,8 @@ from rollout.traffic.publisher import Publisher
 from xds.cache import Cache, NodeStatus
 from xds.edge.grpcio import GrpcEdge
 from xds.errors import XdsError
-from xds.session import Events
+from xds.node import Node
+from xds.session import ControlPlane, Events
 from xds.stream import Answer
 
 GRACE_S = 2.0
@@ -122,7 +123,7 @@ class _Server:
         )
         self._registry = CollectorRegistry()
         self._signals = Signals(self._registry, self._controller, self._cache)
-        self._edge = GrpcEdge(self._cache, self._clock, self._events())
+        self._edge = GrpcEdge(ControlPlane(self._cache, self._events()), self._clock)
         self._stop = asyncio.Event()
         self._hang_up = asyncio.Event()
 
@@ -195,7 +196,7 @@ class _Server:
         except (RolloutError, XdsError) as error:
             self._log.warning("config refused; the last good one is served", reason=str(error))
             raise
-        self._log.info("config reloaded", snapshot=self._cache.snapshot and self._cache.snapshot.version)
+        self._log.info("config reloaded", snapshot=self._cache.fleet and self._cache.fleet.common.version)
         for warning in warnings:
             self._log.warning("config", warning=warning)
         return warnings
@@ -234,14 +235,14 @@ class _Server:
             self._log.info("envoy disconnected", node=status.node.id)
             self._controller.wake()
 
-        def answered(status: NodeStatus, answer: Answer) -> None:
+        def answered(node: Node, answer: Answer) -> None:
             rejection = answer.subscription.rejection
             if answer.rejected and rejection is not None:
-                self._log.warning("NACK", node=status.node.id, type=str(answer.type), text=rejection.text)
+                self._log.warning("NACK", node=node.id, type=str(answer.type), text=rejection.text)
             self._signals.answered(answer)
             self._controller.wake()
 
-        return Events(joined, left, answered, lambda _status, response: self._signals.responded(response))
+        return Events(joined, left, answered, lambda _, response: self._signals.responded(response))
 
 
 def _with_port(address: str, port: int) -> str:

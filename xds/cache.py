@@ -1,32 +1,18 @@
 """The latest snapshot, the clients that follow it, and who ACKed and who NACKed what."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
+from xds.node import Node
 from xds.resources import ResourceType
-from xds.snapshot import Snapshot
+from xds.snapshot import Snapshot, of_views
 from xds.subscription import Held, Lag, Rejection
 
 RECENT_LIMIT = 16  # full states that a reconnecting SotW client may hold, so that nothing is taken away too soon
 GONE_NODES = 4096  # disconnected nodes that are remembered, newest first
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A proxy, as it named itself in its first request."""
-
-    id: str
-    cluster: str
-    region: str
-    zone: str
-    version: str
-    metadata: Mapping[str, object]
-
-    @property
-    def location(self) -> str:
-        return "/".join(part for part in (self.region, self.zone) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +48,54 @@ class Wanted:
 class Member(Protocol):
     """A session, as the cache sees it."""
 
+    @property
+    def node(self) -> Node: ...
     def wake(self) -> None: ...
     def status(self) -> NodeStatus: ...
     def lag(self, wanted: Wanted) -> Lag | None: ...
     def may_need(self, type_: ResourceType, name: str) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What the whole fleet is served: a snapshot for each group of nodes, and `common` for all other nodes."""
+
+    common: Snapshot
+    groups: Mapping[str, Snapshot] = field(default_factory=lambda: MappingProxyType({}))
+    group_of: Callable[[Node], str] = lambda node: node.cluster
+
+    def of(self, node: Node) -> Snapshot:
+        return self.groups.get(self.group_of(node), self.common)
+
+
 class Cache:
     """Publishes snapshots to sessions. Every method is synchronous: state never changes between check and use."""
 
     def __init__(self) -> None:
-        self.snapshot: Snapshot | None = None
+        self.fleet: Fleet | None = None
         self.recent: OrderedDict[str, Held] = OrderedDict()
         self._members: dict[str, list[Member]] = {}
         self._gone: OrderedDict[str, NodeStatus] = OrderedDict()
 
-    def publish(self, snapshot: Snapshot) -> bool:
-        """Serve this snapshot from now on; return False, and wake nobody, when it is what is served already."""
-        if self.snapshot is not None and self.snapshot.version == snapshot.version:
+    def publish(self, fleet: Fleet | Snapshot) -> bool:
+        """Serve this from now on, and wake the clients for which it changes something; return whether any content did.
+
+        A snapshot alone is served to every node.
+        """
+        before = self.fleet
+        following = _sharing(fleet if isinstance(fleet, Fleet) else Fleet(fleet), before)
+        if before is not None and _versions(before) == _versions(following) and before.group_of is following.group_of:
             return False
-        self.snapshot = snapshot
+        self.fleet = following
         for members in self._members.values():
             for member in members:
-                member.wake()
+                if before is None or before.of(member.node) is not following.of(member.node):
+                    member.wake()
         return True
+
+    def served(self, node: Node) -> Snapshot | None:
+        """Return what this node is served, None before the first publish."""
+        return None if self.fleet is None else self.fleet.of(node)
 
     def remember(self, version: str, held: Held) -> None:
         """Keep what a SotW client holds that shows this version when it reconnects."""
@@ -120,13 +130,21 @@ class Cache:
         """Return nodes that were connected and are not any more, sorted by id."""
         return tuple(status for _, status in sorted(self._gone.items()))
 
-    def lagging(self, wanted: Iterable[Wanted]) -> Mapping[str, Lag]:
-        """Return by node id why a node does not have all that is wanted; empty means converged."""
-        wanted = tuple(wanted)
+    def lagging(self, wanted: Callable[[Snapshot], Iterable[Wanted]]) -> Mapping[str, Lag]:
+        """Return by node id why a node does not have all that is wanted of its snapshot; empty means converged."""
+        fleet = self.fleet
+        if fleet is None:
+            return {}
+        wanted_of = {each: tuple(wanted(each)) for each in (fleet.common, *fleet.groups.values())}
         lags: dict[str, Lag] = {}
         for node_id, members in sorted(self._members.items()):
             # All of them: two Envoys that were given one id are as far as the slower one.
-            found = [lag for member in members for each in wanted if (lag := member.lag(each)) is not None]
+            found = [
+                lag
+                for member in members
+                for each in wanted_of[fleet.of(member.node)]
+                if (lag := member.lag(each)) is not None
+            ]
             if found:
                 lags[node_id] = max(found, key=lambda lag: lag.refused)
         return lags
@@ -138,3 +156,23 @@ class Cache:
             for node, members in sorted(self._members.items())
             if any(member.may_need(type_, name) for member in members)
         )
+
+
+def _versions(fleet: Fleet) -> tuple[str, Mapping[str, str]]:
+    return fleet.common.version, {group: snapshot.version for group, snapshot in fleet.groups.items()}
+
+
+def _sharing(fleet: Fleet, before: Fleet | None) -> Fleet:
+    """Return the fleet with equal content as one object, so that what is encoded of it is encoded once."""
+    older = () if before is None else (before.common, *before.groups.values())
+    views = {(view.type, view.version): view for each in older for view in each.views.values()}
+    snapshots = {each.version: each for each in older}
+
+    def shared(snapshot: Snapshot) -> Snapshot:
+        if snapshot.version not in snapshots:
+            same = of_views(views.setdefault((view.type, view.version), view) for view in snapshot.views.values())
+            snapshots[snapshot.version] = same
+        return snapshots[snapshot.version]
+
+    groups = {name: shared(each) for name, each in fleet.groups.items()}
+    return replace(fleet, common=shared(fleet.common), groups=groups)

@@ -3,6 +3,8 @@
 XdsError
 ├── InvalidConfig    the user's fault: one or more Problems, each with where, what, and what to do
 ├── InvalidRequest   a client broke the protocol; its stream ends with INVALID_ARGUMENT
+├── Forbidden        a client asks for what its identity may not have; its stream ends with PERMISSION_DENIED
+├── Overloaded       a limit is reached; the stream ends with RESOURCE_EXHAUSTED or UNAVAILABLE
 └── NotReady         nothing to serve yet; the stream ends with UNAVAILABLE and the client tries again
 """
 
@@ -34,6 +36,14 @@ class InvalidConfig(XdsError):
 
 class InvalidRequest(XdsError):
     """A discovery request that breaks the protocol."""
+
+
+class Forbidden(XdsError):
+    """A client asked for something that its identity may not have."""
+
+
+class Overloaded(XdsError):
+    """A client, or all of them together, want more than a limit allows."""
 
 
 class NotReady(XdsError):

@@ -1,22 +1,24 @@
 """A client on the server: who it is, what its stream says next, and the end of it; no I/O."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any as Message
 
 from google.protobuf.json_format import SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from xds import delta, sotw, stream
-from xds.cache import Cache, Node, NodeStatus, TypeStatus, Wanted
+from xds.access import Access, Anyone, Grant
+from xds.cache import Cache, NodeStatus, TypeStatus, Wanted
 from xds.errors import InvalidRequest, NotReady
+from xds.limits import Limits
+from xds.node import Node, Peer
 from xds.proto import to_dict
 from xds.resources import ResourceType
 from xds.stream import Answer, Response, Stream
 from xds.subscription import Dialect, Lag
 
 DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
-NODE_ID_LIMIT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +27,54 @@ class Events:
 
     joined: Callable[[NodeStatus], None] = lambda _: None
     left: Callable[[NodeStatus], None] = lambda _: None
-    answered: Callable[[NodeStatus, Answer], None] = lambda _status, _answer: None
-    responded: Callable[[NodeStatus, Response], None] = lambda _status, _response: None
+    answered: Callable[[Node, Answer], None] = lambda _node, _answer: None
+    responded: Callable[[Node, Response], None] = lambda _node, _response: None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """What all sessions of a server share."""
+
+    cache: Cache
+    events: Events = field(default_factory=Events)
+    access: Access = field(default_factory=Anyone)
+    limits: Limits = field(default_factory=Limits)
 
 
 class Session:
-    """One ADS stream. An edge feeds it requests, asks it for responses, and closes it."""
+    """One stream of discovery requests. An edge feeds it requests, asks it for responses, and closes it.
 
-    def __init__(self, cache: Cache, protocol: str, peer: str, wake: Callable[[], None], events: Events) -> None:
+    `only` is the type of a stream that is not aggregated.
+    """
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        protocol: str,
+        peer: Peer,
+        wake: Callable[[], None],
+        only: ResourceType | None = None,
+    ) -> None:
         self.peer = peer
         self.protocol = protocol
         self.wake = wake
         self.is_open = True
-        self._cache = cache
-        self._events = events
+        self._plane = plane
+        self._only = only
         self._stream = Stream(DIALECTS[protocol], {})
         self._node: Node | None = None
+        self._grant = Grant()
+
+    @property
+    def node(self) -> Node:
+        assert self._node is not None, "a session has a node from its first request on"
+        return self._node
 
     def receive(self, raw: bytes, now_s: float) -> None:
         """Take one request. Raises InvalidRequest for what breaks the protocol, NotReady before the first snapshot."""
-        served = self._cache.snapshot
-        if served is None:
+        cache = self._plane.cache
+        fleet = cache.fleet
+        if fleet is None:
             raise NotReady("no snapshot is loaded yet")
         try:
             request = self._stream.dialect.decode(raw)
@@ -54,22 +83,23 @@ class Session:
         if not request.type_url:
             raise InvalidRequest("type_url is empty; an ADS request must name its type")
         if self._node is None:
-            self._join(_node(request), now_s)
-        self._stream, answer = stream.receive(self._stream, request, served, self._cache.recent, now_s)
+            self._join(_node(request, self._plane.limits), now_s)
+        self._stream, answer = stream.receive(self._stream, request, fleet.of(self.node), cache.recent, now_s)
         if answer is not None:
-            self._events.answered(self.status(), answer)
+            self._plane.events.answered(self.node, answer)
 
     def respond(self, now_s: float) -> Response | None:
         """Return the next response to write, computed from the newest snapshot; None when there is nothing to say."""
-        served = self._cache.snapshot
-        if served is None or self._node is None or not self.is_open:
+        fleet = self._plane.cache.fleet
+        if fleet is None or self._node is None or not self.is_open:
             return None
+        served = fleet.of(self._node)
         self._stream, response = stream.respond(self._stream, served, now_s)
         if response is not None:
             state = self._stream.types[response.type]
             if response.type.full_state and state.wildcard:
-                self._cache.remember(response.version, state.held)
-            self._events.responded(self.status(), response)
+                self._plane.cache.remember(response.version, state.held)
+            self._plane.events.responded(self._node, response)
         return response
 
     def wake_at_s(self, now_s: float) -> float | None:
@@ -78,18 +108,17 @@ class Session:
     def close(self, now_s: float) -> None:
         """Leave the cache and say nothing more; closing again does nothing."""
         if self.is_open and self._node is not None:
-            self._cache.leave(self._node.id, self, now_s)
-            self._events.left(replace(self.status(), connected=False, since_s=now_s))
+            self._plane.cache.leave(self._node.id, self, now_s)
+            self._plane.events.left(replace(self.status(), connected=False, since_s=now_s))
         self.is_open = False
 
     def status(self) -> NodeStatus:
-        assert self._node is not None, "a session has a status from its first request on"
         types = {
             type_: TypeStatus(state.acked_version, bool(state.unanswered), state.rejection)
             for type_, state in self._stream.types.items()
         }
         since_s = self._stream.since_s
-        return NodeStatus(self._node, self.peer, self.protocol, connected=True, since_s=since_s, types=types)
+        return NodeStatus(self.node, self.peer.address, self.protocol, connected=True, since_s=since_s, types=types)
 
     def lag(self, wanted: Wanted) -> Lag | None:
         return stream.lag(self._stream, wanted.type, wanted.name, wanted.version)
@@ -98,19 +127,20 @@ class Session:
         return stream.may_need(self._stream, type_, name)
 
     def _join(self, node: Node, now_s: float) -> None:
+        self._grant = self._plane.access.admit(self.peer, node)
         self._node = node
         self._stream = replace(self._stream, since_s=now_s)
-        self._cache.join(node.id, self)
-        self._events.joined(self.status())
+        self._plane.cache.join(node.id, self)
+        self._plane.events.joined(self.status())
 
 
-def _node(request: Message) -> Node:
+def _node(request: Message, limits: Limits) -> Node:
     """Keep what is needed of a node and drop the rest: its list of extensions alone is 60 KB."""
     node = request.node
     if not node.id:
         raise InvalidRequest("node.id is empty in the first request; give each proxy a unique --service-node")
-    if len(node.id) > NODE_ID_LIMIT:
-        raise InvalidRequest(f"node.id has {len(node.id)} characters; at most {NODE_ID_LIMIT} are accepted")
+    if len(node.id) > limits.node_id_characters:
+        raise InvalidRequest(f"node.id has {len(node.id)} characters; at most {limits.node_id_characters} are accepted")
     try:
         metadata = to_dict(node.metadata)
     except (SerializeToJsonError, ValueError) as error:  # ValueError: infinity

@@ -76,9 +76,9 @@ class _Api:
         return web.json_response({"status": "ok"})
 
     async def ready(self, _request: web.Request) -> web.Response:
-        if self._is.cache.snapshot is None:
+        if self._is.cache.fleet is None:
             raise Unavailable("no configuration is loaded yet")
-        return web.json_response({"status": "ok", "snapshot": self._is.cache.snapshot.version})
+        return web.json_response({"status": "ok", "snapshot": self._is.cache.fleet.common.version})
 
     async def metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._is.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

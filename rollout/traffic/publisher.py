@@ -109,7 +109,8 @@ class Publisher:
 
     def lagging(self, service: str, known_versions: Iterable[str]) -> Mapping[str, Lag]:
         """Return by node id why a connected Envoy does not have a service as it is served now."""
-        return self._cache.lagging(self._wanted(service, known_versions))
+        known = tuple(known_versions)
+        return self._cache.lagging(lambda snapshot: self._wanted(snapshot, service, known))
 
     def letting_go(self, service: str, version: str) -> Mapping[str, Lag]:
         """Return by node id why a connected Envoy may still use a version that goes.
@@ -123,20 +124,17 @@ class Publisher:
 
     def endpoint_lags(self, service: str, version: str) -> Mapping[str, Lag]:
         """Return by node id why a connected Envoy does not know the health of a version's endpoints as it is served."""
-        snapshot = self._snapshot()
         name = cluster_name(service, version)
-        served = [each for each in (name, service) if snapshot.get(ENDPOINTS, each) is not None]
-        wanted = [Wanted(ENDPOINTS, each, _version(snapshot.get(ENDPOINTS, each))) for each in served]
-        if name not in served:
-            wanted.append(Wanted(CLUSTERS, name, None))
+
+        def wanted(snapshot: Snapshot) -> Iterable[Wanted]:
+            served = [each for each in (name, service) if snapshot.get(ENDPOINTS, each) is not None]
+            yield from (Wanted(ENDPOINTS, each, _version(snapshot.get(ENDPOINTS, each))) for each in served)
+            if name not in served:
+                yield Wanted(CLUSTERS, name, None)
+
         return self._cache.lagging(wanted)
 
-    def _snapshot(self) -> Snapshot:
-        assert self._cache.snapshot is not None, "load() comes first"
-        return self._cache.snapshot
-
-    def _wanted(self, service: str, known_versions: Iterable[str]) -> Iterable[Wanted]:
-        snapshot = self._snapshot()
+    def _wanted(self, snapshot: Snapshot, service: str, known_versions: Iterable[str]) -> Iterable[Wanted]:
         present = {version.name for version in self._traffic[service].versions}
         clusters = [cluster_name(service, version) for version in sorted(present | set(known_versions))]
         for name in (*clusters, service):

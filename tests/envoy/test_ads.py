@@ -16,10 +16,11 @@ from rollout.bootstrap import Proxy, bootstrap
 from rollout.demo.processes import Envoy, until
 from tests.xds.client import ADS, PROTOCOLS, assignment, cluster, listener, served
 from xds import proto
-from xds.cache import Cache, NodeStatus, Wanted
+from xds.cache import Cache, Wanted
 from xds.edge.grpcio import GrpcEdge
+from xds.node import Node
 from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, Resource, ResourceType, resource
-from xds.session import Events
+from xds.session import ControlPlane, Events
 from xds.stream import Answer, Response
 
 pytestmark = pytest.mark.envoy
@@ -59,7 +60,8 @@ class Place:
         self.cache = Cache()
         if resources:
             self.cache.publish(served(*resources))
-        self.edge = GrpcEdge(self.cache, time.monotonic, Events(answered=self._answered, responded=self._responded))
+        events = Events(answered=self._answered, responded=self._responded)
+        self.edge = GrpcEdge(ControlPlane(self.cache, events), time.monotonic)
         self.port = await self.edge.start(f"127.0.0.1:{self.port}")
 
     async def run(self) -> None:
@@ -89,7 +91,7 @@ class Place:
         await until(lambda: self.follows(*wanted), within_s=within_s, what=f"{self.story}: ACKs")
 
     def follows(self, *wanted: Wanted) -> bool:
-        return bool(self.cache.connected()) and not self.cache.lagging(wanted)
+        return bool(self.cache.connected()) and not self.cache.lagging(lambda _: wanted)
 
     async def clusters(self) -> frozenset[str]:
         """Return the names of the clusters that Envoy has by CDS."""
@@ -100,10 +102,10 @@ class Place:
         text = await self.envoy.admin_get(f"/stats?filter=^({'|'.join(names)})$")
         return dict(line.split(": ", 1) for line in text.splitlines())
 
-    def _answered(self, _: NodeStatus, answer: Answer) -> None:
+    def _answered(self, _: Node, answer: Answer) -> None:
         self.story.append(f"{'NACK' if answer.rejected else 'ACK'} {answer.type}")
 
-    def _responded(self, _: NodeStatus, response: Response) -> None:
+    def _responded(self, _: Node, response: Response) -> None:
         self.story.append(f"{response.type} {' '.join(response.names)}".rstrip())
 
     @contextlib.asynccontextmanager
@@ -228,7 +230,7 @@ async def test_refused_cluster_is_told_with_envoys_words_and_left_alone(place: P
         rejection = place.cache.connected()[0].types[CLUSTERS].rejection
         assert rejection is not None
         assert rejection.text.startswith("Error adding/updating cluster(s) bad: ")
-        lag = place.cache.lagging([Wanted(CLUSTERS, "bad", bad_cluster().version)])["edge-1"]
+        lag = place.cache.lagging(lambda _: [Wanted(CLUSTERS, "bad", bad_cluster().version)])["edge-1"]
         assert (lag.refused, rejection.text in lag.why) == (True, True)
     assert set(answers) == {200}
     assert place.story.count("NACK clusters") == 1

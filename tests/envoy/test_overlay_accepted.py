@@ -19,7 +19,7 @@ from rollout.traffic.publisher import INITIAL, Publisher
 from tests.golden.cases import CASES, files, splits
 from xds.cache import Cache
 from xds.edge.grpcio import GrpcEdge
-from xds.session import Events
+from xds.session import ControlPlane, Events
 
 pytestmark = pytest.mark.envoy
 
@@ -91,7 +91,7 @@ async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
                 [answer.subscription.rejection.text] if answer.rejected and answer.subscription.rejection else []
             )
         )
-        edge = GrpcEdge(cache, time.monotonic, events)
+        edge = GrpcEdge(ControlPlane(cache, events), time.monotonic)
         port = await edge.start("127.0.0.1:0")
         stack.push_async_callback(edge.stop, 0)
         proxy = Proxy(

@@ -9,14 +9,17 @@ import yaml
 from rollout.spec import FULL_BP, parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, Publisher, check, untouched
-from xds.cache import Cache, Node, NodeStatus, Wanted
+from xds.cache import Cache, NodeStatus, Wanted
 from xds.errors import InvalidConfig
+from xds.node import Node
 from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, ResourceType
 from xds.subscription import Lag
 
 
 class Recorder:
     """An Envoy that has nothing: notes what it is asked for."""
+
+    node = Node("edge-1", "", "", "", "", {})
 
     def __init__(self) -> None:
         self.woken = 0
@@ -26,7 +29,7 @@ class Recorder:
         self.woken += 1
 
     def status(self) -> NodeStatus:
-        return NodeStatus(Node("edge-1", "", "", "", "", {}), "", "sotw", True, 0.0, {})
+        return NodeStatus(self.node, "", "sotw", True, 0.0, {})
 
     def lag(self, wanted: Wanted) -> Lag | None:
         self.wanted.append(wanted)
@@ -74,8 +77,8 @@ def publisher(cache: Cache) -> Publisher:
 
 
 def version(cache: Cache) -> str:
-    assert cache.snapshot is not None
-    return cache.snapshot.version
+    assert cache.fleet is not None
+    return cache.fleet.common.version
 
 
 def test_services_and_their_traffic_are_known_after_loading(publisher: Publisher) -> None:

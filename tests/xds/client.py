@@ -7,6 +7,7 @@ from typing import Any
 
 from xds import proto
 from xds.cache import Cache
+from xds.node import Peer
 from xds.resources import (
     BY_URL,
     CLUSTERS,
@@ -18,7 +19,7 @@ from xds.resources import (
     content_version,
     resource,
 )
-from xds.session import Events, Session
+from xds.session import ControlPlane, Session
 from xds.snapshot import Snapshot, snapshot
 
 SERVICE = "envoy.service.discovery.v3"
@@ -145,7 +146,7 @@ class Wire:
         self.now_s = now_s
         self.wakes = 0
         self.nonces: list[str] = []
-        self.session = Session(cache, protocol, "ipv4:127.0.0.1:1", self._wake, Events())
+        self.session = Session(ControlPlane(cache), protocol, Peer("ipv4:127.0.0.1:1"), self._wake)
         self._node: Mapping[str, Any] | None = {**NODE, "id": node_id}
         self._names: dict[ResourceType, tuple[str, ...]] = {}
 

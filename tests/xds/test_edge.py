@@ -14,7 +14,7 @@ from xds.cache import Cache
 from xds.edge.grpcio import METHODS, OPTIONS, SERVICE, GrpcEdge
 from xds.errors import XdsError
 from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, Resource
-from xds.session import Events
+from xds.session import ControlPlane, Events
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
 METHOD = {protocol: f"/{SERVICE}/{name}" for name, protocol in METHODS.items()}
@@ -27,7 +27,8 @@ class Port:
     def __init__(self) -> None:
         self.cache = Cache()
         self.left: list[str] = []
-        self.edge = GrpcEdge(self.cache, time.monotonic, Events(left=lambda status: self.left.append(status.node.id)))
+        events = Events(left=lambda status: self.left.append(status.node.id))
+        self.edge = GrpcEdge(ControlPlane(self.cache, events), time.monotonic)
         self.address = ""
 
     async def start(self) -> None:
@@ -319,11 +320,11 @@ async def test_several_hundred_streams_all_get_a_change(port: Port, channel: grp
 
 async def test_port_in_use_is_an_error_that_says_so(port: Port) -> None:
     with pytest.raises(XdsError, match=f"cannot listen for xDS on {port.address}: the port is in use"):
-        await GrpcEdge(Cache(), time.monotonic, Events()).start(port.address)
+        await GrpcEdge(ControlPlane(Cache()), time.monotonic).start(port.address)
 
 
 async def test_edge_that_never_started_stops() -> None:
-    await GrpcEdge(Cache(), time.monotonic, Events()).stop(0)
+    await GrpcEdge(ControlPlane(Cache()), time.monotonic).stop(0)
 
 
 @both

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from tests.xds.client import PROTOCOLS, Wire, assignment, cluster, listener, route, served, shop, tcp_listener
 from tests.xds.model import BAD, BAD_PORT, BROKEN, KINDS, Model
 from xds import proto
-from xds.cache import Cache, NodeStatus
+from xds.cache import Cache
 from xds.errors import InvalidRequest, NotReady
+from xds.node import Node, Peer
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Resource, content_version
-from xds.session import Events, Session
+from xds.session import ControlPlane, Events, Session
 from xds.stream import Answer, Response
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -61,7 +62,8 @@ def follow(model: Model, script: list[Any]) -> None:
 
 def check_end(model: Model) -> None:
     """What was never refused is there as served, and nothing else but what a route in force needs."""
-    snapshot = model.cache.snapshot
+    assert model.cache.fleet is not None
+    snapshot = model.cache.fleet.common
     assert snapshot is not None
     if model.warming:
         assert model.refused  # the old form of a refused cluster may need a load assignment that is not served any more
@@ -95,9 +97,9 @@ def test_client_ends_with_exactly_what_is_served(protocol: str, first: tuple[Res
         check_end(model)
     finally:
         note("\n".join(model.story))
-    assert cache.snapshot is not None
+    assert cache.fleet is not None
     for type_ in (CLUSTERS, LISTENERS):
-        assert model.held[type_].keys() == cache.snapshot.views[type_].resources.keys()
+        assert model.held[type_].keys() == cache.fleet.common.views[type_].resources.keys()
 
 
 @both
@@ -209,10 +211,10 @@ def test_status_says_what_was_accepted_and_what_is_waited_for(protocol: str) -> 
 def test_events_tell_the_life_of_a_session(protocol: str) -> None:
     heard: list[tuple[object, ...]] = []
 
-    def answered(_: NodeStatus, answer: Answer) -> None:
+    def answered(_: Node, answer: Answer) -> None:
         heard.append(("answered", answer.type, answer.rejected))
 
-    def responded(_: NodeStatus, response: Response) -> None:
+    def responded(_: Node, response: Response) -> None:
         heard.append(("responded", response.type, response.names))
 
     events = Events(
@@ -223,7 +225,7 @@ def test_events_tell_the_life_of_a_session(protocol: str) -> None:
     )
     cache = ready()
     client = Wire(cache, protocol)
-    client.session = Session(cache, protocol, "peer", lambda: None, events)
+    client.session = Session(ControlPlane(cache, events), protocol, Peer("peer"), lambda: None)
     client.ask(CLUSTERS)
     (reply,) = client.replies()
     client.nack(reply)

@@ -265,7 +265,7 @@ def test_cluster_stays_while_the_new_route_is_not_answered(protocol: str) -> Non
 @both
 def test_nothing_leaves_before_a_returning_client_has_shown_its_routes(protocol: str) -> None:
     cache, before = connected(protocol, *shop("x"), clusters=["x"])
-    clusters = cache.snapshot.views[CLUSTERS] if cache.snapshot else None
+    clusters = cache.fleet.common.views[CLUSTERS] if cache.fleet else None
     assert clusters is not None
     before.session.close(0.0)
     cache.publish(served(*shop("y")))
@@ -289,8 +289,8 @@ def test_nothing_leaves_before_a_returning_client_has_shown_its_routes(protocol:
 @both
 def test_returning_client_without_routes_loses_its_old_clusters_after_the_barrier(protocol: str) -> None:
     cache, before = connected(protocol, *shop("x", "y"), clusters=["x", "y"])
-    snapshot = cache.snapshot
-    assert snapshot is not None
+    assert cache.fleet is not None
+    snapshot = cache.fleet.common
     before.session.close(0.0)
     cache.publish(served(*shop("y")))
     client = Wire(cache, protocol, now_s=10.0)

@@ -8,9 +8,9 @@ from typing import Any as Context
 import grpc
 import grpc.aio
 
-from xds.cache import Cache
-from xds.errors import InvalidRequest, NotReady, XdsError
-from xds.session import Events, Session
+from xds.errors import Forbidden, InvalidRequest, NotReady, Overloaded, XdsError
+from xds.node import Peer
+from xds.session import ControlPlane, Session
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHODS = {"StreamAggregatedResources": "sotw", "DeltaAggregatedResources": "delta"}
@@ -30,10 +30,9 @@ OPTIONS = (
 class GrpcEdge:
     """The xDS port. `clock` gives seconds that never go back."""
 
-    def __init__(self, cache: Cache, clock: Callable[[], float], events: Events) -> None:
-        self._cache = cache
+    def __init__(self, plane: ControlPlane, clock: Callable[[], float]) -> None:
+        self._plane = plane
         self._clock = clock
-        self._events = events
         self._server: Context = None  # None while it does not listen
 
     async def start(self, address: str) -> int:
@@ -66,14 +65,14 @@ class GrpcEdge:
 
     async def _serve(self, protocol: str, context: Context) -> None:
         awake = asyncio.Event()
-        session = Session(self._cache, protocol, context.peer(), awake.set, self._events)
+        session = Session(self._plane, protocol, Peer(context.peer()), awake.set)
         fault: XdsError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(session, context, awake))
                 try:
                     await self._read(session, context)
-                except (InvalidRequest, NotReady) as error:
+                except (InvalidRequest, Forbidden, Overloaded, NotReady) as error:
                     fault = error
                 # The writer is not cancelled: grpc cannot end a call while a write is cut short but not finished.
                 session.close(self._clock())
@@ -108,4 +107,9 @@ class GrpcEdge:
                 await awake.wait()
 
 
-_CODES = {InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT, NotReady: grpc.StatusCode.UNAVAILABLE}
+_CODES = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    NotReady: grpc.StatusCode.UNAVAILABLE,
+}
