@@ -9,6 +9,7 @@ from typing import Protocol
 from xds.node import Node
 from xds.resources import ResourceType
 from xds.snapshot import Snapshot, of_views
+from xds.stream import Stream
 from xds.subscription import Held, Lag, Rejection
 
 RECENT_LIMIT = 16  # full states that a reconnecting SotW client may hold, so that nothing is taken away too soon
@@ -50,6 +51,8 @@ class Member(Protocol):
 
     @property
     def node(self) -> Node: ...
+    @property
+    def stream(self) -> Stream: ...
     def wake(self) -> None: ...
     def status(self) -> NodeStatus: ...
     def lag(self, wanted: Wanted) -> Lag | None: ...
@@ -121,6 +124,10 @@ class Cache:
         self._gone[node_id] = replace(member.status(), connected=False, since_s=now_s)
         while len(self._gone) > GONE_NODES:
             self._gone.popitem(last=False)
+
+    def members(self) -> tuple[Member, ...]:
+        """Return all sessions, sorted by node id, the oldest of a node first."""
+        return tuple(member for _, members in sorted(self._members.items()) for member in members)
 
     def connected(self) -> tuple[NodeStatus, ...]:
         """Return the connected nodes, sorted by id."""

@@ -7,7 +7,7 @@ from typing import Any as Message
 from google.protobuf.json_format import SerializeToJsonError
 from google.protobuf.message import DecodeError
 
-from xds import delta, sotw, stream
+from xds import delta, sotw
 from xds.access import Access, Anyone, Grant
 from xds.cache import Cache, NodeStatus, TypeStatus, Wanted
 from xds.errors import InvalidRequest, NotReady
@@ -15,7 +15,7 @@ from xds.limits import Limits
 from xds.node import Node, Peer
 from xds.proto import to_dict
 from xds.resources import ResourceType
-from xds.stream import Answer, Response, Stream
+from xds.stream import Answer, Response, Stream, lag, may_need, receive, respond, wake_at_s
 from xds.subscription import Dialect, Lag
 
 DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
@@ -61,7 +61,7 @@ class Session:
         self.is_open = True
         self._plane = plane
         self._only = only
-        self._stream = Stream(DIALECTS[protocol], {})
+        self.stream = Stream(DIALECTS[protocol], {})
         self._node: Node | None = None
         self._grant = Grant()
 
@@ -77,14 +77,14 @@ class Session:
         if fleet is None:
             raise NotReady("no snapshot is loaded yet")
         try:
-            request = self._stream.dialect.decode(raw)
+            request = self.stream.dialect.decode(raw)
         except DecodeError as error:
             raise InvalidRequest("the message is no discovery request") from error
         if not request.type_url:
             raise InvalidRequest("type_url is empty; an ADS request must name its type")
         if self._node is None:
             self._join(_node(request, self._plane.limits), now_s)
-        self._stream, answer = stream.receive(self._stream, request, fleet.of(self.node), cache.recent, now_s)
+        self.stream, answer = receive(self.stream, request, fleet.of(self.node), cache.recent, now_s)
         if answer is not None:
             self._plane.events.answered(self.node, answer)
 
@@ -94,16 +94,16 @@ class Session:
         if fleet is None or self._node is None or not self.is_open:
             return None
         served = fleet.of(self._node)
-        self._stream, response = stream.respond(self._stream, served, now_s)
+        self.stream, response = respond(self.stream, served, now_s)
         if response is not None:
-            state = self._stream.types[response.type]
+            state = self.stream.types[response.type]
             if response.type.full_state and state.wildcard:
                 self._plane.cache.remember(response.version, state.held)
             self._plane.events.responded(self._node, response)
         return response
 
     def wake_at_s(self, now_s: float) -> float | None:
-        return stream.wake_at_s(self._stream, now_s)
+        return wake_at_s(self.stream, now_s)
 
     def close(self, now_s: float) -> None:
         """Leave the cache and say nothing more; closing again does nothing."""
@@ -115,21 +115,21 @@ class Session:
     def status(self) -> NodeStatus:
         types = {
             type_: TypeStatus(state.acked_version, bool(state.unanswered), state.rejection)
-            for type_, state in self._stream.types.items()
+            for type_, state in self.stream.types.items()
         }
-        since_s = self._stream.since_s
+        since_s = self.stream.since_s
         return NodeStatus(self.node, self.peer.address, self.protocol, connected=True, since_s=since_s, types=types)
 
     def lag(self, wanted: Wanted) -> Lag | None:
-        return stream.lag(self._stream, wanted.type, wanted.name, wanted.version)
+        return lag(self.stream, wanted.type, wanted.name, wanted.version)
 
     def may_need(self, type_: ResourceType, name: str) -> bool:
-        return stream.may_need(self._stream, type_, name)
+        return may_need(self.stream, type_, name)
 
     def _join(self, node: Node, now_s: float) -> None:
         self._grant = self._plane.access.admit(self.peer, node)
         self._node = node
-        self._stream = replace(self._stream, since_s=now_s)
+        self.stream = replace(self.stream, since_s=now_s)
         self._plane.cache.join(node.id, self)
         self._plane.events.joined(self.status())
 

@@ -9,10 +9,12 @@ import yaml
 from rollout.spec import FULL_BP, parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, Publisher, check, untouched
+from xds import sotw
 from xds.cache import Cache, NodeStatus, Wanted
 from xds.errors import InvalidConfig
 from xds.node import Node
 from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, ResourceType
+from xds.stream import Stream
 from xds.subscription import Lag
 
 
@@ -20,6 +22,7 @@ class Recorder:
     """An Envoy that has nothing: notes what it is asked for."""
 
     node = Node("edge-1", "", "", "", "", {})
+    stream = Stream(sotw, {})
 
     def __init__(self) -> None:
         self.woken = 0
