@@ -233,7 +233,7 @@ def test_returning_client_that_has_all_is_told_nothing() -> None:
     _, client = client_of(*clusters("a", "b"))
     client.ask(CLUSTERS, initial_resource_versions=versions(*clusters("a", "b")))
     assert client.said() == []
-    assert client.session._stream.types[CLUSTERS].has("a", cluster("a").version)
+    assert client.session.stream.types[CLUSTERS].has("a", cluster("a").version)
 
 
 def test_returning_client_always_gets_its_load_assignments() -> None:
@@ -278,7 +278,7 @@ def test_rejected_resource_is_left_alone_while_another_changes() -> None:
     client.nack(client.replies()[0])
     cache.publish(served(*clusters("a", "bad", "c")))
     assert client.settle() == ["clusters c"]
-    state = client.session._stream.types[CLUSTERS]
+    state = client.session.stream.types[CLUSTERS]
     assert state.rejection is not None
     assert not state.has("bad", cluster("bad").version)
     assert state.has("c", cluster("c").version)
@@ -337,7 +337,7 @@ def test_streams_in_the_same_state_share_what_they_hold() -> None:
     first.settle()
     second.ask(CLUSTERS, initial_resource_versions=versions(cluster("a", 7), cluster("b")))
     second.settle()
-    states = [client.session._stream.types[CLUSTERS] for client in (first, second)]
+    states = [client.session.stream.types[CLUSTERS] for client in (first, second)]
     assert states[0].held is states[1].held
     assert states[0].acked is states[1].acked
 

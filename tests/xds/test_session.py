@@ -166,7 +166,7 @@ def test_node_without_a_fit_id_is_refused_and_leaves_nothing(protocol: str, node
 @both
 def test_metadata_that_is_no_json_is_refused(protocol: str) -> None:
     client = Wire(ready(), protocol)
-    message = client.session._stream.dialect.decode(client.encode({"type_url": CLUSTERS.url}))
+    message = client.session.stream.dialect.decode(client.encode({"type_url": CLUSTERS.url}))
     message.node.metadata.fields["x"].number_value = float("inf")
     with pytest.raises(InvalidRequest, match=r"node\.metadata"):
         client.session.receive(message.SerializeToString(), 0.0)

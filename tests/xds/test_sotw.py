@@ -248,7 +248,7 @@ def test_request_before_any_answer_has_an_empty_nonce_and_counts() -> None:
 def test_envoys_repeated_request_gets_the_endpoints_behind_a_changed_cluster_once() -> None:
     cache, client = client_of(*shop("a"))
     client.connect(clusters=["a"])
-    nonce = client.session._stream.types[ENDPOINTS].nonce
+    nonce = client.session.stream.types[ENDPOINTS].nonce
     cache.publish(served(cluster("a", 1), *shop("a")[1:]))
     client.ask(ENDPOINTS, "a", nonce=nonce)  # byte for byte an ACK
     assert client.settle() == ["clusters a", "endpoints a"]
@@ -318,7 +318,7 @@ def test_nack_says_by_its_version_that_the_response_before_was_good() -> None:
     cache.publish(served(route("r", "a", mark=1), route("s", "a")))
     (second,) = client.replies()
     client.nack(second, version=first.version)
-    state = client.session._stream.types[ROUTES]
+    state = client.session.stream.types[ROUTES]
     assert state.has("r", route("r", "a", mark=1).version)
     assert state.rejected == {"s": route("s", "a").version}
 
@@ -332,7 +332,7 @@ def test_nack_without_that_version_refuses_what_was_not_answered_before() -> Non
     cache.publish(served(route("r", "a", mark=1), route("s", "a")))
     (second,) = client.replies()
     client.nack(second, version="older")
-    assert client.session._stream.types[ROUTES].rejected.keys() == {"r", "s"}
+    assert client.session.stream.types[ROUTES].rejected.keys() == {"r", "s"}
 
 
 def test_rejected_cluster_goes_along_when_another_changes_for_every_response_says_all() -> None:
@@ -371,13 +371,13 @@ def test_body_is_encoded_once_for_streams_in_the_same_state() -> None:
     second = Wire(cache, "sotw", "edge-2")
     for client in (first, second):
         client.ask(CLUSTERS)
-    plans = [client.session._stream.dialect for client in (first, second)]
+    plans = [client.session.stream.dialect for client in (first, second)]
     assert plans[0] is plans[1]
     one, other = first.session.respond(0.0), second.session.respond(0.0)
     assert one is not None
     assert other is not None
     assert one.body == other.body
-    states = [client.session._stream.types[CLUSTERS] for client in (first, second)]
+    states = [client.session.stream.types[CLUSTERS] for client in (first, second)]
     assert states[0].held is states[1].held
     assert states[0].unanswered[0].plan is states[1].unanswered[0].plan
 

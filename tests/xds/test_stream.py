@@ -471,7 +471,7 @@ def test_client_that_answers_nothing_costs_bounded_memory(protocol: str) -> None
     for mark in range(1, 200):
         cache.publish(served(*(each for each in shop("a") if each.type is not ROUTES), route("main", "a", mark=mark)))
         newest = one(client, "routes main")
-    state = client.session._stream.types[ROUTES]
+    state = client.session.stream.types[ROUTES]
     assert len(state.unanswered) <= 64
     client.ack(newest)
     assert lag(client, route("main", "a", mark=199)) is None
