@@ -1,18 +1,23 @@
 """Delta: a request changes what is wanted, a response says what changed; every resource has its own version."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any as Message
 
 from xds import proto
-from xds.resources import ENDPOINTS, Resource
+from xds.resources import ENDPOINTS, Resource, ResourceType
 from xds.snapshot import View
 from xds.subscription import (
     NOTHING,
+    SHARED_STATES,
     WILDCARD,
     Current,
+    Fault,
     Held,
     Plan,
+    Request,
+    Sent,
     Subscription,
     complete,
     of_view,
@@ -29,12 +34,22 @@ def decode(raw: bytes) -> Message:
     return proto.message_class(REQUEST).FromString(raw)
 
 
-def receive(state: Subscription | None, request: Message, current: Current) -> Subscription:
+def read(message: Message) -> Request:
+    error = message.error_detail
+    return Request(
+        message.type_url,
+        message.response_nonce,
+        frozenset(message.resource_names_subscribe),
+        Fault(error.code, error.message) if message.HasField("error_detail") else None,
+        left=frozenset(message.resource_names_unsubscribe),
+        versions=frozenset(message.initial_resource_versions.items()),
+    )
+
+
+def receive(state: Subscription, request: Request) -> Subscription:
     """Return the state after a request's subscribes and unsubscribes, which count whatever its nonce is."""
-    subscribed = subscribable(current.view.type, frozenset(request.resource_names_subscribe))
-    if state is None:
-        return _first(subscribed, request, current)
-    unsubscribed = frozenset(request.resource_names_unsubscribe) & state.names - subscribed
+    subscribed = subscribable(state.type, request.names)
+    unsubscribed = request.left & state.names - subscribed
     if not subscribed and not unsubscribed:
         return state
     state = renamed(state, state.names - unsubscribed | subscribed)
@@ -44,11 +59,18 @@ def receive(state: Subscription | None, request: Message, current: Current) -> S
     return replace(state, again=(state.again | again) - {WILDCARD}, due=state.due or WILDCARD in subscribed)
 
 
-def _first(subscribed: frozenset[str], request: Message, current: Current) -> Subscription:
+def accepted(earlier: tuple[Sent, ...], _: Request) -> int:
+    """Return how many of the earlier responses a NACK accepts: all, for in delta each response has its own answer."""
+    return len(earlier)
+
+
+def first(request: Request, current: Current) -> Subscription:
+    """Return the state after a type's first request; a client that reconnects says which versions it holds."""
     type_ = current.view.type
+    subscribed = subscribable(type_, request.names)
     implicit = type_.full_state and not subscribed
     state = Subscription(type_, frozenset({WILDCARD}) if implicit else subscribed, implicit)
-    versions = {name: version for name, version in request.initial_resource_versions.items() if state.wants(name)}
+    versions = {name: version for name, version in request.versions if state.wants(name)}
     if not versions:
         return replace(state, due=state.wildcard)
     held = _held(current.view, state.names, versions)
@@ -57,7 +79,7 @@ def _first(subscribed: frozenset[str], request: Message, current: Current) -> Su
     return replace(state, held=NOTHING if type_ is ENDPOINTS else held, acked=held, unknown=unknown)
 
 
-def _held(view: View, names: frozenset[str], versions: dict[str, str]) -> Held:
+def _held(view: View, names: frozenset[str], versions: Mapping[str, str]) -> Held:
     """Return what a client holds that says it has these versions."""
     whole = complete(view, names)
     if versions == {name: whole.version(name) for name in whole.resources}:
@@ -69,12 +91,17 @@ def _held(view: View, names: frozenset[str], versions: dict[str, str]) -> Held:
 
 def plan(state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
     """Return the next response for a client in this state: what changed, and what is gone."""
-    return _difference(view, state.names, state.held, kept, state.again, due=state.due)
+    return _difference(view, state.names, state.held, kept, state.again, state.due)
 
 
-@shared
+@shared(SHARED_STATES)
 def _difference(
-    view: View, names: frozenset[str], held: Held, kept: frozenset[str], again: frozenset[str], *, due: bool
+    view: View,
+    names: frozenset[str],
+    held: Held,
+    kept: frozenset[str],
+    again: frozenset[str],
+    due: bool,  # noqa: FBT001  # part of a state
 ) -> Plan | None:
     changed = tuple(
         resource
@@ -111,17 +138,12 @@ def _removed(view: View, names: frozenset[str], held: Held, again: frozenset[str
     return frozenset(name for name in lost | asked if name not in view.resources)
 
 
-def encode(view: View, plan: Plan, nonce: str) -> bytes:
-    return _body(view, plan) + text_field(5, nonce)
-
-
-@shared
-def _body(view: View, plan: Plan) -> bytes:
-    """Encode a DeltaDiscoveryResponse but for its nonce; equal for all streams in the same state, so made once."""
+def encode(type_: ResourceType, plan: Plan, nonce: str) -> bytes:
+    """Encode a DeltaDiscoveryResponse."""
     resources = b"".join(bytes_field(2, _named(resource)) for resource in plan.resources)
     removed = b"".join(bytes_field(6, name.encode()) for name in plan.removed)
-    identity = bytes_field(7, IDENTITY)
-    return text_field(1, plan.version) + resources + text_field(4, view.type.url) + removed + identity
+    tail = text_field(5, nonce) + removed + bytes_field(7, IDENTITY)
+    return text_field(1, plan.version) + resources + text_field(4, type_.url) + tail
 
 
 def _named(resource: Resource) -> bytes:

@@ -1,5 +1,6 @@
 """A client on the server: who it is, what its stream says next, and the end of it; no I/O."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any as Message
@@ -14,11 +15,16 @@ from xds.errors import InvalidRequest, NotReady
 from xds.limits import Limits
 from xds.node import Node, Peer
 from xds.proto import to_dict
-from xds.resources import ResourceType
+from xds.resources import BY_URL, SECRETS, ResourceType
 from xds.stream import Answer, Response, Stream, lag, may_need, receive, respond, wake_at_s
-from xds.subscription import Dialect, Lag
+from xds.subscription import Dialect, Lag, Request
 
 DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
+
+
+# Clients in equal states send equal bytes, so these are decoded once.
+REMEMBERED = 256
+REMEMBERED_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +77,43 @@ class Session:
         return self._node
 
     def receive(self, raw: bytes, now_s: float) -> None:
-        """Take one request. Raises InvalidRequest for what breaks the protocol, NotReady before the first snapshot."""
+        """Take one request.
+
+        Raises InvalidRequest for what breaks the protocol, Forbidden for what the peer may not have, Overloaded for
+        what is beyond a limit, and NotReady before the first snapshot.
+        """
         cache = self._plane.cache
         fleet = cache.fleet
         if fleet is None:
             raise NotReady("no snapshot is loaded yet")
-        try:
-            request = self.stream.dialect.decode(raw)
-        except DecodeError as error:
-            raise InvalidRequest("the message is no discovery request") from error
-        if not request.type_url:
-            raise InvalidRequest("type_url is empty; an ADS request must name its type")
+        dialect = self.stream.dialect
         if self._node is None:
-            self._join(_node(request, self._plane.limits), now_s)
+            message = _decoded(dialect, raw)
+            request = self._typed(dialect.read(message))
+            self._join(_node(message, self._plane.limits), now_s)
+        else:
+            request = self._typed(
+                _remembered(self.protocol, raw) if len(raw) <= REMEMBERED_BYTES else _read(dialect, raw)
+            )
+        if request.type_url == SECRETS.url:
+            self._grant.check_secrets(request.names)
         self.stream, answer = receive(self.stream, request, fleet.of(self.node), cache.recent, now_s)
+        type_ = BY_URL.get(request.type_url)
+        if type_ is not None:
+            self._plane.limits.check_names(len(self.stream.types[type_].names))
         if answer is not None:
             self._plane.events.answered(self.node, answer)
+
+    def _typed(self, request: Request) -> Request:
+        """Return the request with its type, which a stream that is not aggregated may leave out."""
+        only = self._only
+        if only is None and not request.type_url:
+            raise InvalidRequest("type_url is empty; an ADS request must name its type")
+        if only is None or request.type_url == only.url:
+            return request
+        if request.type_url:
+            raise InvalidRequest(f"type_url is {request.type_url!r} on a stream that is only for {only}; use ADS")
+        return request._replace(type_url=only.url)
 
     def respond(self, now_s: float) -> Response | None:
         """Return the next response to write, computed from the newest snapshot; None when there is nothing to say."""
@@ -132,6 +159,22 @@ class Session:
         self.stream = replace(self.stream, since_s=now_s)
         self._plane.cache.join(node.id, self)
         self._plane.events.joined(self.status())
+
+
+def _decoded(dialect: Dialect, raw: bytes) -> Message:
+    try:
+        return dialect.decode(raw)
+    except DecodeError as error:
+        raise InvalidRequest("the message is no discovery request") from error
+
+
+def _read(dialect: Dialect, raw: bytes) -> Request:
+    return dialect.read(_decoded(dialect, raw))
+
+
+@functools.lru_cache(REMEMBERED)
+def _remembered(protocol: str, raw: bytes) -> Request:
+    return _read(DIALECTS[protocol], raw)
 
 
 def _node(request: Message, limits: Limits) -> Node:

@@ -2,11 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from xds.errors import InvalidConfig, Problem
 from xds.resources import TYPES, Resource, ResourceType
+
+Memo = dict[object, dict[object, Any]]
+"""By function and arguments what was computed from an immutable value; it lives as long as that value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -16,6 +20,7 @@ class View:
     type: ResourceType
     version: str
     resources: Mapping[str, Resource]
+    memo: Memo = field(default_factory=dict, init=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,13 +5,18 @@ from types import MappingProxyType
 from typing import Any as Message
 
 from xds import proto
+from xds.resources import ResourceType
 from xds.snapshot import View
 from xds.snapshot import view as make_view
 from xds.subscription import (
+    SHARED_STATES,
     WILDCARD,
     Current,
+    Fault,
     Held,
     Plan,
+    Request,
+    Sent,
     Subscription,
     complete,
     of_view,
@@ -28,15 +33,20 @@ def decode(raw: bytes) -> Message:
     return proto.message_class(REQUEST).FromString(raw)
 
 
-def receive(state: Subscription | None, request: Message, current: Current) -> Subscription:
+def read(message: Message) -> Request:
+    error = message.error_detail
+    fault = Fault(error.code, error.message) if message.HasField("error_detail") else None
+    names = frozenset(message.resource_names)
+    return Request(message.type_url, message.response_nonce, names, fault, message.version_info)
+
+
+def receive(state: Subscription, request: Request) -> Subscription:
     """Return the state after a request's names; when its nonce is not the last one, only what it drops is noted.
 
     For the client may ask for that again by the time it has the last nonce, and then it must be sent again.
     """
-    names = subscribable(current.view.type, frozenset(request.resource_names))
-    if state is None:
-        return _first(names, request, current)
-    if request.response_nonce != state.nonce:
+    names = subscribable(state.type, request.names)
+    if request.nonce != state.nonce:
         return state if state.type.full_state else replace(state, dropped=state.dropped | state.names - names)
     if state.dropped:
         state = replace(state, again=state.again | state.dropped & names, dropped=frozenset())
@@ -45,21 +55,27 @@ def receive(state: Subscription | None, request: Message, current: Current) -> S
     if not names and state.implicit:
         return state
     if names == state.names:
-        return replace(state, implicit=False)
+        return replace(state, implicit=False) if state.implicit else state
     return renamed(state, names)
 
 
-def _first(names: frozenset[str], request: Message, current: Current) -> Subscription:
+def accepted(earlier: tuple[Sent, ...], request: Request) -> int:
+    """Return how many of the earlier responses a NACK accepts: those up to the version that it shows."""
+    return next((i for i, each in enumerate(earlier, 1) if each.plan.version == request.version), 0)
+
+
+def first(request: Request, current: Current) -> Subscription:
+    """Return the state after a type's first request; a client that reconnects shows the version that it holds."""
     type_ = current.view.type
+    names = subscribable(type_, request.names)
     implicit = type_.full_state and not names
     state = Subscription(type_, frozenset({WILDCARD}) if implicit else names, implicit)
     state = replace(state, due=state.wildcard)
-    version = request.version_info
+    version = request.version
     if not version:
         return state
     if state.wildcard:
-        # A client that reconnects says what it holds. Only full-state types may be skipped: a skipped EDS leaves a
-        # cluster warming.
+        # Only full-state types may be skipped: a skipped EDS leaves a cluster warming.
         known = complete(current.view, state.names) if version == current.view.version else current.recent.get(version)
         if known is not None:
             return replace(state, held=known, acked=known, acked_version=version, due=False)
@@ -71,12 +87,12 @@ def plan(state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
     if state.type.full_state:
         # A wildcard client waits for its first answer even if that is empty; one that names what does not exist
         # gets silence until it does.
-        return _all(view, state.names, state.held, kept, due=state.due)
+        return _all(view, state.names, state.held, kept, state.due)
     return _changes(view, state.names, state.held, kept, state.again)
 
 
-@shared
-def _all(view: View, names: frozenset[str], held: Held, kept: frozenset[str], *, due: bool) -> Plan | None:
+@shared(SHARED_STATES)
+def _all(view: View, names: frozenset[str], held: Held, kept: frozenset[str], due: bool) -> Plan | None:  # noqa: FBT001  # part of a state
     target = _target(view, names, held, kept)
     if target.resources == held.resources and not due:
         return None
@@ -96,7 +112,7 @@ def _target(view: View, names: frozenset[str], held: Held, kept: frozenset[str])
     return Held(MappingProxyType({name: both[name] for name in sorted(both) if both[name] is not None}))
 
 
-@shared
+@shared(SHARED_STATES)
 def _changes(view: View, names: frozenset[str], held: Held, kept: frozenset[str], again: frozenset[str]) -> Plan | None:
     changed = tuple(
         resource
@@ -110,12 +126,8 @@ def _changes(view: View, names: frozenset[str], held: Held, kept: frozenset[str]
     return Plan(view.version, changed, (), whole if after == whole.resources else Held(MappingProxyType(after)))
 
 
-def encode(view: View, plan: Plan, nonce: str) -> bytes:
-    return _body(view, plan) + text_field(5, nonce)
-
-
-@shared
-def _body(view: View, plan: Plan) -> bytes:
-    """Encode a DiscoveryResponse but for its nonce; equal for all streams in the same state, so made once."""
+def encode(type_: ResourceType, plan: Plan, nonce: str) -> bytes:
+    """Encode a DiscoveryResponse."""
     resources = b"".join(bytes_field(2, any_of(resource)) for resource in plan.resources)
-    return text_field(1, plan.version) + resources + text_field(4, view.type.url) + bytes_field(6, IDENTITY)
+    identity = bytes_field(6, IDENTITY)
+    return text_field(1, plan.version) + resources + text_field(4, type_.url) + text_field(5, nonce) + identity

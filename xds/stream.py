@@ -12,30 +12,54 @@ Make before break, for each stream by itself, so that a stuck proxy holds nobody
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any as Message
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from xds.resources import BY_URL, CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIMES, SECRETS, TYPES, ResourceType
-from xds.snapshot import Snapshot
-from xds.subscription import Current, Dialect, Held, Lag, Plan, Subscription, answered, gone, sent, users_of
+from xds.snapshot import Snapshot, View
+from xds.subscription import (
+    SHARED_STATES,
+    SHARED_STEPS,
+    Current,
+    Dialect,
+    Held,
+    Lag,
+    Plan,
+    Request,
+    Subscription,
+    answered,
+    beyond,
+    gone,
+    sent,
+    shared,
+    unified,
+    users_of,
+)
 
 BARRIER_S = 2.0
 INTRODUCTION = (CLUSTERS, LISTENERS, ROUTES)  # a client that comes back with these asks for them in its first moments
 LEAVES = (SECRETS, RUNTIMES, ENDPOINTS)  # refer to nothing
+NOBODY = frozenset[str]()
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The state of one ADS stream, since its first request at `since_s`; `serial` numbers its responses.
+    """The state of one stream, since its first request at `since_s`.
 
-    `introduced` says that it had the time to ask for all that it wants.
+    `introduced` says that it had the time to ask for all that it wants. `last` is the highest number that was a nonce.
+    `sent_s` says when the responses with clusters went out that are not answered yet, by nonce.
     """
 
     dialect: Dialect
     types: Mapping[ResourceType, Subscription]
     since_s: float = 0.0
     introduced: bool = False
-    serial: int = 0
+    last: int = 0
+    sent_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_state(self, state: Subscription) -> "Stream":
+        types = {**self.types, state.type: state}
+        return Stream(self.dialect, types, self.since_s, self.introduced, self.last, self.sent_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +83,40 @@ class Answer:
 
 
 def receive(
-    stream: Stream, request: Message, served: Snapshot, recent: Mapping[str, Held], now_s: float
+    stream: Stream, request: Request, served: Snapshot, recent: Mapping[str, Held], now_s: float
 ) -> tuple[Stream, Answer | None]:
     """Return the stream after a request, and the answer that it held. A type nobody serves changes nothing."""
     type_ = BY_URL.get(request.type_url)
     if type_ is None:
         return stream, None
+    view = served.views[type_]
     before = stream.types.get(type_)
-    state = before
-    answer = None
-    if before is not None and request.response_nonce:
-        state = answered(before, request, now_s)
-        if state is not before:
-            answer = Answer(type_, state, request.HasField("error_detail"))
-    state = stream.dialect.receive(state, request, Current(served.views[type_], recent))
-    return replace(stream, types={**stream.types, type_: state}), answer
+    if before is None:
+        return stream.with_state(unified(stream.dialect.first(request, Current(view, recent)))), None
+    if request.fault is None:
+        state, answer = _received(view, before, request, stream.dialect)
+    else:
+        state, answer = _step(before, request, stream.dialect, now_s)
+    if state is before:
+        return stream, answer
+    stream = stream.with_state(state)
+    if stream.sent_s and type_ is CLUSTERS:
+        left = {each.nonce: stream.sent_s[each.nonce] for each in state.unanswered if each.nonce in stream.sent_s}
+        stream = replace(stream, sent_s=left)
+    return stream, answer
+
+
+@shared(SHARED_STEPS)
+def _received(_: View, before: Subscription, request: Request, dialect: Dialect) -> tuple[Subscription, Answer | None]:
+    """Return the state after a request without a fault, which clients in equal states share."""
+    return _step(before, request, dialect, 0.0)
+
+
+def _step(before: Subscription, request: Request, dialect: Dialect, now_s: float) -> tuple[Subscription, Answer | None]:
+    state = answered(before, request, dialect, now_s) if request.nonce else before
+    answer = None if state is before else Answer(state.type, state, request.fault is not None)
+    state = dialect.receive(state, request)
+    return (state if state is before else unified(state)), answer
 
 
 def respond(stream: Stream, served: Snapshot, now_s: float) -> tuple[Stream, Response | None]:
@@ -82,18 +125,28 @@ def respond(stream: Stream, served: Snapshot, now_s: float) -> tuple[Stream, Res
         stream = replace(stream, introduced=True)
     for type_ in TYPES:
         state = stream.types.get(type_)
-        plan = _next(stream, state, served, now_s) if state is not None else None
-        if state is not None and plan is not None:
-            return _send(stream, state, served, plan, now_s)
+        if state is None:
+            continue
+        view = served.views[type_]
+        if _wish(view, state, stream.dialect) is None:
+            continue
+        plan = _next(stream, state, served, now_s)
+        if plan is not None:
+            return _send(stream, state, plan, now_s)
     return stream, None
+
+
+@shared(SHARED_STEPS)
+def _wish(view: View, state: Subscription, dialect: Dialect) -> Plan | None:
+    """Return what there is to say to a client when nothing holds it back."""
+    return dialect.plan(state, view, NOBODY)
 
 
 def wake_at_s(stream: Stream, now_s: float) -> float | None:
     """Return when time alone may allow another response, by the end of a barrier."""
-    starts = [] if stream.introduced else [stream.since_s]
-    clusters = stream.types.get(CLUSTERS)
-    if clusters is not None:
-        starts += [each.at_s for each in clusters.unanswered]
+    if stream.introduced and not stream.sent_s:
+        return None
+    starts = stream.sent_s.values() if stream.introduced else (stream.since_s, *stream.sent_s.values())
     return min((start + BARRIER_S for start in starts if start + BARRIER_S > now_s), default=None)
 
 
@@ -131,9 +184,9 @@ def _introduced(stream: Stream, now_s: float) -> bool:
 def _next(stream: Stream, state: Subscription, served: Snapshot, now_s: float) -> Plan | None:
     view = served.views[state.type]
     # Nothing needs a listener. What was refused and never accepted is not there to be kept.
-    lost = [] if state.type is LISTENERS else [name for name in gone(view, state.held) if state.had(name)]
-    kept = _needed(stream, state.type, frozenset(lost)) if lost else frozenset()
-    plan = stream.dialect.plan(state, view, kept)
+    lost = NOBODY if state.type is LISTENERS else frozenset(filter(state.had, gone(view, state.held)))
+    kept = _needed(stream, state.type, lost) if lost else NOBODY
+    plan = stream.dialect.plan(state, view, kept) if kept else _wish(view, state, stream.dialect)
     if plan is None or state.type is CLUSTERS or state.type in LEAVES:
         return plan
     early = _too_early(stream, state, served, plan, now_s)
@@ -147,39 +200,59 @@ def _next(stream: Stream, state: Subscription, served: Snapshot, now_s: float) -
 def _too_early(stream: Stream, state: Subscription, served: Snapshot, plan: Plan, now_s: float) -> frozenset[str]:
     """Return the resources of a plan that name a cluster which does not work at this client yet."""
     clusters = stream.types.get(CLUSTERS)
+    if clusters is None:
+        return NOBODY
+    # With every response answered, what was accepted works.
+    doubtful = users_of(plan, CLUSTERS).keys() if clusters.unanswered else beyond(plan, CLUSTERS, clusters.acked)
+    absent = [name for name in doubtful if _absent(stream, clusters, served, name, now_s)]
+    if not absent:
+        return NOBODY
     users = users_of(plan, CLUSTERS)
-    if clusters is None or not users:
-        return frozenset()
-    absent = [name for name in users if _absent(clusters, served, name, now_s)]
     missing = frozenset(user for name in absent if name not in clusters.rejected for user in users[name])
     refused = frozenset(user for name in absent if name in clusters.rejected for user in users[name])
     return missing | {user for user in refused if state.had(user)}
 
 
-def _absent(clusters: Subscription, served: Snapshot, name: str, now_s: float) -> bool:
+def _absent(stream: Stream, clusters: Subscription, served: Snapshot, name: str, now_s: float) -> bool:
     """Say whether a cluster that is served does not work at the client yet.
 
     A client that did not ask for it (gRPC learns its clusters from the route) waits for none.
     """
     if not clusters.wants(name) or served.get(CLUSTERS, name) is None:
         return False
-    since_s = clusters.offered_s(name)
-    return since_s is None or since_s + BARRIER_S > now_s
+    since = clusters.offered(name)
+    return since is None or (since in stream.sent_s and stream.sent_s[since] + BARRIER_S > now_s)
 
 
-def _send(stream: Stream, state: Subscription, served: Snapshot, plan: Plan, now_s: float) -> tuple[Stream, Response]:
-    serial = stream.serial + 1
-    nonce = str(serial)
-    types = {**stream.types, state.type: sent(state, plan, nonce, now_s)}
-    endpoints = types.get(ENDPOINTS)
-    if state.type is CLUSTERS and endpoints is not None:
-        types[ENDPOINTS] = replace(endpoints, again=endpoints.again | _to_warm(state, plan, endpoints))
-    body = stream.dialect.encode(served.views[state.type], plan, nonce)
-    response = Response(state.type, plan.version, nonce, body, plan.names())
-    return replace(stream, types=types, serial=serial), response
+def _send(stream: Stream, state: Subscription, plan: Plan, now_s: float) -> tuple[Stream, Response]:
+    number = plan.number if plan.number > stream.last else stream.last + 1  # a stream's nonces never repeat
+    shares = number == plan.number
+    response = (_shared_response if shares else _response)(plan, state.type, stream.dialect, str(number))
+    types = {**stream.types, state.type: (_shared_sent if shares else _sent)(plan, state, str(number))}
+    sent_s = stream.sent_s
+    if state.type is CLUSTERS:
+        sent_s = {**sent_s, response.nonce: now_s}
+        endpoints = types.get(ENDPOINTS)
+        if endpoints is not None:
+            types[ENDPOINTS] = _to_warm(plan, state, endpoints)
+    return Stream(stream.dialect, types, stream.since_s, stream.introduced, number, sent_s), response
 
 
-def _to_warm(clusters: Subscription, plan: Plan, endpoints: Subscription) -> frozenset[str]:
-    """Return the load assignments to resend behind changed clusters."""
+def _sent(plan: Plan, state: Subscription, nonce: str) -> Subscription:
+    return unified(sent(state, plan, nonce))
+
+
+def _response(plan: Plan, type_: ResourceType, dialect: Dialect, nonce: str) -> Response:
+    return Response(type_, plan.version, nonce, dialect.encode(type_, plan, nonce), plan.names())
+
+
+_shared_sent = shared(SHARED_STEPS)(_sent)
+_shared_response = shared(SHARED_STATES)(_response)
+
+
+@shared(SHARED_STATES)
+def _to_warm(plan: Plan, clusters: Subscription, endpoints: Subscription) -> Subscription:
+    """Return the subscription to endpoints with the load assignments to resend behind changed clusters."""
     changed = (each for each in plan.resources if clusters.held.version(each.name) != each.version)
-    return frozenset(name for each in changed for name in each.names(ENDPOINTS) if endpoints.wants(name))
+    names = frozenset(name for each in changed for name in each.names(ENDPOINTS) if endpoints.wants(name))
+    return unified(replace(endpoints, again=endpoints.again | names)) if names - endpoints.again else endpoints

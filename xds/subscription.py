@@ -5,48 +5,64 @@ so the difference between what they hold and what is served is computed, and enc
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any as Message
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from xds.resources import Resource, ResourceType
-from xds.snapshot import View
+from xds.snapshot import Memo, View
 
 WILDCARD = "*"
-SHARED_STATES = 64  # distinct states of clients of one view whose results are kept; beyond, they are computed again
+SHARED_STATES = 64  # distinct states of clients whose results are kept; beyond, they are computed again
+SHARED_STEPS = 1024  # the same for what is small
 UNANSWERED_LIMIT = 64  # responses of one type that may wait for their answers; the oldest is forgotten first
 NACK_TEXT_LIMIT = 4096  # of a NACK's text the tail is kept: Envoy puts the reason behind the whole resource
 PARTLY_APPLIED = "Error adding/updating "  # how Envoy's NACK begins when it took what is good of several resources
 
-Key = TypeVar("Key")
+
+class Remembering(Protocol):
+    """Something immutable that keeps what was computed from it."""
+
+    @property
+    def memo(self) -> Memo: ...
+
+
+Key = TypeVar("Key", bound=Remembering)
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
+Pure = Callable[Concatenate[Key, Rest], Result]
 
 
-def shared(function: Callable[Concatenate[Key, Rest], Result]) -> Callable[Concatenate[Key, Rest], Result]:
-    """Remember a pure function's results for as long as its first argument lives; so no old snapshot is kept alive.
+def shared(limit: int) -> Callable[[Pure[Key, Rest, Result]], Pure[Key, Rest, Result]]:
+    """Remember up to `limit` results of a pure function in its first argument's memo, so that they die with it.
 
-    A result must not refer to that argument.
+    A result must not refer to that argument, or no old snapshot would be let go.
     """
-    results: WeakKeyDictionary[Key, dict[object, Result]] = WeakKeyDictionary()
 
-    @functools.wraps(function)
-    def remembered(key: Key, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
-        known = results.setdefault(key, {})
-        state = (rest, tuple(named.items()))
-        if state not in known:
-            if len(known) >= SHARED_STATES:
+    def wrap(function: Pure[Key, Rest, Result]) -> Pure[Key, Rest, Result]:
+        @functools.wraps(function)
+        def remembered(key: Key, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
+            assert not named, "only positional arguments are compared"
+            known = key.memo.get(function)
+            if known is None:
+                known = key.memo[function] = {}
+            if rest in known:
+                return known[rest]  # type: ignore[no-any-return]  # what this function returned
+            if len(known) >= limit:
                 known.clear()
-            known[state] = function(key, *rest, **named)
-        return known[state]
+            result = known[rest] = function(key, *rest, **named)
+            return result
 
-    return remembered
+        return remembered
+
+    return wrap
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """What a client was given, by name; None for a name it was told does not exist.
 
@@ -54,6 +70,7 @@ class Held:
     """
 
     resources: Mapping[str, Resource | None]
+    memo: Memo = field(default_factory=dict, init=False, repr=False)
 
     def version(self, name: str) -> str | None:
         resource = self.resources.get(name)
@@ -65,24 +82,50 @@ NOTHING = Held(MappingProxyType({}))
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Plan:
-    """One response still without its nonce: what to send, and what the client holds after it."""
+    """One response: what to send, and what the client holds after it.
+
+    `number` is its nonce on every stream that has not had a higher one yet, so that these share its bytes.
+    """
 
     version: str
     resources: tuple[Resource, ...]
     removed: tuple[str, ...]
     held: Held
+    number: int = field(default_factory=itertools.count(1).__next__, init=False)
+    memo: Memo = field(default_factory=dict, init=False, repr=False)
 
     def names(self) -> tuple[str, ...]:
         return tuple(resource.name for resource in self.resources)
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A response that the client has not answered yet; `at_s` is when it was sent."""
+class Sent(NamedTuple):
+    """A response that the client has not answered yet."""
 
     nonce: str
     plan: Plan
-    at_s: float
+
+
+class Fault(NamedTuple):
+    """What a NACK says: a code of gRPC, and the tail of the client's text."""
+
+    code: int
+    text: str
+
+
+class Request(NamedTuple):
+    """What counts of a discovery request; requests are compared by value.
+
+    `names` are in SotW all that the client wants, in delta those that it subscribes to, and `left` those that it
+    leaves. What it holds from before is in SotW the `version` of a type, in delta `versions` by name, as pairs.
+    """
+
+    type_url: str
+    nonce: str
+    names: frozenset[str]
+    fault: Fault | None
+    version: str = ""
+    left: frozenset[str] = frozenset()
+    versions: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +146,7 @@ class Lag:
     refused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Subscription:
     """One client's state for one type on one stream; it ends with the stream.
 
@@ -145,24 +188,24 @@ class Subscription:
 
     def had(self, name: str) -> bool:
         """Say whether the client may have some version of `name`."""
-        return self.offered_s(name) is not None or name in self.unknown
+        return self.offered(name) is not None or name in self.unknown
 
     def may_know(self, name: str) -> bool:
         """Say whether the client may hold `name` in a content that nobody here knows."""
         return not self.unknown.isdisjoint((name, WILDCARD))
 
-    def offered_s(self, name: str) -> float | None:
-        """Return since when the client has `name` in some version without a gap, None when it has not.
+    def offered(self, name: str) -> str | None:
+        """Return the nonce of the response since which the client has `name` without a gap, None when it has not.
 
-        What it accepted counts from the beginning of time, what it did not answer yet from when it was sent.
+        The nonce is empty when the client accepted some version of it.
         """
-        since_s = None if self.acked.version(name) is None else float("-inf")
+        since = None if self.acked.version(name) is None else ""
         for each in self.unanswered:
             if each.plan.held.version(name) is None:
-                since_s = None
-            elif since_s is None:
-                since_s = each.at_s
-        return since_s
+                since = None
+            elif since is None:
+                since = each.nonce
+        return since
 
     def in_use(self, type_: ResourceType) -> frozenset[str]:
         """Return the names of `type_` that any resource needs which the client may be working with now."""
@@ -170,24 +213,43 @@ class Subscription:
         return frozenset(name for held in dict.fromkeys(stages) for name in needs(held, type_))
 
 
+_FIELDS = tuple(Subscription.__dataclass_fields__)
+_STATES: "WeakValueDictionary[tuple[object, ...], Subscription]" = WeakValueDictionary()
+
+
+def unified(state: Subscription) -> Subscription:
+    """Return the one object that stands for all states equal to this; a client that refused something stays apart."""
+    if state.rejection is not None or state.rejected:
+        return state
+    return _STATES.setdefault(tuple(None if name == "rejected" else getattr(state, name) for name in _FIELDS), state)
+
+
 class Dialect(Protocol):
     """What SotW and delta do differently."""
-
-    def receive(self, state: Subscription | None, request: Message, current: "Current") -> Subscription:
-        """Return the state after a request's subscription and version fields."""
-
-    def plan(self, state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
-        """Return what to say to a client in this state, or None; names in `kept` stay as the client has them."""
-
-    def encode(self, view: View, plan: Plan, nonce: str) -> bytes:
-        """Return the response's bytes; `view` is what the plan was made from."""
 
     def decode(self, raw: bytes) -> Message:
         """Return the request message of these bytes; raises protobuf's DecodeError."""
 
+    def read(self, message: Message) -> Request:
+        """Return what counts of a request message."""
 
-@dataclass(frozen=True, slots=True)
-class Current:
+    def first(self, request: Request, current: "Current") -> Subscription:
+        """Return the state after a type's first request on a stream."""
+
+    def receive(self, state: Subscription, request: Request) -> Subscription:
+        """Return the state after the names of a later request."""
+
+    def accepted(self, earlier: tuple[Sent, ...], request: Request) -> int:
+        """Return how many of the responses before a refused one its client accepted."""
+
+    def plan(self, state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
+        """Return what to say to a client in this state, or None; names in `kept` stay as the client has them."""
+
+    def encode(self, type_: ResourceType, plan: Plan, nonce: str) -> bytes:
+        """Return a response's bytes."""
+
+
+class Current(NamedTuple):
     """What a first request is compared with: the view served now, and what earlier SotW responses gave, by version."""
 
     view: View
@@ -218,7 +280,7 @@ def renamed(state: Subscription, names: frozenset[str]) -> Subscription:
     )
 
 
-def sent(state: Subscription, plan: Plan, nonce: str, now_s: float) -> Subscription:
+def sent(state: Subscription, plan: Plan, nonce: str) -> Subscription:
     """Return the state after a plan went out under `nonce`."""
     rejected = state.rejected
     if rejected:
@@ -230,33 +292,30 @@ def sent(state: Subscription, plan: Plan, nonce: str, now_s: float) -> Subscript
         due=False,
         rejected=rejected,
         nonce=nonce,
-        unanswered=(*state.unanswered, Sent(nonce, plan, now_s))[-UNANSWERED_LIMIT:],
+        unanswered=(*state.unanswered, Sent(nonce, plan))[-UNANSWERED_LIMIT:],
     )
 
 
-def answered(state: Subscription, request: Message, now_s: float) -> Subscription:
+def answered(state: Subscription, request: Request, dialect: Dialect, now_s: float) -> Subscription:
     """Return the state after the ACK or NACK in a request; an unknown nonce changes nothing.
 
     A paused Envoy answers only the newest of several responses, so an answer counts for the ones before it too.
     A NACK never takes back what is held: Envoy may have applied the good part of the response.
     """
-    index = next((i for i, each in enumerate(state.unanswered) if each.nonce == request.response_nonce), None)
+    index = next((i for i, each in enumerate(state.unanswered) if each.nonce == request.nonce), None)
     if index is None:
         return state
     answer, earlier = state.unanswered[index], state.unanswered[:index]
     state = replace(state, unanswered=state.unanswered[index + 1 :])
-    if not request.HasField("error_detail"):
-        return _accepted(state, answer.plan, refused={}, told=(*earlier, answer))
-    if "version_info" in request.DESCRIPTOR.fields_by_name:  # SotW: the last accepted version; delta answers each
-        accepted = next((i for i, each in enumerate(earlier, 1) if each.plan.version == request.version_info), 0)
-    else:
-        accepted = len(earlier)
-    if accepted:
-        state = _accepted(state, earlier[accepted - 1].plan, refused={}, told=earlier[:accepted])
-    return _rejected(state, request.error_detail, (*earlier[accepted:], answer), now_s)
+    if request.fault is None:
+        return _accepted(state, answer.plan, {}, (*earlier, answer))
+    count = dialect.accepted(earlier, request)
+    if count:
+        state = _accepted(state, earlier[count - 1].plan, {}, earlier[:count])
+    return _rejected(state, request.fault, (*earlier[count:], answer), now_s)
 
 
-def _rejected(state: Subscription, error: Message, told: tuple[Sent, ...], now_s: float) -> Subscription:
+def _rejected(state: Subscription, fault: Fault, told: tuple[Sent, ...], now_s: float) -> Subscription:
     plan = told[-1].plan
     suspects = {
         resource.name: resource.version
@@ -264,21 +323,20 @@ def _rejected(state: Subscription, error: Message, told: tuple[Sent, ...], now_s
         for resource in each.plan.resources
         if state.acked.version(resource.name) != resource.version
     }
-    partly = error.message.startswith(PARTLY_APPLIED)
-    blamed = {name: version for name, version in suspects.items() if partly and f" {name}: " in error.message}
+    partly = fault.text.startswith(PARTLY_APPLIED)
+    blamed = {name: version for name, version in suspects.items() if partly and f" {name}: " in fault.text}
     if blamed:
-        state = _accepted(state, plan, refused=blamed, told=told)
+        state = _accepted(state, plan, blamed, told)
     else:
         # Of several routes or load assignments any may be in force; clusters and listeners are refused as a whole.
         unclear = frozenset(suspects) if len(suspects) > 1 and not state.type.full_state else frozenset()
         state = replace(state, rejected={**state.rejected, **suspects}, unknown=state.unknown | unclear)
     rejected = {name: version for name, version in state.rejected.items() if state.held.version(name) == version}
-    return replace(
-        state, rejected=rejected, rejection=Rejection(error.code, error.message[-NACK_TEXT_LIMIT:], now_s, plan.version)
-    )
+    rejection = Rejection(fault.code, fault.text[-NACK_TEXT_LIMIT:], now_s, plan.version)
+    return replace(state, rejected=rejected, rejection=rejection)
 
 
-def _accepted(state: Subscription, plan: Plan, *, refused: Mapping[str, str], told: tuple[Sent, ...]) -> Subscription:
+def _accepted(state: Subscription, plan: Plan, refused: Mapping[str, str], told: tuple[Sent, ...]) -> Subscription:
     """Return the state of a client that took a plan but for the versions by name that it refused."""
     names = {name for each in told for name in (*each.plan.names(), *each.plan.removed)}
     rejected = {**{name: version for name, version in state.rejected.items() if name not in names}, **refused}
@@ -307,19 +365,19 @@ def _without(held: Held, rejected: Mapping[str, str], before: Held) -> Held:
     return Held(MappingProxyType({name: each for name, each in kept.items() if each is not None or name not in bad}))
 
 
-@shared
+@shared(SHARED_STATES)
 def restricted(held: Held, names: frozenset[str]) -> Held:
     """Return what is held under these names only."""
     return Held(MappingProxyType({name: each for name, each in held.resources.items() if name in names}))
 
 
-@shared
+@shared(SHARED_STATES)
 def needs(held: Held, type_: ResourceType) -> frozenset[str]:
     """Return the names of `type_` that what is held refers to."""
     return frozenset(name for each in held.resources.values() if each is not None for name in each.names(type_))
 
 
-@shared
+@shared(SHARED_STATES)
 def users_of(plan: Plan, type_: ResourceType) -> Mapping[str, frozenset[str]]:
     """Return by name of `type_` which resources of a plan refer to it."""
     users: dict[str, set[str]] = {}
@@ -329,13 +387,19 @@ def users_of(plan: Plan, type_: ResourceType) -> Mapping[str, frozenset[str]]:
     return MappingProxyType({name: frozenset(each) for name, each in users.items()})
 
 
-@shared
+@shared(SHARED_STATES)
+def beyond(plan: Plan, type_: ResourceType, held: Held) -> frozenset[str]:
+    """Return the names of `type_` that a plan needs and that are not held."""
+    return frozenset(name for name in users_of(plan, type_) if held.version(name) is None)
+
+
+@shared(SHARED_STATES)
 def gone(view: View, held: Held) -> frozenset[str]:
     """Return the names that a client holds and that are not served any more."""
     return frozenset(name for name, each in held.resources.items() if each is not None and name not in view.resources)
 
 
-@shared
+@shared(SHARED_STATES)
 def complete(view: View, names: frozenset[str]) -> Held:
     """Return what a client with these names holds that has all of them."""
     return Held(MappingProxyType({resource.name: resource for resource in of_view(view, names)}))

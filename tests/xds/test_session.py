@@ -40,7 +40,7 @@ def worlds(draw: st.DrawFn, *, refusable: bool) -> tuple[Resource, ...]:
 
 
 def steps(*, refusable: bool) -> st.SearchStrategy[list[Any]]:
-    simple = ["pull", "pull", "hear", "hear", "speak", "speak", "tick", "reconnect", "boot", "settle"]
+    simple = ["pull", "pull", "hear", "hear", "speak", "speak", "tick", "reconnect", "restart", "boot", "settle"]
     return st.lists(st.one_of(st.sampled_from(simple), worlds(refusable=refusable)), max_size=30)
 
 
@@ -55,8 +55,7 @@ def follow(model: Model, script: list[Any]) -> None:
             case str():
                 getattr(model, step)()
             case _:
-                model.story.append(f"publish {[f'{each.type} {each.name} {each.version[:4]}' for each in step]}")
-                model.cache.publish(served(*step))
+                model.publish(*step)
     model.settle()
 
 
@@ -97,9 +96,9 @@ def test_client_ends_with_exactly_what_is_served(protocol: str, first: tuple[Res
         check_end(model)
     finally:
         note("\n".join(model.story))
-    assert cache.fleet is not None
+    assert model.cache.fleet is not None
     for type_ in (CLUSTERS, LISTENERS):
-        assert model.held[type_].keys() == cache.fleet.common.views[type_].resources.keys()
+        assert model.held[type_].keys() == model.cache.fleet.common.views[type_].resources.keys()
 
 
 @both
@@ -189,7 +188,7 @@ def test_request_without_a_type_is_refused(protocol: str) -> None:
 def test_type_that_nobody_serves_is_ignored(protocol: str) -> None:
     cache = ready()
     client = Wire(cache, protocol)
-    client.send({"type_url": "type.googleapis.com/envoy.config.route.v3.VirtualHost"})
+    client.send({"type_url": "type.googleapis.com/envoy.config.core.v3.Node"})
     assert client.said() == []
     assert cache.connected()[0].types == {}
 
@@ -238,6 +237,22 @@ def test_events_tell_the_life_of_a_session(protocol: str) -> None:
         ("left", False, 4.0),
     ]
     assert client.session.respond(6.0) is None
+
+
+@both
+def test_sessions_in_equal_states_share_states_and_bytes(protocol: str) -> None:
+    cache = ready()
+    sessions = [Session(ControlPlane(cache), protocol, Peer("peer"), lambda: None) for _ in range(2)]
+    spoken = []
+    for session in sessions:
+        client = Wire(cache, protocol)
+        session.receive(client.encode({"type_url": CLUSTERS.url}), 1.0)
+        response = session.respond(1.0)
+        assert response is not None
+        session.receive(client.encode({"type_url": CLUSTERS.url, "response_nonce": response.nonce}), 2.0)
+        spoken.append(response)
+    assert spoken[0] is spoken[1]
+    assert sessions[0].stream.types[CLUSTERS] is sessions[1].stream.types[CLUSTERS]
 
 
 @both
