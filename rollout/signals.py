@@ -1,6 +1,6 @@
 """The server's own metrics, for Prometheus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from rollout.controller import Controller
 from rollout.machine import ENDED, weight_bp
 from xds.cache import Cache
+from xds.resources import TYPES, ResourceType
 from xds.stream import Answer, Response
 
 
@@ -18,24 +19,18 @@ class Signals(Collector):
     def __init__(self, registry: CollectorRegistry, controller: Controller, cache: Cache) -> None:
         self._controller = controller
         self._cache = cache
-        self._pushes = Counter("rollout_xds_pushes", "Discovery responses sent.", ("type",), registry=registry)
-        self._bytes = Counter(
-            "rollout_xds_pushed_bytes", "Bytes of discovery responses sent.", ("type",), registry=registry
-        )
-        self._acks = Counter(
-            "rollout_xds_acks", "Discovery responses that proxies accepted.", ("type",), registry=registry
-        )
-        self._nacks = Counter(
-            "rollout_xds_nacks", "Discovery responses that proxies refused.", ("type",), registry=registry
-        )
+        self._pushes = _by_type(registry, "rollout_xds_pushes", "Discovery responses sent.")
+        self._bytes = _by_type(registry, "rollout_xds_pushed_bytes", "Bytes of discovery responses sent.")
+        self._acks = _by_type(registry, "rollout_xds_acks", "Discovery responses that proxies accepted.")
+        self._nacks = _by_type(registry, "rollout_xds_nacks", "Discovery responses that proxies refused.")
         registry.register(self)
 
     def responded(self, response: Response) -> None:
-        self._pushes.labels(response.type.word).inc()
-        self._bytes.labels(response.type.word).inc(len(response.body))
+        self._pushes[response.type].inc()
+        self._bytes[response.type].inc(len(response.body))
 
     def answered(self, answer: Answer) -> None:
-        (self._nacks if answer.rejected else self._acks).labels(answer.type.word).inc()
+        (self._nacks if answer.rejected else self._acks)[answer.type].inc()
 
     def describe(self) -> Iterator[Metric]:
         """Name nothing before it is asked for: collect() needs a loaded configuration."""
@@ -64,3 +59,9 @@ class Signals(Collector):
                 weight.add_metric((service, rollout.candidate), weight_bp(rollout.strategy, rollout.state) / 10_000)
         yield weight
         yield phase
+
+
+def _by_type(registry: CollectorRegistry, name: str, text: str) -> Mapping[ResourceType, Counter]:
+    """Make a counter of every type: to look one up by its label costs as much as to count."""
+    counter = Counter(name, text, ("type",), registry=registry)
+    return {type_: counter.labels(type_.word) for type_ in TYPES}

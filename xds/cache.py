@@ -12,7 +12,7 @@ from xds.snapshot import Snapshot, of_views
 from xds.stream import Stream
 from xds.subscription import Held, Lag, Rejection
 
-RECENT_LIMIT = 16  # full states that a reconnecting SotW client may hold, so that nothing is taken away too soon
+RECENT_LIMIT = 16  # full states of each snapshot that a reconnecting SotW client may hold: what it has stays a while
 GONE_NODES = 4096  # disconnected nodes that are remembered, newest first
 
 
@@ -54,6 +54,7 @@ class Member(Protocol):
     @property
     def stream(self) -> Stream: ...
     def wake(self) -> None: ...
+    def warm(self, names: frozenset[str]) -> None: ...
     def status(self) -> NodeStatus: ...
     def lag(self, wanted: Wanted) -> Lag | None: ...
     def may_need(self, type_: ResourceType, name: str) -> bool: ...
@@ -72,29 +73,41 @@ class Fleet:
 
 
 class Cache:
-    """Publishes snapshots to sessions. Every method is synchronous: state never changes between check and use."""
+    """Publishes snapshots to sessions. Every method is synchronous: state never changes between check and use.
+
+    `changed` is called when something else is served, if there is an edge that gathers changes and then calls `wake`.
+    """
 
     def __init__(self) -> None:
         self.fleet: Fleet | None = None
+        self.changed: Callable[[], None] | None = None
+        self._woken_for: Fleet | None = None
+        self._snapshots = 1  # different ones in the fleet
         self.recent: OrderedDict[str, Held] = OrderedDict()
         self._members: dict[str, list[Member]] = {}
         self._gone: OrderedDict[str, NodeStatus] = OrderedDict()
 
     def publish(self, fleet: Fleet | Snapshot) -> bool:
-        """Serve this from now on, and wake the clients for which it changes something; return whether any content did.
-
-        A snapshot alone is served to every node.
-        """
+        """Serve this from now on; return whether any content changed. A snapshot alone is served to every node."""
         before = self.fleet
         following = _sharing(fleet if isinstance(fleet, Fleet) else Fleet(fleet), before)
         if before is not None and _versions(before) == _versions(following) and before.group_of is following.group_of:
             return False
         self.fleet = following
+        self._snapshots = len({each.version for each in (following.common, *following.groups.values())})
+        (self.changed or self.wake)()
+        return True
+
+    def wake(self) -> None:
+        """Wake the members that are served something else than when they were last woken."""
+        before, following = self._woken_for, self.fleet
+        if following is None:
+            return
+        self._woken_for = following
         for members in self._members.values():
             for member in members:
                 if before is None or before.of(member.node) is not following.of(member.node):
                     member.wake()
-        return True
 
     def served(self, node: Node) -> Snapshot | None:
         """Return what this node is served, None before the first publish."""
@@ -104,7 +117,7 @@ class Cache:
         """Keep what a SotW client holds that shows this version when it reconnects."""
         self.recent[version] = held
         self.recent.move_to_end(version)
-        while len(self.recent) > RECENT_LIMIT:
+        while len(self.recent) > RECENT_LIMIT * self._snapshots:
             self.recent.popitem(last=False)
 
     def join(self, node_id: str, member: Member) -> None:
@@ -128,6 +141,10 @@ class Cache:
     def members(self) -> tuple[Member, ...]:
         """Return all sessions, sorted by node id, the oldest of a node first."""
         return tuple(member for _, members in sorted(self._members.items()) for member in members)
+
+    def beside(self, member: Member) -> tuple[Member, ...]:
+        """Return the other sessions of a member's node."""
+        return tuple(each for each in self._members.get(member.node.id, ()) if each is not member)
 
     def connected(self) -> tuple[NodeStatus, ...]:
         """Return the connected nodes, sorted by id."""

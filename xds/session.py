@@ -10,14 +10,14 @@ from google.protobuf.message import DecodeError
 
 from xds import delta, sotw
 from xds.access import Access, Anyone, Grant
-from xds.cache import Cache, NodeStatus, TypeStatus, Wanted
-from xds.errors import InvalidRequest, NotReady
-from xds.limits import Limits
+from xds.cache import Cache, Member, NodeStatus, TypeStatus, Wanted
+from xds.errors import InvalidRequest, NotReady, XdsError
+from xds.limits import Admission, Limits
 from xds.node import Node, Peer
 from xds.proto import to_dict
-from xds.resources import BY_URL, SECRETS, ResourceType
-from xds.stream import Answer, Response, Stream, lag, may_need, receive, respond, wake_at_s
-from xds.subscription import Dialect, Lag, Request
+from xds.resources import BY_URL, CLUSTERS, SECRETS, ResourceType
+from xds.stream import Answer, Response, Stream, lag, may_need, receive, respond, speaks, wake_at_s, warmed
+from xds.subscription import Dialect, Lag, Request, warming
 
 DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
 
@@ -35,6 +35,7 @@ class Events:
     left: Callable[[NodeStatus], None] = lambda _: None
     answered: Callable[[Node, Answer], None] = lambda _node, _answer: None
     responded: Callable[[Node, Response], None] = lambda _node, _response: None
+    refused: Callable[[Peer, XdsError], None] = lambda _peer, _error: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class ControlPlane:
     events: Events = field(default_factory=Events)
     access: Access = field(default_factory=Anyone)
     limits: Limits = field(default_factory=Limits)
+    admission: Admission = field(default_factory=Admission)
 
 
 class Session:
@@ -103,6 +105,8 @@ class Session:
             self._plane.limits.check_names(len(self.stream.types[type_].names))
         if answer is not None:
             self._plane.events.answered(self.node, answer)
+            for member in self._beside():
+                member.wake()
 
     def _typed(self, request: Request) -> Request:
         """Return the request with its type, which a stream that is not aggregated may leave out."""
@@ -121,16 +125,37 @@ class Session:
         if fleet is None or self._node is None or not self.is_open:
             return None
         served = fleet.of(self._node)
-        self.stream, response = respond(self.stream, served, now_s)
+        before = self.stream.types.get(CLUSTERS)
+        self.stream, response = respond(self.stream, served, now_s, self._streams_beside())
         if response is not None:
             state = self.stream.types[response.type]
+            if before is not None and state.type is CLUSTERS:
+                for member in self._beside():
+                    member.warm(warming(state.held, before.held))
             if response.type.full_state and state.wildcard:
                 self._plane.cache.remember(response.version, state.held)
             self._plane.events.responded(self._node, response)
         return response
 
+    def speaks(self) -> bool:
+        """Say whether respond() may have something to say, now or by wake_at_s(); cheaper than asking for it."""
+        fleet = self._plane.cache.fleet
+        return fleet is not None and self._node is not None and speaks(self.stream, fleet.of(self._node))
+
     def wake_at_s(self, now_s: float) -> float | None:
-        return wake_at_s(self.stream, now_s)
+        return wake_at_s(self.stream, now_s, self._streams_beside())
+
+    def warm(self, names: frozenset[str]) -> None:
+        """Send these load assignments again, for their clusters have changed on another stream of the client."""
+        self.stream = warmed(self.stream, names)
+        self.wake()
+
+    def _beside(self) -> tuple[Member, ...]:
+        """Return the other sessions of a client that has one for each type; those of aggregated streams stand alone."""
+        return () if self._only is None else self._plane.cache.beside(self)
+
+    def _streams_beside(self) -> tuple[Stream, ...]:
+        return () if self._only is None else tuple(member.stream for member in self._beside())
 
     def close(self, now_s: float) -> None:
         """Leave the cache and say nothing more; closing again does nothing."""

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -15,11 +16,12 @@ Memo = dict[object, dict[object, Any]]
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class View:
-    """The resources of one type by name, sorted; `version` is a hash of their names and versions."""
+    """The resources of one type by name, sorted; `version` is a hash of `lines`, their names and versions."""
 
     type: ResourceType
     version: str
-    resources: Mapping[str, Resource]
+    resources: MappingProxyType[str, Resource]
+    lines: MappingProxyType[str, bytes] = field(repr=False)
     memo: Memo = field(default_factory=dict, init=False, repr=False)
 
 
@@ -40,13 +42,44 @@ class Snapshot:
 
 def view(type_: ResourceType, resources: Iterable[Resource]) -> View:
     """Make the view of one type. Raises InvalidConfig when a name stands twice."""
-    by_name: dict[str, Resource] = {}
-    for resource in sorted(resources, key=lambda each: each.name):
-        if resource.name in by_name:
-            raise InvalidConfig((Problem(f"{type_} '{resource.name}'", "the name stands twice; rename one of them"),))
-        by_name[resource.name] = resource
-    versions = "\n".join(f"{each.name}\t{each.version}" for each in by_name.values())
-    return View(type_, hashlib.sha256(versions.encode()).hexdigest()[:16], MappingProxyType(by_name))
+    return edited(_view(type_, {}, {}), (), resources)
+
+
+def edited(before: View, gone: Iterable[Resource], put: Iterable[Resource]) -> View:
+    """Return a view with some resources in place of others, or itself when their content is the same.
+
+    It equals a view that is made of all at once. Raises InvalidConfig when a name stands twice.
+    """
+    going = {each.name for each in gone}
+    coming: dict[str, Resource] = {}
+    for each in put:
+        if each.name in coming or (each.name in before.resources and each.name not in going):
+            where = f"{before.type} '{each.name}'"
+            raise InvalidConfig((Problem(where, "the name stands twice; rename one of them"),))
+        coming[each.name] = each
+    lost = going - coming.keys()
+    changed = {name: each for name, each in coming.items() if not _same(before.resources.get(name), each)}
+    if not lost and not changed:
+        return before
+    resources = before.resources | changed
+    lines = before.lines | {name: f"{name}\t{each.version}".encode() for name, each in changed.items()}
+    for name in lost:
+        del resources[name], lines[name]
+    if not changed.keys() <= before.resources.keys():
+        resources = dict(sorted(resources.items(), key=itemgetter(0)))
+        lines = {name: lines[name] for name in resources}
+    return _view(before.type, resources, lines)
+
+
+def _same(one: Resource | None, other: Resource) -> bool:
+    if one is None or one is other:
+        return one is other
+    return one.version == other.version and one.references == other.references
+
+
+def _view(type_: ResourceType, resources: dict[str, Resource], lines: dict[str, bytes]) -> View:
+    version = hashlib.sha256(b"\n".join(lines.values())).hexdigest()[:16]
+    return View(type_, version, MappingProxyType(resources), MappingProxyType(lines))
 
 
 def snapshot(resources: Iterable[Resource]) -> Snapshot:

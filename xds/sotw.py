@@ -79,7 +79,8 @@ def first(request: Request, current: Current) -> Subscription:
         known = complete(current.view, state.names) if version == current.view.version else current.recent.get(version)
         if known is not None:
             return replace(state, held=known, acked=known, acked_version=version, due=False)
-    return replace(state, unknown=state.names)
+    # Of a full-state type it may hold what is gone, and only an answer that leaves that out tells it so.
+    return replace(state, unknown=state.names, due=type_.full_state)
 
 
 def plan(state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:

@@ -34,6 +34,7 @@ from xds.subscription import (
     shared,
     unified,
     users_of,
+    warming,
 )
 
 BARRIER_S = 2.0
@@ -60,6 +61,9 @@ class Stream:
     def with_state(self, state: Subscription) -> "Stream":
         types = {**self.types, state.type: state}
         return Stream(self.dialect, types, self.since_s, self.introduced, self.last, self.sent_s)
+
+
+Streams = tuple[Stream, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +123,11 @@ def _step(before: Subscription, request: Request, dialect: Dialect, now_s: float
     return (state if state is before else unified(state)), answer
 
 
-def respond(stream: Stream, served: Snapshot, now_s: float) -> tuple[Stream, Response | None]:
-    """Return the next response for this client, or None when there is nothing that may be said now."""
+def respond(stream: Stream, served: Snapshot, now_s: float, beside: Streams = ()) -> tuple[Stream, Response | None]:
+    """Return the next response for this client, or None when there is nothing that may be said now.
+
+    `beside` are the other streams of a client that has one for each type.
+    """
     if not stream.introduced and _introduced(stream, now_s):
         stream = replace(stream, introduced=True)
     for type_ in TYPES:
@@ -130,10 +137,17 @@ def respond(stream: Stream, served: Snapshot, now_s: float) -> tuple[Stream, Res
         view = served.views[type_]
         if _wish(view, state, stream.dialect) is None:
             continue
-        plan = _next(stream, state, served, now_s)
+        plan = _next((stream, *beside), state, served, now_s)
         if plan is not None:
             return _send(stream, state, plan, now_s)
     return stream, None
+
+
+def speaks(stream: Stream, served: Snapshot) -> bool:
+    """Say whether there is something to say, now or when nothing holds it back any more."""
+    return not stream.introduced or any(
+        _wish(served.views[type_], state, stream.dialect) is not None for type_, state in stream.types.items()
+    )
 
 
 @shared(SHARED_STEPS)
@@ -142,11 +156,12 @@ def _wish(view: View, state: Subscription, dialect: Dialect) -> Plan | None:
     return dialect.plan(state, view, NOBODY)
 
 
-def wake_at_s(stream: Stream, now_s: float) -> float | None:
+def wake_at_s(stream: Stream, now_s: float, beside: Streams = ()) -> float | None:
     """Return when time alone may allow another response, by the end of a barrier."""
-    if stream.introduced and not stream.sent_s:
+    if stream.introduced and not stream.sent_s and not beside:
         return None
-    starts = stream.sent_s.values() if stream.introduced else (stream.since_s, *stream.sent_s.values())
+    starts = [start for each in (stream, *beside) for start in each.sent_s.values()]
+    starts += [each.since_s for each in (stream, *beside) if not each.introduced]
     return min((start + BARRIER_S for start in starts if start + BARRIER_S > now_s), default=None)
 
 
@@ -166,13 +181,14 @@ def lag(stream: Stream, type_: ResourceType, name: str, version: str | None) -> 
 
 def may_need(stream: Stream, type_: ResourceType, name: str) -> bool:
     """Say whether anything that this client may be working with needs `name` of `type_`."""
-    return bool(_needed(stream, type_, frozenset({name})))
+    return bool(_needed((stream,), type_, frozenset({name})))
 
 
-def _needed(stream: Stream, type_: ResourceType, names: frozenset[str]) -> frozenset[str]:
+def _needed(streams: Streams, type_: ResourceType, names: frozenset[str]) -> frozenset[str]:
     """Return those of the names that something may need which this client may be working with."""
-    users = [each for each in stream.types.values() if each.type is not type_ and each.type not in LEAVES]
-    if not stream.introduced or any(user.unknown for user in users):
+    states = (state for stream in streams for state in stream.types.values())
+    users = [each for each in states if each.type is not type_ and each.type not in LEAVES]
+    if not all(stream.introduced for stream in streams) or any(user.unknown for user in users):
         return names
     return names.intersection(*[frozenset[str]().union(*(user.in_use(type_) for user in users))])
 
@@ -181,27 +197,29 @@ def _introduced(stream: Stream, now_s: float) -> bool:
     return stream.since_s + BARRIER_S <= now_s or all(type_ in stream.types for type_ in INTRODUCTION)
 
 
-def _next(stream: Stream, state: Subscription, served: Snapshot, now_s: float) -> Plan | None:
-    view = served.views[state.type]
+def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float) -> Plan | None:
+    """Return what to say of one type to a client on the first of its streams."""
+    view, dialect = served.views[state.type], streams[0].dialect
     # Nothing needs a listener. What was refused and never accepted is not there to be kept.
     lost = NOBODY if state.type is LISTENERS else frozenset(filter(state.had, gone(view, state.held)))
-    kept = _needed(stream, state.type, lost) if lost else NOBODY
-    plan = stream.dialect.plan(state, view, kept) if kept else _wish(view, state, stream.dialect)
+    kept = _needed(streams, state.type, lost) if lost else NOBODY
+    plan = dialect.plan(state, view, kept) if kept else _wish(view, state, dialect)
     if plan is None or state.type is CLUSTERS or state.type in LEAVES:
         return plan
-    early = _too_early(stream, state, served, plan, now_s)
+    early = _too_early(streams, state, served, plan, now_s)
     if not early:
         return plan
     if state.type.full_state and not state.nonce and any(state.held.version(name) is None for name in early):
         return None  # the first word on listeners is a whole one: it makes an Envoy ready, and what it omits is deleted
-    return stream.dialect.plan(state, view, kept | early)
+    return dialect.plan(state, view, kept | early)
 
 
-def _too_early(stream: Stream, state: Subscription, served: Snapshot, plan: Plan, now_s: float) -> frozenset[str]:
+def _too_early(streams: Streams, state: Subscription, served: Snapshot, plan: Plan, now_s: float) -> frozenset[str]:
     """Return the resources of a plan that name a cluster which does not work at this client yet."""
-    clusters = stream.types.get(CLUSTERS)
-    if clusters is None:
+    stream = next((each for each in streams if CLUSTERS in each.types), None)
+    if stream is None:
         return NOBODY
+    clusters = stream.types[CLUSTERS]
     # With every response answered, what was accepted works.
     doubtful = users_of(plan, CLUSTERS).keys() if clusters.unanswered else beyond(plan, CLUSTERS, clusters.acked)
     absent = [name for name in doubtful if _absent(stream, clusters, served, name, now_s)]
@@ -232,9 +250,8 @@ def _send(stream: Stream, state: Subscription, plan: Plan, now_s: float) -> tupl
     sent_s = stream.sent_s
     if state.type is CLUSTERS:
         sent_s = {**sent_s, response.nonce: now_s}
-        endpoints = types.get(ENDPOINTS)
-        if endpoints is not None:
-            types[ENDPOINTS] = _to_warm(plan, state, endpoints)
+        if ENDPOINTS in types:
+            types[ENDPOINTS] = _resending(types[ENDPOINTS], warming(plan.held, state.held))
     return Stream(stream.dialect, types, stream.since_s, stream.introduced, number, sent_s), response
 
 
@@ -250,9 +267,12 @@ _shared_sent = shared(SHARED_STEPS)(_sent)
 _shared_response = shared(SHARED_STATES)(_response)
 
 
-@shared(SHARED_STATES)
-def _to_warm(plan: Plan, clusters: Subscription, endpoints: Subscription) -> Subscription:
-    """Return the subscription to endpoints with the load assignments to resend behind changed clusters."""
-    changed = (each for each in plan.resources if clusters.held.version(each.name) != each.version)
-    names = frozenset(name for each in changed for name in each.names(ENDPOINTS) if endpoints.wants(name))
-    return unified(replace(endpoints, again=endpoints.again | names)) if names - endpoints.again else endpoints
+def warmed(stream: Stream, names: frozenset[str]) -> Stream:
+    """Return the stream of a client to which these load assignments are to be sent behind its changed clusters."""
+    endpoints = stream.types.get(ENDPOINTS)
+    return stream if endpoints is None else stream.with_state(_resending(endpoints, names))
+
+
+def _resending(endpoints: Subscription, names: frozenset[str]) -> Subscription:
+    again = endpoints.again.union(name for name in names if endpoints.wants(name))
+    return endpoints if again == endpoints.again else unified(replace(endpoints, again=again))

@@ -13,7 +13,7 @@ from typing import Any as Message
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from xds.resources import Resource, ResourceType
+from xds.resources import ENDPOINTS, Resource, ResourceType
 from xds.snapshot import Memo, View
 
 WILDCARD = "*"
@@ -375,6 +375,13 @@ def restricted(held: Held, names: frozenset[str]) -> Held:
 def needs(held: Held, type_: ResourceType) -> frozenset[str]:
     """Return the names of `type_` that what is held refers to."""
     return frozenset(name for each in held.resources.values() if each is not None for name in each.names(type_))
+
+
+@shared(SHARED_STATES)
+def warming(held: Held, before: Held) -> frozenset[str]:
+    """Return the load assignments of the clusters that are held now and were not, or not so, before."""
+    changed = (each for each in held.resources.values() if each and before.version(each.name) != each.version)
+    return frozenset(name for each in changed for name in each.names(ENDPOINTS))
 
 
 @shared(SHARED_STATES)
