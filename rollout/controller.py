@@ -34,6 +34,7 @@ from rollout.record import (
 from rollout.saver import Saver, Saving
 from rollout.spec import Deployment, Strategy, check_version_name
 from rollout.store import Store
+from rollout.traffic.groups import Files
 from rollout.traffic.publisher import Publisher
 from xds.cache import Cache
 
@@ -73,7 +74,7 @@ class Controller:
 
     # --- life ---
 
-    def restore(self, contents: Contents, files: Mapping[str, str]) -> tuple[str, ...]:
+    def restore(self, contents: Contents, files: Files) -> tuple[str, ...]:
         """Take up what was saved and publish it; return the configuration's warnings. Raises InvalidConfig."""
         self.books.restore(contents)
         self.observer.expect(contents.nodes)
@@ -82,7 +83,10 @@ class Controller:
     async def run(self) -> None:
         """Reconcile at every change and every tick, until cancelled."""
         while True:
+            began_s = self._outside.clock()
             busy = self.reconcile()
+            # Half of the time is for others: a look at a thousand Envoys must not follow on each of their ACKs.
+            await asyncio.sleep(self._outside.clock() - began_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_BUSY_S if busy else TICK_IDLE_S):
                     await self._awake.wait()
@@ -140,7 +144,7 @@ class Controller:
 
     # --- what may be changed ---
 
-    def reload(self, files: Mapping[str, str]) -> tuple[str, ...]:
+    def reload(self, files: Files) -> tuple[str, ...]:
         """Serve another configuration; return its warnings. Raises InvalidConfig and changes nothing."""
         traffic = {service: self.books.traffic(service) for service in self.books.touched()}
         return tuple(map(str, self._publisher.load(files, traffic, self.books.busy() | self._changing)))
@@ -327,7 +331,7 @@ class Controller:
         leaving = {each.address for each in self.books.backends(service)}
         others = frozenset(self.books.addresses(service, version)) - leaving - {address}
         if not others or not self.observer.connected():
-            return others
+            return self._fewest(service, version, address, others)
         stat = self._publisher.stat_name(service, version)
         scrapes = await self._outside.survey(Query((stat,), tuple(sorted(others))))
         if not scrapes:
@@ -336,7 +340,13 @@ class Controller:
             )
         found = [each for scrape in scrapes.values() for each in scrape.clusters[stat].backends.items()]
         ill = {backend for backend, stats in found if not stats.healthy}
-        return (frozenset(backend for backend, _ in found) or others) - ill
+        healthy = (frozenset(backend for backend, _ in found) or others) - ill
+        return self._fewest(service, version, address, healthy)
+
+    def _fewest(self, service: str, version: str, address: str, others: frozenset[str]) -> frozenset[str]:
+        """Return what proxies that have an address have of the others, in the group of proxies that has the fewest."""
+        groups = (each & others for each in self._publisher.backends(service, version) if address in each)
+        return min(groups, key=len, default=others)
 
     async def _saved(self, saving: Saving) -> None:
         """Save a change, then serve what follows from it."""

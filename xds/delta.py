@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any as Message
+from typing import NamedTuple
 
 from xds import proto
-from xds.resources import ENDPOINTS, Resource, ResourceType
+from xds.resources import DELTA, ENDPOINTS, Resource, ResourceType
 from xds.snapshot import View
 from xds.subscription import (
     NOTHING,
@@ -25,8 +26,9 @@ from xds.subscription import (
     shared,
     subscribable,
 )
-from xds.wire import IDENTITY, any_of, bytes_field, text_field
+from xds.wire import IDENTITY, any_of, bytes_field, text_field, ttl_field
 
+NAME = DELTA
 REQUEST = "envoy.service.discovery.v3.DeltaDiscoveryRequest"
 
 
@@ -49,6 +51,10 @@ def read(message: Message) -> Request:
 def receive(state: Subscription, request: Request) -> Subscription:
     """Return the state after a request's subscribes and unsubscribes, which count whatever its nonce is."""
     subscribed = subscribable(state.type, request.names)
+    if state.wildcard and state.type.absent_by_alias:
+        # Names come from the Host headers of strangers; they are answered, and the wildcard has them anyway.
+        asked = subscribed - {WILDCARD}
+        return replace(state, again=state.again | asked) if asked else state
     unsubscribed = request.left & state.names - subscribed
     if not subscribed and not unsubscribed:
         return state
@@ -68,9 +74,13 @@ def first(request: Request, current: Current) -> Subscription:
     """Return the state after a type's first request; a client that reconnects says which versions it holds."""
     type_ = current.view.type
     subscribed = subscribable(type_, request.names)
-    implicit = type_.full_state and not subscribed
+    implicit = type_.wildcard and not subscribed
     state = Subscription(type_, frozenset({WILDCARD}) if implicit else subscribed, implicit)
-    versions = {name: version for name, version in request.versions if state.wants(name)}
+    if state.wildcard and type_.absent_by_alias:
+        # An Envoy that was told that a name is absent shows it with an empty version.
+        asked = subscribed - {WILDCARD} - {name for name, version in request.versions if not version}
+        state = replace(state, names=frozenset({WILDCARD}), again=asked)
+    versions = {name: version for name, version in request.versions if version and state.wants(name)}
     if not versions:
         return replace(state, due=state.wildcard)
     held = _held(current.view, state.names, versions)
@@ -89,37 +99,58 @@ def _held(view: View, names: frozenset[str], versions: Mapping[str, str]) -> Hel
     return Held(MappingProxyType({**earlier, **served}))
 
 
+class Asked(NamedTuple):
+    """What to send although the client has it: whole, or without its body; `due`: even if that is nothing."""
+
+    again: frozenset[str]
+    beats: frozenset[str]
+    due: bool
+
+
 def plan(state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
     """Return the next response for a client in this state: what changed, and what is gone."""
-    return _difference(view, state.names, state.held, kept, state.again, state.due)
+    again, beats = state.again, state.beats
+    if beats:
+        # Envoy keeps by a heartbeat only the version that it has, and a virtual host only when it is sent whole.
+        whole = beats if state.type.absent_by_alias else {name for name in beats if not _accepted(state, name)}
+        again, beats = again | whole, beats - whole
+    return _difference(view, state.names, state.held, kept, Asked(again, beats, state.due))
+
+
+def _accepted(state: Subscription, name: str) -> bool:
+    return state.acked.version(name) == state.held.version(name)
 
 
 @shared(SHARED_STATES)
-def _difference(
-    view: View,
-    names: frozenset[str],
-    held: Held,
-    kept: frozenset[str],
-    again: frozenset[str],
-    due: bool,  # noqa: FBT001  # part of a state
-) -> Plan | None:
+def _difference(view: View, names: frozenset[str], held: Held, kept: frozenset[str], asked: Asked) -> Plan | None:
     changed = tuple(
         resource
         for resource in of_view(view, names)
-        if resource.name not in kept and (not _holds(held, resource) or resource.name in again)
+        if resource.name not in kept
+        and (not _holds(held, resource) or resource.name in asked.again or resource.name in asked.beats)
     )
-    removed = _removed(view, names, held, again) - kept
-    if not changed and not removed and not due:
+    lost = frozenset(name for name, each in held.resources.items() if each is not None)
+    never = frozenset(name for name in names - {WILDCARD} if name not in held.resources) | asked.again
+    removed = lost.difference(view.resources, kept)
+    absent = never.difference(view.resources, kept, removed)
+    if not changed and not removed and not absent and not asked.due:
         return None
     after = {**held.resources, **{resource.name: resource for resource in changed}}
-    for name in removed:
+    for name in removed | absent:
         if name in names:
             after[name] = None  # told so; the subscription stays
         else:
             after.pop(name, None)
     whole = complete(view, names)
-    held = whole if after == whole.resources else Held(MappingProxyType(after))
-    return Plan(view.version, changed, tuple(sorted(removed)), held)
+    held_then = whole if after == whole.resources else Held(MappingProxyType(after))
+    bodiless = frozenset(
+        resource.name for resource in changed if resource.name in asked.beats and _holds(held, resource)
+    )
+    if view.type.absent_by_alias:
+        return Plan(
+            view.version, changed, tuple(sorted(removed)), held_then, bodiless - asked.again, tuple(sorted(absent))
+        )
+    return Plan(view.version, changed, tuple(sorted(removed | absent)), held_then, bodiless - asked.again)
 
 
 def _holds(held: Held, resource: Resource) -> bool:
@@ -131,20 +162,18 @@ def _holds(held: Held, resource: Resource) -> bool:
     return before is not None and before.version == resource.version and bool(before.body)
 
 
-def _removed(view: View, names: frozenset[str], held: Held, again: frozenset[str]) -> frozenset[str]:
-    """Return the names to call removed: what the client holds no longer exists, or what it asks for never did."""
-    lost = {name for name, each in held.resources.items() if each is not None}
-    asked = {name for name in names - {WILDCARD} if name not in held.resources} | again
-    return frozenset(name for name in lost | asked if name not in view.resources)
-
-
-def encode(type_: ResourceType, plan: Plan, nonce: str) -> bytes:
-    """Encode a DeltaDiscoveryResponse."""
-    resources = b"".join(bytes_field(2, _named(resource)) for resource in plan.resources)
+def encode(type_: ResourceType, plan: Plan, nonce: str, *, ttls: bool) -> bytes:
+    """Encode a DeltaDiscoveryResponse; with TTLs for a client that knows them."""
+    expiring = ttls and NAME in type_.expires_in
+    bodies = [b"" if each.name in plan.beats else bytes_field(2, any_of(each)) for each in plan.resources]
+    names = [_named(each) + (ttl_field(each) if expiring else b"") for each in plan.resources]
+    resources = b"".join(bytes_field(2, body + name) for body, name in zip(bodies, names, strict=True))
+    # Envoy holds the request of an unknown host back until it hears of an empty virtual host with that alias.
+    absent = b"".join(bytes_field(2, text_field(3, name) + text_field(4, name)) for name in plan.absent)
     removed = b"".join(bytes_field(6, name.encode()) for name in plan.removed)
     tail = text_field(5, nonce) + removed + bytes_field(7, IDENTITY)
-    return text_field(1, plan.version) + resources + text_field(4, type_.url) + tail
+    return text_field(1, plan.version) + resources + absent + text_field(4, type_.url) + tail
 
 
 def _named(resource: Resource) -> bytes:
-    return text_field(1, resource.version) + bytes_field(2, any_of(resource)) + text_field(3, resource.name)
+    return text_field(1, resource.version) + text_field(3, resource.name)

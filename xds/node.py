@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A proxy, as it named itself in its first request."""
+    """A proxy, as it named itself in its first request; `features` are what it says that its client can do."""
 
     id: str
     cluster: str
@@ -14,6 +14,7 @@ class Node:
     zone: str
     version: str
     metadata: Mapping[str, object]
+    features: frozenset[str] = frozenset()
 
     @property
     def location(self) -> str:

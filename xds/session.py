@@ -23,6 +23,7 @@ DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
 
 
 # Clients in equal states send equal bytes, so these are decoded once.
+TTLS = "xds.config.supports-resource-ttl"
 REMEMBERED = 256
 REMEMBERED_BYTES = 8192
 
@@ -181,7 +182,7 @@ class Session:
     def _join(self, node: Node, now_s: float) -> None:
         self._grant = self._plane.access.admit(self.peer, node)
         self._node = node
-        self.stream = replace(self.stream, since_s=now_s)
+        self.stream = replace(self.stream, since_s=now_s, ttls=TTLS in node.features)
         self._plane.cache.join(node.id, self)
         self._plane.events.joined(self.status())
 
@@ -213,7 +214,15 @@ def _node(request: Message, limits: Limits) -> Node:
         metadata = to_dict(node.metadata)
     except (SerializeToJsonError, ValueError) as error:  # ValueError: infinity
         raise InvalidRequest(f"node.metadata is no JSON: {error}") from error
-    return Node(node.id, node.cluster, node.locality.region, node.locality.zone, _version(node), metadata)
+    return Node(
+        node.id,
+        node.cluster,
+        node.locality.region,
+        node.locality.zone,
+        _version(node),
+        metadata,
+        frozenset(node.client_features),
+    )
 
 
 def _version(node: Message) -> str:

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any as Message
 
 from xds import proto
-from xds.resources import ResourceType
+from xds.resources import SOTW, Resource, ResourceType
 from xds.snapshot import View
 from xds.snapshot import view as make_view
 from xds.subscription import (
@@ -24,9 +24,11 @@ from xds.subscription import (
     shared,
     subscribable,
 )
-from xds.wire import IDENTITY, any_of, bytes_field, text_field
+from xds.wire import IDENTITY, any_of, bytes_field, text_field, ttl_field
 
+NAME = SOTW
 REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
+RESOURCE_URL = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 
 
 def decode(raw: bytes) -> Message:
@@ -84,12 +86,15 @@ def first(request: Request, current: Current) -> Subscription:
 
 
 def plan(state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
-    """Return the next response for a client in this state: all for full-state types, else only what changed."""
+    """Return the next response for a client in this state: all for full-state types, else only what changed.
+
+    What is to be kept beyond its TTL is sent whole: without its body Envoy would let it go.
+    """
     if state.type.full_state:
         # A wildcard client waits for its first answer even if that is empty; one that names what does not exist
         # gets silence until it does.
-        return _all(view, state.names, state.held, kept, state.due)
-    return _changes(view, state.names, state.held, kept, state.again)
+        return _all(view, state.names, state.held, kept, state.due or bool(state.beats))
+    return _changes(view, state.names, state.held, kept, state.again | state.beats)
 
 
 @shared(SHARED_STATES)
@@ -127,8 +132,17 @@ def _changes(view: View, names: frozenset[str], held: Held, kept: frozenset[str]
     return Plan(view.version, changed, (), whole if after == whole.resources else Held(MappingProxyType(after)))
 
 
-def encode(type_: ResourceType, plan: Plan, nonce: str) -> bytes:
-    """Encode a DiscoveryResponse."""
-    resources = b"".join(bytes_field(2, any_of(resource)) for resource in plan.resources)
+def encode(type_: ResourceType, plan: Plan, nonce: str, *, ttls: bool) -> bytes:
+    """Encode a DiscoveryResponse; with TTLs for a client that knows them."""
+    wrapped = ttls and NAME in type_.expires_in
+    resources = b"".join(bytes_field(2, (_expiring if wrapped else any_of)(each)) for each in plan.resources)
     identity = bytes_field(6, IDENTITY)
     return text_field(1, plan.version) + resources + text_field(4, type_.url) + text_field(5, nonce) + identity
+
+
+def _expiring(resource: Resource) -> bytes:
+    """Encode the Any of a resource, inside of one that says its TTL when it has one."""
+    if resource.ttl_s is None:
+        return any_of(resource)
+    inner = text_field(3, resource.name) + text_field(1, resource.version) + bytes_field(2, any_of(resource))
+    return text_field(1, RESOURCE_URL) + bytes_field(2, inner + ttl_field(resource))

@@ -18,6 +18,8 @@ from types import MappingProxyType
 from xds.resources import BY_URL, CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIMES, SECRETS, TYPES, ResourceType
 from xds.snapshot import Snapshot, View
 from xds.subscription import (
+    BEATS,
+    NONE,
     SHARED_STATES,
     SHARED_STEPS,
     Current,
@@ -30,6 +32,7 @@ from xds.subscription import (
     answered,
     beyond,
     gone,
+    pulse,
     sent,
     shared,
     unified,
@@ -40,7 +43,6 @@ from xds.subscription import (
 BARRIER_S = 2.0
 INTRODUCTION = (CLUSTERS, LISTENERS, ROUTES)  # a client that comes back with these asks for them in its first moments
 LEAVES = (SECRETS, RUNTIMES, ENDPOINTS)  # refer to nothing
-NOBODY = frozenset[str]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class Stream:
     """The state of one stream, since its first request at `since_s`.
 
     `introduced` says that it had the time to ask for all that it wants. `last` is the highest number that was a nonce.
-    `sent_s` says when the responses with clusters went out that are not answered yet, by nonce.
+    `sent_s` says when the responses with clusters went out that are not answered yet, by nonce. With `ttls` the client
+    lets resources go whose TTL has ended; `beaten_s` says when it last heard of those that it holds.
     """
 
     dialect: Dialect
@@ -57,10 +60,14 @@ class Stream:
     introduced: bool = False
     last: int = 0
     sent_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    ttls: bool = False
+    beaten_s: Mapping[ResourceType, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_state(self, state: Subscription) -> "Stream":
         types = {**self.types, state.type: state}
-        return Stream(self.dialect, types, self.since_s, self.introduced, self.last, self.sent_s)
+        return Stream(
+            self.dialect, types, self.since_s, self.introduced, self.last, self.sent_s, self.ttls, self.beaten_s
+        )
 
 
 Streams = tuple[Stream, ...]
@@ -130,6 +137,8 @@ def respond(stream: Stream, served: Snapshot, now_s: float, beside: Streams = ()
     """
     if not stream.introduced and _introduced(stream, now_s):
         stream = replace(stream, introduced=True)
+    if stream.ttls:
+        stream = _beating(stream, now_s)
     for type_ in TYPES:
         state = stream.types.get(type_)
         if state is None:
@@ -153,16 +162,36 @@ def speaks(stream: Stream, served: Snapshot) -> bool:
 @shared(SHARED_STEPS)
 def _wish(view: View, state: Subscription, dialect: Dialect) -> Plan | None:
     """Return what there is to say to a client when nothing holds it back."""
-    return dialect.plan(state, view, NOBODY)
+    return dialect.plan(state, view, NONE)
 
 
 def wake_at_s(stream: Stream, now_s: float, beside: Streams = ()) -> float | None:
     """Return when time alone may allow another response, by the end of a barrier."""
-    if stream.introduced and not stream.sent_s and not beside:
+    if stream.introduced and not stream.sent_s and not beside and not stream.beaten_s:
         return None
     starts = [start for each in (stream, *beside) for start in each.sent_s.values()]
     starts += [each.since_s for each in (stream, *beside) if not each.introduced]
-    return min((start + BARRIER_S for start in starts if start + BARRIER_S > now_s), default=None)
+    ends = [start + BARRIER_S for start in starts]
+    for type_, beaten_s in stream.beaten_s.items():
+        beat = pulse(stream.types[type_].held, stream.dialect.NAME)
+        ends += [beaten_s + beat.every_s] if beat is not None else []
+    return min((end for end in ends if end > now_s), default=None)
+
+
+def _beating(stream: Stream, now_s: float) -> Stream:
+    """Return the stream with what is to be said again by now, so that the client keeps it beyond its TTL."""
+    for type_, state in stream.types.items():
+        beat = pulse(state.held, stream.dialect.NAME)
+        if beat is None:
+            continue
+        waited_s = now_s - stream.beaten_s.get(type_, now_s)
+        if waited_s >= beat.every_s * BEATS:  # it may have let go of all that
+            stream = stream.with_state(unified(replace(state, again=state.again | beat.names)))
+        elif waited_s >= beat.every_s:
+            stream = stream.with_state(unified(replace(state, beats=state.beats | beat.names)))
+        if waited_s >= beat.every_s or type_ not in stream.beaten_s:
+            stream = replace(stream, beaten_s={**stream.beaten_s, type_: now_s})
+    return stream
 
 
 def lag(stream: Stream, type_: ResourceType, name: str, version: str | None) -> Lag | None:
@@ -201,8 +230,8 @@ def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float)
     """Return what to say of one type to a client on the first of its streams."""
     view, dialect = served.views[state.type], streams[0].dialect
     # Nothing needs a listener. What was refused and never accepted is not there to be kept.
-    lost = NOBODY if state.type is LISTENERS else frozenset(filter(state.had, gone(view, state.held)))
-    kept = _needed(streams, state.type, lost) if lost else NOBODY
+    lost = NONE if state.type is LISTENERS else frozenset(filter(state.had, gone(view, state.held)))
+    kept = _needed(streams, state.type, lost) if lost else NONE
     plan = dialect.plan(state, view, kept) if kept else _wish(view, state, dialect)
     if plan is None or state.type is CLUSTERS or state.type in LEAVES:
         return plan
@@ -218,13 +247,13 @@ def _too_early(streams: Streams, state: Subscription, served: Snapshot, plan: Pl
     """Return the resources of a plan that name a cluster which does not work at this client yet."""
     stream = next((each for each in streams if CLUSTERS in each.types), None)
     if stream is None:
-        return NOBODY
+        return NONE
     clusters = stream.types[CLUSTERS]
     # With every response answered, what was accepted works.
     doubtful = users_of(plan, CLUSTERS).keys() if clusters.unanswered else beyond(plan, CLUSTERS, clusters.acked)
     absent = [name for name in doubtful if _absent(stream, clusters, served, name, now_s)]
     if not absent:
-        return NOBODY
+        return NONE
     users = users_of(plan, CLUSTERS)
     missing = frozenset(user for name in absent if name not in clusters.rejected for user in users[name])
     refused = frozenset(user for name in absent if name in clusters.rejected for user in users[name])
@@ -245,22 +274,27 @@ def _absent(stream: Stream, clusters: Subscription, served: Snapshot, name: str,
 def _send(stream: Stream, state: Subscription, plan: Plan, now_s: float) -> tuple[Stream, Response]:
     number = plan.number if plan.number > stream.last else stream.last + 1  # a stream's nonces never repeat
     shares = number == plan.number
-    response = (_shared_response if shares else _response)(plan, state.type, stream.dialect, str(number))
+    response = (_shared_response if shares else _response)(plan, state.type, stream.dialect, str(number), stream.ttls)
     types = {**stream.types, state.type: (_shared_sent if shares else _sent)(plan, state, str(number))}
     sent_s = stream.sent_s
     if state.type is CLUSTERS:
         sent_s = {**sent_s, response.nonce: now_s}
         if ENDPOINTS in types:
             types[ENDPOINTS] = _resending(types[ENDPOINTS], warming(plan.held, state.held))
-    return Stream(stream.dialect, types, stream.since_s, stream.introduced, number, sent_s), response
+    if stream.ttls and state.type not in stream.beaten_s and pulse(plan.held, stream.dialect.NAME) is not None:
+        stream = replace(stream, beaten_s={**stream.beaten_s, state.type: now_s})
+    following = Stream(
+        stream.dialect, types, stream.since_s, stream.introduced, number, sent_s, stream.ttls, stream.beaten_s
+    )
+    return following, response
 
 
 def _sent(plan: Plan, state: Subscription, nonce: str) -> Subscription:
     return unified(sent(state, plan, nonce))
 
 
-def _response(plan: Plan, type_: ResourceType, dialect: Dialect, nonce: str) -> Response:
-    return Response(type_, plan.version, nonce, dialect.encode(type_, plan, nonce), plan.names())
+def _response(plan: Plan, type_: ResourceType, dialect: Dialect, nonce: str, ttls: bool) -> Response:  # noqa: FBT001
+    return Response(type_, plan.version, nonce, dialect.encode(type_, plan, nonce, ttls=ttls), plan.names())
 
 
 _shared_sent = shared(SHARED_STEPS)(_sent)

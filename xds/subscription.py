@@ -31,6 +31,9 @@ class Remembering(Protocol):
     def memo(self) -> Memo: ...
 
 
+NONE = frozenset[str]()
+BEATS = 3  # in a TTL: one that is lost or late does no harm
+
 Key = TypeVar("Key", bound=Remembering)
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
@@ -84,6 +87,7 @@ NOTHING = Held(MappingProxyType({}))
 class Plan:
     """One response: what to send, and what the client holds after it.
 
+    Of the resources, `beats` are sent without their body, only to be kept; `absent` are names that do not exist.
     `number` is its nonce on every stream that has not had a higher one yet, so that these share its bytes.
     """
 
@@ -91,6 +95,8 @@ class Plan:
     resources: tuple[Resource, ...]
     removed: tuple[str, ...]
     held: Held
+    beats: frozenset[str] = frozenset()
+    absent: tuple[str, ...] = ()
     number: int = field(default_factory=itertools.count(1).__next__, init=False)
     memo: Memo = field(default_factory=dict, init=False, repr=False)
 
@@ -154,8 +160,9 @@ class Subscription:
     `acked` what was accepted; `rejected` holds versions by name that were NACKed and are still what is held.
     `unknown` are names that the client may hold in a content that nobody here knows, from an earlier stream or after a
     NACK of several resources; WILDCARD stands for any name. `again` names what to resend though it did not change;
-    `dropped` are names that a request left out which came too early to count (SotW); `due` says that the client waits
-    for an answer even if that is empty.
+    `beats` names what is to be said again only so that the client keeps it beyond its TTL. `dropped` are names that a
+    request left out which came too early to count (SotW); `due` says that the client waits for an answer even if that
+    is empty.
     """
 
     type: ResourceType
@@ -167,6 +174,7 @@ class Subscription:
     rejected: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     rejection: Rejection | None = None
     again: frozenset[str] = frozenset()
+    beats: frozenset[str] = frozenset()
     dropped: frozenset[str] = frozenset()
     due: bool = False
     nonce: str = ""
@@ -227,6 +235,9 @@ def unified(state: Subscription) -> Subscription:
 class Dialect(Protocol):
     """What SotW and delta do differently."""
 
+    @property
+    def NAME(self) -> str: ...  # noqa: N802  # a constant of a module
+
     def decode(self, raw: bytes) -> Message:
         """Return the request message of these bytes; raises protobuf's DecodeError."""
 
@@ -245,8 +256,8 @@ class Dialect(Protocol):
     def plan(self, state: Subscription, view: View, kept: frozenset[str]) -> Plan | None:
         """Return what to say to a client in this state, or None; names in `kept` stay as the client has them."""
 
-    def encode(self, type_: ResourceType, plan: Plan, nonce: str) -> bytes:
-        """Return a response's bytes."""
+    def encode(self, type_: ResourceType, plan: Plan, nonce: str, *, ttls: bool) -> bytes:
+        """Return a response's bytes; with TTLs for a client that knows them."""
 
 
 class Current(NamedTuple):
@@ -257,8 +268,8 @@ class Current(NamedTuple):
 
 
 def subscribable(type_: ResourceType, names: frozenset[str]) -> frozenset[str]:
-    """Return the names that count: only clusters and listeners have a wildcard (xDS protocol, "Resource names")."""
-    return names if type_.full_state else names - {WILDCARD}
+    """Return the names that count: few types have a wildcard (xDS protocol, "Resource names")."""
+    return names if type_.wildcard else names - {WILDCARD}
 
 
 def renamed(state: Subscription, names: frozenset[str]) -> Subscription:
@@ -275,6 +286,7 @@ def renamed(state: Subscription, names: frozenset[str]) -> Subscription:
         acked=restricted(state.acked, names),
         unknown=names if WILDCARD in state.unknown else state.unknown & names,
         again=state.again & names,
+        beats=state.beats & names,
         rejected=rejected,
         rejection=None if state.rejected and not rejected else state.rejection,
     )
@@ -288,7 +300,8 @@ def sent(state: Subscription, plan: Plan, nonce: str) -> Subscription:
     return replace(
         state,
         held=plan.held,
-        again=state.again.difference(plan.names(), plan.removed),
+        again=state.again.difference(plan.names(), plan.removed, plan.absent),
+        beats=NONE,
         due=False,
         rejected=rejected,
         nonce=nonce,
@@ -375,6 +388,24 @@ def restricted(held: Held, names: frozenset[str]) -> Held:
 def needs(held: Held, type_: ResourceType) -> frozenset[str]:
     """Return the names of `type_` that what is held refers to."""
     return frozenset(name for each in held.resources.values() if each is not None for name in each.names(type_))
+
+
+class Pulse(NamedTuple):
+    """What of the resources that a client holds ends by itself, and how often the client must hear of it."""
+
+    names: frozenset[str]
+    every_s: float
+
+
+@shared(SHARED_STATES)
+def pulse(held: Held, protocol: str) -> Pulse | None:
+    """Return the pulse that keeps alive what is held; None when all of it lives until it is removed."""
+    each_s = {
+        name: each.ttl_s
+        for name, each in held.resources.items()
+        if each is not None and each.ttl_s is not None and protocol in each.type.expires_in
+    }
+    return Pulse(frozenset(each_s), min(each_s.values()) / BEATS) if each_s else None
 
 
 @shared(SHARED_STATES)

@@ -27,5 +27,14 @@ def any_of(resource: Resource) -> bytes:
     return text_field(1, resource.type.url) + (bytes_field(2, resource.body) if resource.body else b"")
 
 
+def ttl_field(resource: Resource) -> bytes:
+    """Encode a resource's TTL as field `ttl` of envoy.service.discovery.v3.Resource; nothing when it has none."""
+    if resource.ttl_s is None:
+        return b""
+    seconds, nanos = divmod(round(resource.ttl_s * 1e9), 10**9)
+    parts = ((1, seconds), (2, nanos))
+    return bytes_field(6, b"".join(varint(number << 3) + varint(value) for number, value in parts if value))
+
+
 IDENTITY = text_field(1, "envoy-rollout")
 """The ControlPlane message: who answers."""
