@@ -21,20 +21,30 @@ from rollout.controller import Controller, Outside
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.machine import weight_bp
 from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape
-from rollout.observer import Stats
+from rollout.observer import Stats, has_stats
 from rollout.record import Rollout
 from rollout.signals import Signals
 from rollout.store import Store
 from rollout.store.sqlite import open_store
+from rollout.traffic.groups import Files
 from rollout.traffic.publisher import Publisher
+from xds.access import Access, Anyone, Current
+from xds.access import parse as parse_access
 from xds.cache import Cache, NodeStatus
 from xds.edge.grpcio import GrpcEdge
-from xds.errors import XdsError
-from xds.node import Node
+from xds.edge.status import Clocks, StatusEdge
+from xds.edge.tls import Certificates, Loaded, TlsFiles
+from xds.errors import Forbidden, InvalidConfig, XdsError
+from xds.limits import Rate, TokenBucket
+from xds.node import Node, Peer
+from xds.resources import SECRETS
 from xds.session import ControlPlane, Events
 from xds.stream import Answer
 
 GRACE_S = 2.0
+XDS_GRACE_S = 5.0  # at most; streams end one after the other, and when none is left the server stops
+LOGGED_REFUSALS = Rate(per_s=5, burst=50)  # a fleet without access tries again for as long as it has none
+STATUS_GRACE_S = 0.2
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 CONFIG_SIZE_LIMIT = 256 * 1024 * 1024
 
@@ -45,6 +55,9 @@ class Settings:
 
     `envoy_admin_port` is where an Envoy's stats are read when its node.metadata does not say it.
     `token`: what changes by the API need; None is allowed on loopback only.
+    `xds_cert`, `xds_key`: PEM files for TLS on the xDS port, None for plain text. `xds_client_ca`: the authorities of
+    the certificates that clients must show, None when they need none. `xds_authz`: the rules of who may have what.
+    `xds_status`: HOST:PORT of the status port, None for no such port.
     """
 
     configs: Path = Path("envoy-configs")
@@ -53,6 +66,11 @@ class Settings:
     admin: str = "127.0.0.1:18080"
     envoy_admin_port: int = 9901
     token: str | None = None
+    xds_cert: Path | None = None
+    xds_key: Path | None = None
+    xds_client_ca: Path | None = None
+    xds_authz: Path | None = None
+    xds_status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +79,44 @@ class Listening:
 
     xds: str
     admin: str
+    xds_status: str | None = None
 
 
-def read_configs(folder: Path) -> Mapping[str, str]:
-    """Return the text of a folder's files by name. Raises InvalidSpec."""
+def read_configs(folder: Path) -> Files:
+    """Return the text of a folder's files by path, those of each group of proxies apart. Raises InvalidSpec.
+
+    A folder in it holds the files of the proxies whose node.cluster is its name; hidden ones count for nothing.
+    """
     if not folder.is_dir():
         raise InvalidSpec(f"the folder {folder} does not exist; name the folder with Envoy's YAML")
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix in CONFIG_SUFFIXES and path.is_file())
-        if sum(path.stat().st_size for path in paths) > CONFIG_SIZE_LIMIT:
+        common = _config_paths(folder)
+        groups = {below.name: _config_paths(below) for below in _folders(folder)}
+        nested = [path for group in _folders(folder) for below in _folders(group) for path in below.rglob("*")]
+        too_deep = next((path for path in nested if path.suffix in CONFIG_SUFFIXES), None)
+        if too_deep is not None:
+            raise InvalidSpec(f"{too_deep} lies too deep to be served; move it up, into the folder of its group")
+        if sum(path.stat().st_size for paths in (common, *groups.values()) for path in paths) > CONFIG_SIZE_LIMIT:
             raise InvalidSpec(f"the files in {folder} are larger than {CONFIG_SIZE_LIMIT >> 20} MiB together")
-        files = {str(path): path.read_text(encoding="utf-8") for path in paths}
+        files = Files(_texts(common), {group: _texts(paths) for group, paths in groups.items() if paths})
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"cannot read the files of {folder}: {error}") from error
-    if not files:
-        raise InvalidSpec(f"the folder {folder} has no .yaml, .yml or .json file; there is nothing to serve")
+    if not files.common:
+        what = f"the folder {folder} has no .yaml, .yml or .json file; there is nothing to serve"
+        raise InvalidSpec(f"{what} to proxies whose cluster has no folder of its own" if files.groups else what)
     return files
+
+
+def _config_paths(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix in CONFIG_SUFFIXES and path.is_file()))
+
+
+def _folders(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+
+
+def _texts(paths: tuple[Path, ...]) -> Mapping[str, str]:
+    return {str(path): path.read_text(encoding="utf-8") for path in paths}
 
 
 async def serve(settings: Settings, ready: Callable[[Listening], None]) -> None:
@@ -95,6 +135,50 @@ def _check(settings: Settings) -> None:
     split_address(settings.xds)
     if settings.token is None and not is_loopback(host):
         raise InvalidSpec(f"--admin {settings.admin} is not loopback, so changes need a token; set ROLLOUT_TOKEN")
+    if settings.xds_status is not None and _status_token(settings) is None and not _is_local(settings.xds_status):
+        what = f"--xds-status {settings.xds_status} is not loopback, so what it shows of the fleet needs a token"
+        raise InvalidSpec(f"{what}; set ROLLOUT_TOKEN")
+    _check_tls(settings)
+
+
+def _is_local(address: str) -> bool:
+    return is_loopback(split_address(address)[0])
+
+
+def _status_token(settings: Settings) -> str | None:
+    """Return what the client status needs: nothing on loopback, as reading by the admin API there."""
+    return None if settings.xds_status is None or _is_local(settings.xds_status) else settings.token
+
+
+def _check_tls(settings: Settings) -> None:
+    if (settings.xds_cert is None) != (settings.xds_key is None):
+        raise InvalidSpec("--xds-cert and --xds-key go together: give the certificate and its key, or neither")
+    if settings.xds_client_ca is not None and settings.xds_cert is None:
+        raise InvalidSpec("--xds-client-ca needs TLS: give --xds-cert and --xds-key too")
+    if settings.xds_authz is not None and settings.xds_client_ca is None:
+        raise InvalidSpec("--xds-authz needs clients with certificates: give --xds-client-ca too")
+
+
+def _exposure(settings: Settings) -> str | None:
+    """Return what a port that others can reach gives away, None when it does not."""
+    if settings.xds_client_ca is not None or is_loopback(split_address(settings.xds)[0]):
+        return None
+    if settings.xds_cert is None:
+        what = "the xDS port speaks plain text: whoever reaches it reads the fleet's configuration"
+        return f"{what}; give --xds-cert, --xds-key and --xds-client-ca, or keep it in a network of its own"
+    what = "the xDS port asks for no certificate: whoever reaches it reads the fleet's configuration as any node"
+    return f"{what}; give --xds-client-ca"
+
+
+def read_access(path: Path | None) -> Access:
+    """Return the rules of a file, or access without rules. Raises InvalidSpec or InvalidConfig."""
+    if path is None:
+        return Anyone()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"cannot read --xds-authz {path}: {error}") from error
+    return parse_access(str(path), text)
 
 
 class _Server:
@@ -123,7 +207,10 @@ class _Server:
         )
         self._registry = CollectorRegistry()
         self._signals = Signals(self._registry, self._controller, self._cache)
-        self._edge = GrpcEdge(ControlPlane(self._cache, self._events()), self._clock)
+        self._refusals = TokenBucket()
+        self._access = Current(read_access(settings.xds_authz))
+        plane = ControlPlane(self._cache, self._events(), self._access)
+        self._edge = GrpcEdge(plane, self._clock, self._certificates())
         self._stop = asyncio.Event()
         self._hang_up = asyncio.Event()
 
@@ -133,15 +220,19 @@ class _Server:
         warnings = self._controller.restore(contents, read_configs(self._settings.configs))
         for warning in warnings:
             self._log.warning("config", warning=warning)
+        self._warn_of_access()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up.set)
         async with contextlib.AsyncExitStack() as stack:
             admin = await self._start_api(stack)
+            status = StatusEdge(self._cache, Clocks(self._clock, time.time), _status_token(self._settings))
+            stack.push_async_callback(status.stop, STATUS_GRACE_S)
             port = await self._edge.start(self._settings.xds)
-            stack.push_async_callback(self._edge.stop, GRACE_S)
-            ready(Listening(_with_port(self._settings.xds, port), admin))
+            stack.push_async_callback(self._edge.stop, XDS_GRACE_S)
+            stack.push_async_callback(status.tell_end)  # before the streams end
+            ready(Listening(_with_port(self._settings.xds, port), admin, await self._start_status(status)))
             async with asyncio.TaskGroup() as group:
                 lives = (self._controller.run, self._controller.save, self._scraper.run, self._reload_on_hang_up)
                 tasks = [group.create_task(live()) for live in lives]
@@ -149,6 +240,38 @@ class _Server:
                 self._log.info("stopping")
                 for task in tasks:
                     task.cancel()
+
+    async def _start_status(self, status: StatusEdge) -> str | None:
+        address = self._settings.xds_status
+        return None if address is None else _with_port(address, await status.start(address))
+
+    def _certificates(self) -> Certificates | None:
+        cert, key = self._settings.xds_cert, self._settings.xds_key
+        if cert is None or key is None:
+            return None
+        certificates = Certificates(
+            TlsFiles(cert, key, self._settings.xds_client_ca), lambda: datetime.now(UTC), self._rotated
+        )
+        self._rotated(certificates.loaded)
+        return certificates
+
+    def _rotated(self, found: Loaded | InvalidConfig) -> None:
+        if isinstance(found, InvalidConfig):
+            self._log.error("xDS certificate refused; the last good one stays in use", reason=str(found))
+        else:
+            expires = found.expires_at.isoformat()
+            self._log.info("xDS certificate loaded", names=list(found.names), expires=expires)
+
+    def _warn_of_access(self) -> None:
+        exposure = _exposure(self._settings)
+        if exposure is not None:
+            self._log.warning("open to others", warning=exposure)
+        fleet = self._cache.fleet
+        snapshots = () if fleet is None else (fleet.common, *fleet.groups.values())
+        if self._settings.xds_authz is None and any(each.views[SECRETS].resources for each in snapshots):
+            what = "envoy-configs has secrets, but no client may have one, and who asks for one loses its stream"
+            what = f"{what}; give --xds-authz FILE, with mutual TLS"
+            self._log.warning("secrets are not served", warning=what)
 
     async def _start_api(self, stack: contextlib.AsyncExitStack) -> str:
         backstage = Backstage(
@@ -179,7 +302,8 @@ class _Server:
         return time.monotonic() - self._start_s
 
     def _targets(self) -> Mapping[str, str]:
-        return {status.node.id: self._admin_address(status) for status in self._cache.connected()}
+        connected = self._cache.connected()
+        return {each.node.id: self._admin_address(each) for each in connected if has_stats(each.node)}
 
     def _admin_address(self, status: NodeStatus) -> str:
         said = status.node.metadata.get(ADMIN_METADATA)
@@ -190,8 +314,14 @@ class _Server:
         return f"{host}:{self._settings.envoy_admin_port}"
 
     async def _reload(self) -> tuple[str, ...]:
-        """Serve what envoy-configs says now. Raises InvalidSpec or InvalidConfig, and then goes on as before."""
+        """Serve what envoy-configs says now, to whom the rules of access now allow it.
+
+        Raises InvalidSpec or InvalidConfig, and then goes on as before; good rules count even when the rest is refused.
+        """
         try:
+            rules = await asyncio.to_thread(read_access, self._settings.xds_authz)
+            self._access.access = rules
+            self._edge.recheck()
             warnings = self._controller.reload(await asyncio.to_thread(read_configs, self._settings.configs))
         except (RolloutError, XdsError) as error:
             self._log.warning("config refused; the last good one is served", reason=str(error))
@@ -242,7 +372,13 @@ class _Server:
             self._signals.answered(answer)
             self._controller.wake()
 
-        return Events(joined, left, answered, lambda _, response: self._signals.responded(response))
+        def refused(peer: Peer, error: XdsError) -> None:
+            if isinstance(error, Forbidden) and self._refusals.try_take(LOGGED_REFUSALS, self._clock()):
+                self._log.warning(
+                    "refused", peer=peer.address, identities=sorted(peer.identities or ()), reason=str(error)
+                )
+
+        return Events(joined, left, answered, lambda _, response: self._signals.responded(response), refused)
 
 
 def _with_port(address: str, port: int) -> str:

@@ -9,8 +9,35 @@ from rollout.errors import InvalidSpec
 
 V3 = {"resource_api_version": "V3"}
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+UPSTREAM_TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 CONNECTION_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ADMIN_METADATA = "rollout.admin"  # node.metadata: HOST:PORT at which the control plane reads this Envoy's stats
+
+
+@dataclass(frozen=True, slots=True)
+class XdsTls:
+    """TLS to the control plane, by PEM files on the proxy's host.
+
+    `ca` is the authority of the control plane's certificate, `cert` and `key` are the proxy's own, None without mutual
+    TLS. `name` is the one that the control plane's certificate must have: a SPIFFE ID, an address or a DNS name; None:
+    the host by which it is called.
+    """
+
+    ca: str
+    cert: str | None = None
+    key: str | None = None
+    name: str | None = None
+
+
+def xds_tls(ca: str | None, cert: str | None, key: str | None, name: str | None) -> XdsTls | None:
+    """Return how to speak TLS, None for plain text. Raises InvalidSpec for half of it."""
+    if (cert is None) != (key is None):
+        raise InvalidSpec("--xds-cert and --xds-key go together: give the proxy's certificate and its key, or neither")
+    if ca is None:
+        if cert or name:
+            raise InvalidSpec("--xds-ca is missing: without the control plane's authority any server could be it")
+        return None
+    return XdsTls(ca, cert, key, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +55,7 @@ class Proxy:
     admin: str
     stats: str | None = None
     delta: bool = False
+    tls: XdsTls | None = None
 
 
 def bootstrap(proxy: Proxy) -> dict[str, Any]:
@@ -67,7 +95,7 @@ def bootstrap(proxy: Proxy) -> dict[str, Any]:
             "lds_config": {**V3, "initial_fetch_timeout": "0s", "ads": {}},
         },
         "static_resources": {
-            "clusters": [_xds_cluster(proxy.xds), *([_admin_cluster(proxy.admin)] if proxy.stats else [])],
+            "clusters": [_xds_cluster(proxy.xds, proxy.tls), *([_admin_cluster(proxy.admin)] if proxy.stats else [])],
             **({"listeners": [_stats_listener(proxy.stats)]} if proxy.stats else {}),
         },
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
@@ -135,7 +163,7 @@ def _admin_cluster(address: str) -> dict[str, Any]:
     return _cluster("admin_local", address, "STATIC")
 
 
-def _xds_cluster(address: str) -> dict[str, Any]:
+def _xds_cluster(address: str, tls: XdsTls | None) -> dict[str, Any]:
     keepalive = {"connection_keepalive": {"interval": "10s", "timeout": "3s"}}  # notices a control plane that hangs
     options = {
         "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
@@ -144,7 +172,38 @@ def _xds_cluster(address: str) -> dict[str, Any]:
     return {
         **_cluster("xds_cluster", address, "STRICT_DNS"),
         "typed_extension_protocol_options": {HTTP_OPTIONS: options},
+        **({} if tls is None else {"transport_socket": _transport_socket(tls, split_address(address)[0])}),
     }
+
+
+def _transport_socket(tls: XdsTls, host: str) -> dict[str, Any]:
+    """Trust the control plane by its authority and by its name: the authority may have signed the proxies too."""
+    name = tls.name or host
+    validation = {
+        "trusted_ca": {"filename": tls.ca},
+        "match_typed_subject_alt_names": [{"san_type": _name_kind(name), "matcher": {"exact": name}}],
+    }
+    own = [{"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}] if tls.cert else []
+    context = {
+        "@type": f"type.googleapis.com/{UPSTREAM_TLS}",
+        **next(({"sni": each} for each in (name, host) if _name_kind(each) == "DNS"), {}),
+        "common_tls_context": {
+            "alpn_protocols": ["h2"],  # gRPC closes a connection that did not agree on it
+            "validation_context": validation,
+            **({"tls_certificates": own} if own else {}),
+        },
+    }
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _name_kind(name: str) -> str:
+    if "://" in name:
+        return "URI"
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "DNS"
+    return "IP_ADDRESS"
 
 
 def _stats_listener(address: str) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from yarl import URL
 from rollout import screen
 from rollout.app import Listening, Settings, read_configs
 from rollout.app import serve as run_server
-from rollout.bootstrap import Proxy
+from rollout.bootstrap import Proxy, xds_tls
 from rollout.bootstrap import bootstrap as bootstrap_of
 from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, exit_code, follow, follow_drain, stdout, token
 from rollout.client import Client, Glance, path_of
 from rollout.errors import InvalidSpec, RolloutError
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
-from rollout.traffic.publisher import check
+from rollout.traffic.publisher import check_fleet
 from xds.errors import XdsError
 
 DEFAULTS = Settings()
@@ -102,7 +102,7 @@ def _main(
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 - one parameter for each option
     *,
     configs: Annotated[Path, typer.Option(metavar="DIR", help="Envoy's configuration: YAML files.")] = DEFAULTS.configs,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Where rollouts are remembered.")] = DEFAULTS.data,
@@ -113,6 +113,17 @@ def serve(
     envoy_admin_port: Annotated[
         int, typer.Option(metavar="N", min=1, max=65535, help="The admin port of Envoys that do not name theirs.")
     ] = DEFAULTS.envoy_admin_port,
+    xds_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the server's certificate, PEM.")] = None,
+    xds_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: its key, PEM.")] = None,
+    xds_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Mutual TLS: the authorities of the Envoys' certificates, PEM.")
+    ] = None,
+    xds_authz: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Which certificate may be which node and have which secrets.")
+    ] = None,
+    xds_status: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="gRPC: what each Envoy has (CSDS), health, reflection.")
+    ] = None,
 ) -> None:
     """Run the server: control plane and rollout engine.
 
@@ -120,7 +131,19 @@ def serve(
     in ROLLOUT_TOKEN when it is set.
     """
     _log_to_stderr()
-    settings = Settings(configs, data, xds, admin, envoy_admin_port, token())
+    settings = Settings(
+        configs,
+        data,
+        xds,
+        admin,
+        envoy_admin_port,
+        token(),
+        xds_cert=xds_cert,
+        xds_key=xds_key,
+        xds_client_ca=xds_client_ca,
+        xds_authz=xds_authz,
+        xds_status=xds_status,
+    )
     faults: list[Exception] = []
     try:
         asyncio.run(run_server(settings, _ready))
@@ -136,7 +159,8 @@ def _flat(group: ExceptionGroup[Any]) -> list[Exception]:
 
 
 def _ready(listening: Listening) -> None:
-    structlog.get_logger().info(f"xDS on {listening.xds}, admin API on http://{listening.admin}")
+    status = "" if listening.xds_status is None else f", its status on {listening.xds_status}"
+    structlog.get_logger().info(f"xDS on {listening.xds}{status}, admin API on http://{listening.admin}")
 
 
 class _Stderr:
@@ -397,12 +421,15 @@ def lint(folder: ConfigFolder, *, as_json: AsJson = False) -> None:
     """
     caller = Caller("", as_json)
     try:
-        compiler, warnings = check(read_configs(folder))
+        files = read_configs(folder)
+        compiler, warnings = check_fleet(files)
     except (RolloutError, XdsError) as error:
         caller.fail(error)
-    services = sorted(compiler.overlay.services)
-    answer = {"services": services, "warnings": [{"where": each.where, "what": each.what} for each in warnings]}
+    services, groups = sorted(compiler.services), sorted(files.groups)
+    notes = [{"where": each.where, "what": each.what} for each in warnings]
+    answer = {"services": services, "groups": groups, "warnings": notes}
     fine = f"{folder} is fine; services: {', '.join(services) or 'none; an EDS cluster is one'}"
+    fine = f"{fine}; groups: {', '.join(groups)}" if groups else fine
     caller.show(answer, lambda _: screen.notes(list(map(str, warnings)), fine))
 
 
@@ -420,6 +447,16 @@ def bootstrap(  # noqa: PLR0913 - one parameter for each option
         str | None, typer.Option(metavar="HOST:PORT", help="A read-only port of its stats, for a server elsewhere.")
     ] = None,
     delta: Annotated[bool, typer.Option("--delta", help="Speak incremental xDS.")] = False,
+    xds_ca: Annotated[
+        str | None, typer.Option(metavar="FILE", help="TLS: the authority of the server's certificate, PEM.")
+    ] = None,
+    xds_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Mutual TLS: this Envoy's own certificate, PEM.")
+    ] = None,
+    xds_key: Annotated[str | None, typer.Option(metavar="FILE", help="Mutual TLS: its key, PEM.")] = None,
+    xds_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The name in the server's certificate, by default --xds's host.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what an Envoy of the fleet starts with, as YAML.
@@ -430,7 +467,8 @@ def bootstrap(  # noqa: PLR0913 - one parameter for each option
     if not region or "/" in zone or (slash and not zone):
         raise typer.BadParameter(f"'{location}' is no location; write REGION/ZONE", param_hint="--location")
     try:
-        document = bootstrap_of(Proxy(node_id, cluster, region, zone, xds, envoy_admin, stats, delta))
+        tls = xds_tls(xds_ca, xds_cert, xds_key, xds_name)
+        document = bootstrap_of(Proxy(node_id, cluster, region, zone, xds, envoy_admin, stats, delta, tls))
     except InvalidSpec as error:
         Caller("", as_json).fail(error)
     if as_json:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rollout.books import Books, name_of
+from rollout.bootstrap import ADMIN_METADATA
 from rollout.drain import Active
 from rollout.gate import Counts
 from rollout.looks import Looks, total
@@ -12,12 +13,14 @@ from rollout.metrics import Failure, Query, Scrape
 from rollout.record import Backend, Rollout
 from rollout.traffic.publisher import Publisher
 from xds.cache import Cache, NodeStatus
+from xds.node import Node
 
 LOOK_EVERY_S = 1.0
 PAUSED_LOOK_EVERY_S = 10.0  # each look is a line of the journal, and a pause may last for days
 STALE_SCRAPE_S = 5.0
 DISCONNECT_GRACE_S = 30.0  # so long a node that went away is waited for: a restart, a cut line
 REASON_LIMIT = 300
+NO_STATS = "none"  # what a client without stats, as gRPC's own is, says under ADMIN_METADATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,16 @@ class Observer:
     def observe(self, rollout: Rollout, command: Command | None, by: str) -> Seen:
         """Return all that a decision about this rollout may rest on now."""
         service, state = rollout.service, rollout.state
-        connected = self._connected()
+        everyone = self._connected()
+        connected = self._having(service, everyone)
         lagging, refused = self._lags(rollout)
+        missing = self._missing(service, everyone)
         seen = Seen(
             self._clock(),
             len(connected),
-            fleet=len(connected.keys() | self._nodes.keys()),
+            fleet=len(connected.keys() | missing.keys()),
             served=self._books.splits.get(service),
-            lagging={**self._missing(connected), **lagging},
+            lagging={**missing, **lagging},
             refused={**_fresh_rejections(connected, state.since_s), **refused},
             command=command,
             by=by,
@@ -86,15 +91,15 @@ class Observer:
 
     def lagging(self, service: str) -> Mapping[str, str]:
         """Return by node id why a node does not have a service as it is served now."""
-        connected = self._connected()
-        nobody = {} if connected else {"the fleet": "has no Envoy on the line"}
+        everyone = self._connected()
+        nobody = {} if self._having(service, everyone) else {"the fleet": "has no Envoy on the line"}
         rollout = self._books.rollouts.get(service)
-        return {**nobody, **self._missing(connected), **(self._lags(rollout)[0] if rollout else {})}
+        return {**nobody, **self._missing(service, everyone), **(self._lags(rollout)[0] if rollout else {})}
 
     def backend_known(self, backend: Backend) -> bool:
         """Say whether every Envoy knows that a backend is let go."""
         lags = self._publisher.endpoint_lags(backend.service, backend.version)
-        return not lags and not self._missing(self._connected())
+        return not lags and not self._missing(backend.service, self._connected())
 
     def expect(self, nodes: tuple[str, ...]) -> None:
         """Wait for these nodes as for ones that have just gone away: they were here before a restart."""
@@ -117,9 +122,9 @@ class Observer:
         names: list[str] = []
         for service in sorted(self._books.busy()):
             names += (self._publisher.stat_name(service, each.name) for each in self._books.traffic(service).versions)
-            bare = self._publisher.bare_stat_name(service)
-            if bare is not None:
-                names.append(bare)
+            bare = self._publisher.bare_stat_names(service)
+            if bare:
+                names += bare
                 backends.update(self._leaving(service))
         return Query(tuple(names), tuple(sorted(backends)))
 
@@ -132,38 +137,53 @@ class Observer:
 
     def backend_active(self, backend: Backend) -> Active | None:
         """Return what runs on one backend."""
-        stat = self._publisher.stat_name(backend.service, backend.version)
-        bare = self._publisher.bare_stat_name(backend.service)
+        service, version, address = backend.service, backend.version, backend.address
+        stat = self._publisher.stat_name(service, version)
 
-        def running(scrape: Scrape) -> int | None:
-            return _sum(_active_on(scrape, each, backend.address) for each in (stat, bare) if each is not None)
+        def running(node: Node, scrape: Scrape) -> int | None:
+            bare = self._publisher.bare_stat_name(node, service)
+            return _sum(_active_on(scrape, each, address) for each in (stat, bare) if each is not None)
 
-        return self._activity(self._connected(), running)
+        having = {
+            name: status
+            for name, status in self._connected().items()
+            if self._publisher.has_backend(status.node, service, version, address)
+        }
+        return self._activity(having, running)
 
     def _version_active(self, service: str, version: str, connected: Mapping[str, NodeStatus]) -> Active | None:
-        stat, bare = self._publisher.stat_name(service, version), self._publisher.bare_stat_name(service)
-        addresses = self._books.addresses(service, version) if bare is not None else ()
+        stat, addresses = self._publisher.stat_name(service, version), self._books.addresses(service, version)
 
-        def running(scrape: Scrape) -> int | None:
+        def running(node: Node, scrape: Scrape) -> int | None:
             stats = scrape.clusters.get(stat)
             whole = None if stats is None else stats.rq_active + stats.rq_pending_active
-            return _sum([whole, *(_active_on(scrape, bare or stat, address) for address in addresses)])
+            bare = self._publisher.bare_stat_name(node, service)
+            known = (each for each in addresses if self._publisher.has_backend(node, service, version, each))
+            return _sum([whole, *(_active_on(scrape, bare, address) for address in known if bare is not None)])
 
         return self._activity(connected, running)
 
-    def _activity(self, connected: Mapping[str, NodeStatus], running: Callable[[Scrape], int | None]) -> Active | None:
+    def _activity(
+        self, connected: Mapping[str, NodeStatus], running: Callable[[Node, Scrape], int | None]
+    ) -> Active | None:
         """Return what runs by node, as of the oldest answer; an Envoy that cannot be asked counts as unknown."""
         if not connected:
             return None
         latest, failures = self._stats.latest(), self._stats.failures()
         answers = {node: latest[node] for node in connected if node in latest and node not in failures}
-        by_node: dict[str, int | None] = {node: running(scrape) for node, scrape in answers.items()}
+        by_node: dict[str, int | None] = {
+            node: running(connected[node].node, scrape) for node, scrape in answers.items()
+        }
         by_node |= dict.fromkeys(connected.keys() - answers.keys())
         asked_s = [scrape.started_s for scrape in answers.values()] or [self._clock()]
         return Active(min(asked_s), by_node, max(asked_s))
 
     def _connected(self) -> dict[str, NodeStatus]:
         return {status.node.id: status for status in self._cache.connected()}
+
+    def _having(self, service: str, connected: Mapping[str, NodeStatus]) -> dict[str, NodeStatus]:
+        """Return those of the connected Envoys whose configuration has a service."""
+        return {name: status for name, status in connected.items() if self._publisher.has(status.node, service)}
 
     def _lags(self, rollout: Rollout) -> tuple[dict[str, str], dict[str, str]]:
         """Return who is waited for, and who of them refused; going forward needs more than letting a version go."""
@@ -177,13 +197,14 @@ class Observer:
             {node: _shortened(lag.why) for node, lag in lags.items() if lag.refused},
         )
 
-    def _missing(self, connected: Mapping[str, NodeStatus]) -> dict[str, str]:
+    def _missing(self, service: str, connected: Mapping[str, NodeStatus]) -> dict[str, str]:
+        """Return who is waited for though it is gone; not whose configuration had no such service."""
         now_s = self._clock()
-        return {
-            node: f"is disconnected (waited for up to {DISCONNECT_GRACE_S:g} s)"
-            for node, seen_s in self._nodes.items()
-            if node not in connected and now_s - seen_s < DISCONNECT_GRACE_S
-        }
+        absent = self._nodes.keys() - connected.keys()
+        missing = {node for node in absent if now_s - self._nodes[node] < DISCONNECT_GRACE_S}
+        if missing:
+            missing -= {each.node.id for each in self._cache.gone() if not self._publisher.has(each.node, service)}
+        return dict.fromkeys(sorted(missing), f"is disconnected (waited for up to {DISCONNECT_GRACE_S:g} s)")
 
     def _unready(self, rollout: Rollout, connected: Mapping[str, NodeStatus]) -> Iterator[str]:
         stat = self._publisher.stat_name(rollout.service, rollout.candidate)
@@ -191,7 +212,7 @@ class Observer:
         latest, failures = self._stats.latest(), self._stats.failures()
         if not expected:
             yield f"{rollout.candidate} has no backends"
-        for node in sorted(connected):
+        for node in sorted(node for node, status in connected.items() if has_stats(status.node)):
             scrape, failure = latest.get(node), failures.get(node)
             if failure is not None:
                 yield f"{node}: {failure.why}"
@@ -229,11 +250,21 @@ class Observer:
         latest, failures = self._stats.latest(), self._stats.failures()
         blind: dict[str, str] = {}
         for node, status in connected.items():
+            if not has_stats(status.node):
+                continue
             failure, scrape = failures.get(node), latest.get(node)
             unseen = scrape is None or scrape.started_s < status.since_s
             if unseen or (scrape is not None and now_s - scrape.started_s > STALE_SCRAPE_S):
                 blind[node] = failure.why if failure else "no stats yet"
         return blind
+
+
+def has_stats(node: Node) -> bool:
+    """Say whether a client has stats to be read. One that has none is judged by what the others see.
+
+    Its ACKs are waited for all the same, and nobody knows what runs on it: it makes drains last for their timeout.
+    """
+    return node.metadata.get(ADMIN_METADATA) != NO_STATS
 
 
 def _active_on(scrape: Scrape, stat_name: str, address: str) -> int | None:

@@ -9,6 +9,7 @@ from rollout.app import read_configs
 from rollout.bootstrap import Proxy, bootstrap
 from rollout.spec import FULL_BP, parse_strategy
 from rollout.traffic.publisher import check
+from xds.resources import TYPES
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +29,12 @@ def test_strategies_in_readme_can_be_used() -> None:
     assert blocks
     for block in blocks:
         assert parse_strategy(block).stages[-1].weight_bp == FULL_BP
+
+
+def test_every_list_of_a_configuration_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for type_ in TYPES:
+        assert f"| `{type_.word}` | `{type_.message}` |" in text, type_.word
 
 
 def test_make_targets_in_readme_exist() -> None:

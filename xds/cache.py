@@ -69,7 +69,7 @@ class Fleet:
     group_of: Callable[[Node], str] = lambda node: node.cluster
 
     def of(self, node: Node) -> Snapshot:
-        return self.groups.get(self.group_of(node), self.common)
+        return self.groups.get(self.group_of(node), self.common) if self.groups else self.common
 
 
 class Cache:
@@ -91,7 +91,7 @@ class Cache:
         """Serve this from now on; return whether any content changed. A snapshot alone is served to every node."""
         before = self.fleet
         following = _sharing(fleet if isinstance(fleet, Fleet) else Fleet(fleet), before)
-        if before is not None and _versions(before) == _versions(following) and before.group_of is following.group_of:
+        if before is not None and _versions(before) == _versions(following) and before.group_of == following.group_of:
             return False
         self.fleet = following
         self._snapshots = len({each.version for each in (following.common, *following.groups.values())})
@@ -159,7 +159,7 @@ class Cache:
         fleet = self.fleet
         if fleet is None:
             return {}
-        wanted_of = {each: tuple(wanted(each)) for each in (fleet.common, *fleet.groups.values())}
+        wanted_of = {each: tuple(wanted(each)) for each in {fleet.common, *fleet.groups.values()}}
         lags: dict[str, Lag] = {}
         for node_id, members in sorted(self._members.items()):
             # All of them: two Envoys that were given one id are as far as the slower one.

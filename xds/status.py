@@ -11,7 +11,7 @@ from xds import proto
 from xds.cache import Cache
 from xds.errors import InvalidRequest
 from xds.node import Node
-from xds.redaction import redacted
+from xds.redaction import redacted, redacted_text
 from xds.resources import SECRETS, Resource
 from xds.snapshot import Snapshot
 from xds.subscription import WILDCARD, Subscription
@@ -22,7 +22,7 @@ REQUEST = f"{PACKAGE}.ClientStatusRequest"
 CLIENT = f"{PACKAGE}.ClientConfig"
 CONFIG_FIELD = 1  # ClientStatusResponse.config
 STREAMED_BYTES = 3 * 1024 * 1024  # of one message of a stream, a single client apart: gRPC clients take 4 MiB
-FETCHED_BYTES = 60 * 1024 * 1024  # of the only message of a fetch
+RESPONSE_BYTES = 60 * 1024 * 1024  # of one client, and of the only message of a fetch
 NAMES_AT_ONCE = 500
 SHARED_BYTES = 32 * 1024 * 1024  # of encoded parts that are kept for other clients in the same state
 # envoy.service.status.v3.ConfigStatus: how the server sees it.
@@ -165,7 +165,7 @@ class Report:
         if refused is not None:
             self._show(error.failed_configuration, refused)
         if state.rejection is not None:
-            error.details = WITHHELD if _holds_secrets(state) else state.rejection.text
+            error.details = WITHHELD if _holds_secrets(state) else redacted_text(state.rejection.text)
             error.last_update_attempt.FromNanoseconds(int((self._epoch_s + state.rejection.at_s) * 1e9))
 
     def _show(self, holder: Message, resource: Resource) -> None:

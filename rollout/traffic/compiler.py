@@ -3,31 +3,33 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
+from types import MappingProxyType
 from typing import Any as Message
 
 from rollout.spec import FULL_BP, Endpoint
-from rollout.traffic.overlay import Overlay, RouteTemplate, ServiceTemplate
-from rollout.traffic.places import change, copied
+from rollout.traffic.assignment import Group, deployed, drained, encoded, joined, marked, policy, without, written
+from rollout.traffic.overlay import Overlay, RouteKey, RouteTemplate, ServiceTemplate
+from rollout.traffic.places import Places, change, copied
+from rollout.traffic.splice import Knife, Leaf, Splice
 from xds import proto
 from xds.resources import (
     CLUSTERS,
     ENDPOINTS,
-    ROUTES,
     TYPES,
     Reference,
     Resource,
     ResourceType,
     content_version,
+    expiring,
     resource,
 )
-from xds.snapshot import Snapshot, View, of_views, view
+from xds.snapshot import Snapshot, edited, of_views, view
 
 WEIGHTED_CLUSTER = "envoy.config.route.v3.WeightedCluster"
 WEIGHTS_LIMIT = 2**32 - 1  # of the sum of weights in a route
-DRAINING = 3  # envoy.config.core.v3.HealthStatus
 _PLAIN_STAT = re.compile(r"[^.:]+")
 
 
@@ -60,7 +62,33 @@ class ServiceTraffic:
 
 # Clusters of a service's versions that get requests, and their weights.
 Weights = tuple[tuple[str, int], ...]
-Made = dict[object, Resource]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What is served of one service, and what it was made of.
+
+    `groups` holds by version the endpoints and their groups, `assignments` by name what it was made from.
+    """
+
+    policy: bytes
+    groups: Mapping[str, tuple[tuple[Endpoint, ...] | None, tuple[Group, ...]]]
+    clusters: Mapping[str, Resource]
+    assignments: Mapping[str, tuple[tuple[VersionTraffic, ...], Resource]]
+
+    def resources(self) -> Iterator[Resource]:
+        yield from self.clusters.values()
+        for _, each in self.assignments.values():
+            yield each
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MadeRoute:
+    """A route configuration as it is served, in pieces too; `references` are to the versions of each service."""
+
+    splice: Splice
+    references: Mapping[str, tuple[Reference, ...]]
+    resource: Resource
 
 
 def cluster_name(service: str, version: str) -> str:
@@ -81,81 +109,154 @@ def bare_stat_name(service: ServiceTemplate) -> str:
     return str(service.cluster.alt_stat_name or service.name).replace(":", "_")
 
 
-def address_of(endpoint: Message) -> str:
-    """Return an LbEndpoint's address as HOST:PORT, or "" when it is no socket address."""
-    if not endpoint.endpoint.address.HasField("socket_address"):
-        return ""
-    socket = endpoint.endpoint.address.socket_address
-    host = f"[{socket.address}]" if ":" in socket.address else socket.address
-    return f"{host}:{socket.port_value}"
-
-
 class Compiler:
-    """Compiles the splits of one overlay. What is equal to the last time is not made again, but is the same object."""
+    """Compiles the splits of one overlay. What is equal to the last time is not made again, but is the same object.
+
+    What is remembered is replaced, never changed: a copy of a compiler goes on by itself from what both have made.
+    """
 
     def __init__(self, overlay: Overlay) -> None:
         self.overlay = overlay
+        self._knife = Knife(lambda message, places: _named(message, places, overlay.services))
+        self._routes_of = _routes_by_service(overlay)
         self._traffic: Mapping[str, ServiceTraffic] = {}
+        self._weights: Mapping[str, Weights] = {}
         self._made: Mapping[str, Made] = {}
-        self._routes: Mapping[str, Resource] = {}
-        self._views: Mapping[ResourceType, tuple[tuple[Resource, ...], View]] = {}
+        self._routes: Mapping[RouteKey, MadeRoute] = {}
+        self._snapshot: Snapshot | None = None
 
     def compile(self, services: Mapping[str, ServiceTraffic]) -> Snapshot:
         """Return the snapshot for these splits; each service of the overlay must have one."""
-        traffic = {name: services[name] for name in self.overlay.services}
-        changed = {name for name, each in traffic.items() if each != self._traffic.get(name)}
-        shifted = {
-            name
-            for name in changed
-            if name not in self._traffic or _weights(name, traffic[name]) != _weights(name, self._traffic[name])
-        }
-        made = {
-            name: _service(template, traffic[name], self._made.get(name, {})) if name in changed else self._made[name]
-            for name, template in self.overlay.services.items()
-        }
-        routes = {
-            each.name: self._routes[each.name] if shifted.isdisjoint(each.services) else _route(each, traffic)
-            for each in self.overlay.routes
-        }
-        resources = [*self.overlay.fixed, *(one for each in made.values() for one in each.values()), *routes.values()]
-        by_type: dict[ResourceType, list[Resource]] = {type_: [] for type_ in TYPES}
-        for each in resources:
-            by_type[each.type].append(each)
-        views = {type_: self._view(type_, tuple(mine)) for type_, mine in by_type.items()}
-        self._traffic, self._made, self._routes, self._views = traffic, made, routes, views
-        return of_views(each for _, each in views.values())
+        before = self._traffic
+        other = [name for name in self.overlay.services if services[name] is not before.get(name)]
+        changed = {name: services[name] for name in other if services[name] != before.get(name)}
+        weights = {name: _weights(name, each) for name, each in changed.items()}
+        shifted = {name: each for name, each in weights.items() if each != self._weights.get(name)}
+        made = {name: self._service(name, each) for name, each in changed.items()}
+        all_weights = {**self._weights, **shifted}
+        routes = self._shifted_routes(all_weights, shifted)
+        snapshot = self._edited(made, routes)
+        self._traffic, self._weights = dict(services), all_weights
+        self._made, self._routes = {**self._made, **made}, {**self._routes, **routes}
+        self._snapshot = snapshot
+        return snapshot
 
-    def _view(self, type_: ResourceType, mine: tuple[Resource, ...]) -> tuple[tuple[Resource, ...], View]:
-        before = self._views.get(type_)
-        if before is not None and len(before[0]) == len(mine) and all(map(_is, before[0], mine)):
-            return before
-        return mine, view(type_, mine)
+    def _service(self, name: str, traffic: ServiceTraffic) -> Made:
+        return _service(self.overlay.services[name], traffic, self._made.get(name))
+
+    def _shifted_routes(
+        self, weights: Mapping[str, Weights], shifted: Mapping[str, Weights]
+    ) -> dict[RouteKey, MadeRoute]:
+        if self._snapshot is None:
+            templates = {each.key: each for each in self.overlay.routes}
+        else:
+            templates = {each.key: each for name in shifted for each in self._routes_of.get(name, ())}
+        encode = _encoder(weights)
+        return {key: self._route(each, weights, shifted, encode) for key, each in templates.items()}
+
+    def _route(
+        self,
+        template: RouteTemplate,
+        weights: Mapping[str, Weights],
+        shifted: Mapping[str, Weights],
+        encode: Callable[[Leaf], bytes],
+    ) -> MadeRoute:
+        before = self._routes.get(template.key)
+        paths = template.services
+        splice = before.splice if before else self._knife.taken_apart(template.message, template.places)
+        changed = frozenset(paths if before is None else shifted.keys() & paths.keys())
+        known = dict.fromkeys(paths, ()) if before is None else before.references  # in the order of the services
+        references = {**known, **{name: _references(paths[name], weights[name]) for name in changed}}
+        return _route(template, splice.filled(changed, encode), references)
+
+    def _edited(self, made: Mapping[str, Made], routes: Mapping[RouteKey, MadeRoute]) -> Snapshot:
+        """Return the last snapshot with what was made again."""
+        new = _resources(made.values(), routes.values())
+        if self._snapshot is None:
+            by_type = _by_type((*self.overlay.fixed, *new))
+            return of_views(view(type_, by_type[type_]) for type_ in TYPES)
+        if not new:
+            return self._snapshot
+        old = _resources((self._made[name] for name in made), (self._routes[name] for name in routes))
+        gone, put = _by_type(old), _by_type(new)
+        return of_views(edited(each, gone[type_], put[type_]) for type_, each in self._snapshot.views.items())
 
 
-def _is(one: Resource, other: Resource) -> bool:
-    return one is other
+def _resources(made: Iterable[Made], routes: Iterable[MadeRoute]) -> list[Resource]:
+    return [*chain.from_iterable(each.resources() for each in made), *(each.resource for each in routes)]
+
+
+def _by_type(resources: Iterable[Resource]) -> Mapping[ResourceType, list[Resource]]:
+    by_type: dict[ResourceType, list[Resource]] = {type_: [] for type_ in TYPES}
+    for each in resources:
+        by_type[each.type].append(each)
+    return by_type
+
+
+def _routes_by_service(overlay: Overlay) -> Mapping[str, tuple[RouteTemplate, ...]]:
+    found: dict[str, list[RouteTemplate]] = {}
+    for template in overlay.routes:
+        for name in template.services:
+            found.setdefault(name, []).append(template)
+    return MappingProxyType({name: tuple(templates) for name, templates in found.items()})
+
+
+def _named(message: Message, places: Places, services: Mapping[str, ServiceTemplate]) -> frozenset[str]:
+    """Return the services that the routes in these places lead to."""
+    found: set[str] = set()
+
+    def note(action: Message, _: str) -> None:
+        found.update((action.cluster, *(each.name for each in action.weighted_clusters.clusters)))
+
+    change(copied(message), places, note)
+    return frozenset(found & services.keys())
 
 
 def _weights(service: str, traffic: ServiceTraffic) -> Weights:
     return tuple((cluster_name(service, each.name), each.weight_bp) for each in traffic.versions if each.weight_bp)
 
 
-def _service(template: ServiceTemplate, traffic: ServiceTraffic, before: Made) -> Made:
-    """Return what is served of a service by what it depends on: that of `before` where that is the same."""
-    makers: dict[object, Callable[[], Resource]] = {}
+def _service(template: ServiceTemplate, traffic: ServiceTraffic, before: Made | None) -> Made:
+    """Return what is served of a service: that of `before` where what it is made of is the same."""
+    before = before or Made(policy(template.assignment), {}, {}, {})
+    groups = {}
+    for version in traffic.versions:
+        known = before.groups.get(version.name)
+        same = known is not None and known[0] == version.endpoints
+        groups[version.name] = known if known and same else (version.endpoints, _groups(template, version))
     placed = tuple(replace(version, weight_bp=0) for version in traffic.versions)
-    for version in placed:
-        name = cluster_name(template.name, version.name)
-        makers[CLUSTERS, name] = partial(_cluster, template, version.name)
-        makers[ENDPOINTS, name, version] = partial(_assignment, template, name, (version,))
+    names = {version.name: cluster_name(template.name, version.name) for version in placed}
+    clusters = {name: before.clusters.get(name) or _cluster(template, each) for each, name in names.items()}
+    wanted: dict[str, tuple[VersionTraffic, ...]] = {names[version.name]: (version,) for version in placed}
     if template.bare:
-        stable_first = tuple(
-            replace(version, draining=version.draining or version.name != traffic.stable)
-            for version in sorted(placed, key=lambda each: each.name != traffic.stable)
-        )
-        makers[CLUSTERS, template.name] = partial(_bare_cluster, template)
-        makers[ENDPOINTS, template.name, stable_first] = partial(_assignment, template, template.name, stable_first)
-    return {key: before.get(key) or make() for key, make in makers.items()}
+        clusters[template.name] = before.clusters.get(template.name) or _bare_cluster(template)
+        wanted[template.name] = tuple(sorted(placed, key=lambda each: each.name != traffic.stable))
+    made = Made(before.policy, groups, clusters, {})
+    assignments = {}
+    for name, versions in wanted.items():
+        last = before.assignments.get(name)
+        same = last is not None and last[0] == versions
+        assignments[name] = last if last and same else (versions, _assignment(name, versions, made))
+    return replace(made, assignments=assignments)
+
+
+def _groups(template: ServiceTemplate, version: VersionTraffic) -> tuple[Group, ...]:
+    return written(template.assignment) if version.endpoints is None else deployed(version.endpoints)
+
+
+def _assignment(name: str, versions: tuple[VersionTraffic, ...], made: Made) -> Resource:
+    """Assign the endpoints of these versions to the cluster of this name.
+
+    The cluster of a service itself holds all its versions, all but the stable one DRAINING: so they are health-checked
+    before they become stable, when new hosts would be left out until their first check.
+    """
+    stable, *others = versions
+    groups = without(made.groups[stable.name][1], stable.removed)
+    groups = drained(groups) if stable.draining else marked(groups, stable.let_go)
+    for version in others:
+        groups = joined(groups, without(made.groups[version.name][1], version.removed))
+    body = encoded(name, groups, made.policy)
+    return Resource(ENDPOINTS, name, content_version(body), body, ())
 
 
 def _cluster(template: ServiceTemplate, version: str) -> Resource:
@@ -184,93 +285,40 @@ def _with_defaults(written: Message) -> Message:
     return cluster
 
 
-def _assignment(template: ServiceTemplate, name: str, versions: tuple[VersionTraffic, ...]) -> Resource:
-    """Assign the endpoints of these versions to the cluster of this name.
-
-    The cluster of a service itself holds all its versions, all but the stable one DRAINING: so they are health-checked
-    before they become stable, when new hosts would be left out until their first check.
-    """
-    first, *others = versions
-    assignment = _placed(template, first)
-    assignment.cluster_name = name
-    for version in others:
-        _add(assignment, _placed(template, version))
-    body = proto.canonical(assignment)
-    return Resource(ENDPOINTS, name, content_version(body), body, ())
+def _references(path: str, weights: Weights) -> tuple[Reference, ...]:
+    return tuple(Reference(CLUSTERS, cluster, f"{path}.weighted_clusters") for cluster, _ in weights)
 
 
-def _placed(template: ServiceTemplate, version: VersionTraffic) -> Message:
-    """Return the service's assignment with the endpoints of a version, without the removed ones."""
-    assignment = copied(template.assignment)
-    if version.endpoints is not None:
-        _replace_endpoints(assignment, [each for each in version.endpoints if each.address not in version.removed])
-    for locality in assignment.endpoints:
-        _keep(locality, lambda endpoint: address_of(endpoint) not in version.removed)
-        for endpoint in locality.lb_endpoints:
-            if version.draining or address_of(endpoint) in version.let_go:
-                endpoint.health_status = DRAINING
-    return assignment
+def _route(route: RouteTemplate, splice: Splice, versions: Mapping[str, tuple[Reference, ...]]) -> MadeRoute:
+    body = splice.body()
+    references = (*chain.from_iterable(versions.values()), *route.references)
+    made = Resource(route.type, route.name, content_version(body), body, references)
+    return MadeRoute(splice, versions, expiring(made, route.ttl_s))
 
 
-def _keep(locality: Message, wanted: Callable[[Message], bool]) -> None:
-    kept = [copied(each) for each in locality.lb_endpoints if wanted(each)]
-    if len(kept) < len(locality.lb_endpoints):
-        del locality.lb_endpoints[:]
-        locality.lb_endpoints.extend(kept)
+def _encoder(weights: Mapping[str, Weights]) -> Callable[[Leaf], bytes]:
+    """Return what encodes a part of a route configuration with these weights, each only once."""
+    known: dict[Leaf, bytes] = {}
+
+    def encode(leaf: Leaf) -> bytes:
+        if leaf not in known:
+            known[leaf] = _split(leaf, {name: weights[name] for name in leaf.names})
+        return known[leaf]
+
+    return encode
 
 
-def _replace_endpoints(assignment: Message, endpoints: Iterable[Endpoint]) -> None:
-    """Put these endpoints in place of the assignment's own, grouped by locality; its policy stays."""
-    by_locality: dict[tuple[str, str], list[Endpoint]] = {}
-    for endpoint in endpoints:
-        by_locality.setdefault((endpoint.region, endpoint.zone), []).append(endpoint)
-    del assignment.endpoints[:]
-    for (region, zone), group in sorted(by_locality.items()):
-        locality = assignment.endpoints.add()
-        locality.locality.region, locality.locality.zone = region, zone
-        locality.load_balancing_weight.value = len(group)  # without it locality-weighted balancing sends nothing
-        for endpoint in sorted(group, key=lambda each: each.address):
-            socket = locality.lb_endpoints.add().endpoint.address.socket_address
-            socket.address, socket.port_value = endpoint.host, endpoint.port
-
-
-def _add(assignment: Message, more: Message) -> None:
-    """Add the endpoints of another assignment where their address is new, each to its locality."""
-    known = {address_of(endpoint) for locality in assignment.endpoints for endpoint in locality.lb_endpoints}
-    by_place = {_place(locality): locality for locality in assignment.endpoints}
-    for locality in more.endpoints:
-        _keep(locality, lambda endpoint: address_of(endpoint) not in known)
-        there = by_place.get(_place(locality))
-        if there is not None:
-            there.lb_endpoints.extend(locality.lb_endpoints)
-        elif locality.lb_endpoints:
-            assignment.endpoints.append(locality)
-
-
-def _place(locality: Message) -> tuple[str, str, str, int]:
-    where = locality.locality
-    return where.region, where.zone, where.sub_zone, locality.priority
-
-
-def _route(route: RouteTemplate, traffic: Mapping[str, ServiceTraffic]) -> Resource:
-    weights = {name: _weights(name, traffic[name]) for name in route.services}
-    weighted = {name: _weighted(each) for name, each in weights.items()}
-
+def _split(leaf: Leaf, weights: Mapping[str, Weights]) -> bytes:
     def split(action: Message, _: str) -> None:
-        if action.cluster in weighted:
-            action.weighted_clusters.CopyFrom(weighted[action.cluster])  # clears `cluster`: both are of one oneof
+        if action.cluster in weights:
+            # clears `cluster`: both are of one oneof
+            action.weighted_clusters.CopyFrom(_weighted(weights[action.cluster]))
         else:
             _split_weighted(action.weighted_clusters, weights)
 
-    message = copied(route.message)
-    change(message, route.places, split)
-    body = proto.canonical(message)
-    versions = (
-        Reference(CLUSTERS, cluster, f"{route.services[name]}.weighted_clusters")
-        for name, each in weights.items()
-        for cluster, _ in each
-    )
-    return Resource(ROUTES, route.name, content_version(body), body, (*versions, *route.references))
+    message = copied(leaf.message)
+    change(message, leaf.places, split)
+    return proto.canonical(message)
 
 
 def _weighted(weights: Weights) -> Message:

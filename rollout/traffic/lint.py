@@ -8,6 +8,7 @@ from typing import Any as Message
 from google.protobuf.descriptor import FieldDescriptor
 
 from rollout.spec import VERSION_NAME
+from xds import proto
 from xds.config import Config, Entry
 from xds.errors import Problem
 from xds.resources import (
@@ -15,19 +16,29 @@ from xds.resources import (
     ENDPOINTS,
     EXTENSION_CONFIGS,
     LISTENERS,
+    ROUTED,
     ROUTES,
+    SCOPED_ROUTES,
+    SOTW,
     TYPES,
+    VIRTUAL_HOSTS,
     ResourceType,
     assignment_name,
+    by_ads,
     references,
+    route_of,
     walk,
 )
 
 TCP_PROXY = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 TCP_FIELDS = {TCP_PROXY: "cluster", f"{TCP_PROXY}.WeightedCluster.ClusterWeight": "name"}
+SCOPED_RDS = "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds"
+ON_DEMAND_CDS = "envoy.extensions.filters.http.on_demand.v3.OnDemandCds"
 ASSIGNMENT = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 CHOOSERS = frozenset({"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"})
 FREE_TEXT = frozenset({"google.protobuf.Value", "google.protobuf.StringValue"})
+SHORTEST_TTL_S = 1.0
+_NEEDS_DELTA = "needs delta, but bootstrap.yaml has `api_type: GRPC`; write `api_type: DELTA_GRPC` there"
 _QUOTES = re.compile("[\"'`]")
 
 
@@ -37,11 +48,15 @@ def problems(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]
     yield from _without_endpoints(config, services)
     yield from _behind_tcp(config, services)
     yield from _taken(config, services)
+    yield from _virtual_hosts(config)
+    yield from _scopes(config)
+    yield from _on_demand(config)
+    yield from _expiring(config, services)
 
 
 def choosers(config: Config) -> Iterator[Problem]:
     """Yield a warning for whatever picks a cluster at run time, when nobody can shift it any more."""
-    for entry in _of(config, ROUTES, LISTENERS, EXTENSION_CONFIGS):
+    for entry in _of(config, *ROUTED, LISTENERS, EXTENSION_CONFIGS):
         for path, part in walk(entry.message):
             for field, _ in part.ListFields():
                 if field.name in CHOOSERS:
@@ -164,3 +179,77 @@ def _taken(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
         service, _, version = name.rpartition("@")
         if service in services and VERSION_NAME.fullmatch(version):
             yield Problem(where, f"has the name kept for version '{version}' of the service '{service}'; rename it")
+
+
+def _virtual_hosts(config: Config) -> Iterator[Problem]:
+    """Yield faults of VHDS: Envoy ACKs a virtual host that belongs nowhere, and does not listen before it has one."""
+    asking = {name: each for name, each in config.of(ROUTES).items() if by_ads(each.message.vhds.config_source)}
+    hosts: dict[str, list[Entry]] = {}
+    for name, entry in config.of(VIRTUAL_HOSTS).items():
+        hosts.setdefault(route_of(name), []).append(entry)
+        if route_of(name) not in asking:
+            what = "belongs to none of the routes that have `vhds: {config_source: {ads: {}}}`"
+            yield Problem(entry.where, f"{what}; name it after one of these, ROUTE/HOST, or move it into its routes")
+    for name, entry in asking.items():
+        if config.sotw:
+            yield Problem(at(entry, "vhds"), _NEEDS_DELTA)
+        if name not in hosts:
+            what = f"finds no virtual host, and an Envoy waits for the first one; add '{name}/HOST' to `virtual_hosts:`"
+            yield Problem(at(entry, "vhds"), what)
+        yield from _domains(entry, hosts.get(name, ()))
+
+
+def _domains(route: Entry, hosts: Iterable[Entry]) -> Iterator[Problem]:
+    """Yield domains that stand twice in the virtual hosts of a route configuration, which Envoy refuses."""
+    seen: dict[str, str] = {}
+    inline = ((at(route, f"virtual_hosts[{i}]"), each) for i, each in enumerate(route.message.virtual_hosts))
+    for where, host in (*inline, *((each.where, each.message) for each in hosts)):
+        for domain in host.domains:
+            first = seen.setdefault(domain.lower(), where)
+            if first != where:
+                yield Problem(where, f"has the domain '{domain}', which stands already in {first}; remove one of them")
+
+
+def _scopes(config: Config) -> Iterator[Problem]:
+    """Yield faults of scoped routes: two scopes of one key, which Envoy refuses, and none where some are asked for."""
+    first: dict[bytes, Entry] = {}
+    for entry in config.of(SCOPED_ROUTES).values():
+        known = first.setdefault(proto.canonical(entry.message.key), entry)
+        if known is not entry:
+            yield Problem(at(entry, "key"), f"is that of {known.where} too; give each scope a key of its own")
+    if first:
+        return
+    for entry in _of(config, LISTENERS, EXTENSION_CONFIGS):
+        for path, part in walk(entry.message):
+            if part.DESCRIPTOR.full_name == SCOPED_RDS and by_ads(part.scoped_rds_config_source):
+                what = "asks for scoped routes, of which there are none; add a list `scoped_routes:`"
+                yield Problem(at(entry, path), what)
+
+
+def _on_demand(config: Config) -> Iterator[Problem]:
+    """Yield clusters on demand over SotW: an Envoy that asks for one by name takes back its wish for all others."""
+    if not config.sotw:
+        return
+    for entry in _of(config, *ROUTED, LISTENERS, EXTENSION_CONFIGS):
+        for path, part in walk(entry.message):
+            if part.DESCRIPTOR.full_name == ON_DEMAND_CDS and by_ads(part.source):
+                yield Problem(at(entry, path, "source"), _NEEDS_DELTA)
+
+
+def _expiring(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+    for type_ in TYPES:
+        for name, entry in config.of(type_).items():
+            if entry.ttl_s is not None:
+                what = _ttl_fault(config, type_, entry.ttl_s)
+                if type_ is CLUSTERS and name in services:
+                    what = "is not for a service, which rollouts keep in versions; remove it"
+                if what:
+                    yield Problem(at(entry, "ttl"), what)
+
+
+def _ttl_fault(config: Config, type_: ResourceType, ttl_s: float) -> str:
+    if not type_.expires_in:
+        return f"is not for {type_}: an Envoy keeps them beyond it; remove it"
+    if ttl_s < SHORTEST_TTL_S:
+        return f"{ttl_s:g}s is below {SHORTEST_TTL_S:g}s; it must leave time for heartbeats"
+    return _NEEDS_DELTA if config.sotw and SOTW not in type_.expires_in else ""

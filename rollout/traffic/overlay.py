@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any as Message
 
@@ -16,10 +16,12 @@ from xds.resources import (
     ENDPOINTS,
     EXTENSION_CONFIGS,
     LISTENERS,
+    ROUTED,
     ROUTES,
     TYPES,
     Reference,
     Resource,
+    ResourceType,
     assignment_name,
     is_eds,
     references,
@@ -30,6 +32,7 @@ from xds.resources import (
 ROUTE_ACTION = "envoy.config.route.v3.RouteAction"
 CONNECTION_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 RDS = "envoy.extensions.filters.network.http_connection_manager.v3.Rds"
+RouteKey = tuple[ResourceType, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +52,22 @@ class ServiceTemplate:
 
 @dataclass(frozen=True, slots=True)
 class RouteTemplate:
-    """A route configuration as written, and where in it the routes are that name services.
+    """A resource of one of the ROUTED types as written, and where in it the routes are that name services.
 
     `services` has the path of the first such route of each; `references` is what it needs besides their versions.
     """
 
+    type: ResourceType
     name: str
     message: Message
     places: Places
     services: Mapping[str, str]
     references: tuple[Reference, ...]
+    ttl_s: float | None = None
+
+    @property
+    def key(self) -> RouteKey:
+        return self.type, self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +92,13 @@ def overlay(config: Config) -> Overlay:
         raise InvalidConfig(problems)
     choosers = tuple(lint.choosers(config))
     config = _with_routes_of_their_own(config, frozenset(services))
-    routes = {name: _places(entry.message, services) for name, entry in config.of(ROUTES).items()}
-    stripped = {name: _stripped(config.of(ROUTES)[name], places, services) for name, places in routes.items()}
+    routes = {(type_, name): entry for type_ in ROUTED for name, entry in config.of(type_).items()}
+    places = {key: _places(entry.message, services) for key, entry in routes.items()}
+    stripped = {key: _stripped(entry, places[key], services) for key, entry in routes.items()}
     templates = tuple(
-        _route(config.of(ROUTES)[name].message, places, stripped[name].message, services)
-        for name, places in routes.items()
-        if places is not None
+        _route(key, entry, found, stripped[key].message, services)
+        for key, entry in routes.items()
+        if (found := places[key]) is not None
     )
     others = (entry for type_ in (LISTENERS, CLUSTERS, EXTENSION_CONFIGS) for entry in config.of(type_).values())
     elsewhere = lint.elsewhere((*others, *stripped.values()), services)
@@ -98,7 +108,7 @@ def overlay(config: Config) -> Overlay:
     return Overlay(
         MappingProxyType({each.name: each for each in _services(config, services, frozenset(bare))}),
         templates,
-        tuple(_fixed(config, services, {template.name for template in templates})),
+        tuple(_fixed(config, services, {template.key for template in templates})),
         config.elsewhere,
         (*choosers, *elsewhere.values(), *unreached, *lint.unobservable(services)),
     )
@@ -115,15 +125,15 @@ def _services(config: Config, services: Mapping[str, Entry], bare: frozenset[str
     return templates
 
 
-def _fixed(config: Config, services: Mapping[str, Entry], moving: set[str]) -> list[Resource]:
+def _fixed(config: Config, services: Mapping[str, Entry], moving: set[RouteKey]) -> list[Resource]:
     """Return what is served as it is written. A bare service is assigned its endpoints under its own name."""
     assigned = services.keys() | {assignment_name(entry.message) for entry in services.values()}
-    left_out = {CLUSTERS: services.keys(), ENDPOINTS: assigned, ROUTES: moving}
+    left_out = {CLUSTERS: services.keys(), ENDPOINTS: assigned}
     return [
-        resource(type_, entry.message)
+        resource(type_, entry.message, entry.ttl_s)
         for type_ in TYPES
         for name, entry in config.of(type_).items()
-        if name not in left_out.get(type_, ())
+        if name not in left_out.get(type_, ()) and (type_, name) not in moving
     ]
 
 
@@ -138,7 +148,7 @@ def _places(routes: Message, services: Mapping[str, Entry]) -> Places | None:
 
 
 def _stripped(entry: Entry, places: Places | None, services: Mapping[str, Entry]) -> Entry:
-    """Return a route configuration without the names of services that rollouts shift."""
+    """Return an entry with routes without the names of services that rollouts shift."""
     if places is None:
         return entry
 
@@ -151,10 +161,12 @@ def _stripped(entry: Entry, places: Places | None, services: Mapping[str, Entry]
 
     message = copied(entry.message)
     change(message, places, strip)
-    return Entry(message, entry.where)
+    return replace(entry, message=message)
 
 
-def _route(message: Message, places: Places, stripped: Message, services: Mapping[str, Entry]) -> RouteTemplate:
+def _route(
+    key: RouteKey, entry: Entry, places: Places, stripped: Message, services: Mapping[str, Entry]
+) -> RouteTemplate:
     named: dict[str, str] = {}
 
     def note(action: Message, path: str) -> None:
@@ -162,8 +174,9 @@ def _route(message: Message, places: Places, stripped: Message, services: Mappin
             if name in services:
                 named.setdefault(name, path)
 
-    change(copied(message), places, note)
-    return RouteTemplate(message.name, message, places, MappingProxyType(named), tuple(references(stripped)))
+    change(copied(entry.message), places, note)
+    needs = tuple(references(stripped))
+    return RouteTemplate(*key, entry.message, places, MappingProxyType(named), needs, entry.ttl_s)
 
 
 def _with_routes_of_their_own(config: Config, services: frozenset[str]) -> Config:
@@ -173,7 +186,7 @@ def _with_routes_of_their_own(config: Config, services: frozenset[str]) -> Confi
         type_: {name: _without_inline_routes(entry, name, services, routes) for name, entry in config.of(type_).items()}
         for type_ in (LISTENERS, EXTENSION_CONFIGS)
     }
-    return Config(MappingProxyType({**config.entries, **entries, ROUTES: routes}), config.elsewhere)
+    return replace(config, entries=MappingProxyType({**config.entries, **entries, ROUTES: routes}))
 
 
 def _without_inline_routes(entry: Entry, owner: str, services: frozenset[str], routes: dict[str, Entry]) -> Entry:
@@ -196,7 +209,7 @@ def _without_inline_routes(entry: Entry, owner: str, services: frozenset[str], r
         return entry
     message = copied(entry.message)
     change(message, places, move)
-    return Entry(message, entry.where)
+    return replace(entry, message=message)
 
 
 def _free(wanted: str, message: Message, routes: Mapping[str, Entry]) -> str:

@@ -1,36 +1,52 @@
 """What is served to the fleet: configuration and splits, published to the cache; and who has it already."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from rollout.spec import FULL_BP
+from rollout.traffic.assignment import address_of
 from rollout.traffic.compiler import (
     Compiler,
     ServiceTraffic,
     VersionTraffic,
-    address_of,
     bare_stat_name,
     cluster_name,
     stat_name,
 )
-from rollout.traffic.overlay import overlay
+from rollout.traffic.groups import COMMON, Files, FleetCompiler, FleetTraffic, check_consistent, overlays
+from rollout.traffic.overlay import Overlay, ServiceTemplate
 from xds.cache import Cache, Wanted
-from xds.config import parse
 from xds.errors import InvalidConfig, Problem
-from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, Resource
-from xds.snapshot import Snapshot, inconsistencies
+from xds.node import Node
+from xds.resources import CLUSTERS, ENDPOINTS, Resource
+from xds.snapshot import Snapshot
 from xds.subscription import Lag
 
 INITIAL = "initial"
+ByLocation = Mapping[str, ServiceTraffic]
+NOWHERE: ByLocation = MappingProxyType({})
 
 
-def check(files: Mapping[str, str]) -> tuple[Compiler, tuple[Problem, ...]]:
-    """Compile a configuration as it is served before any rollout; return its compiler and its warnings.
+def check(files: Files | Mapping[str, str]) -> tuple[Compiler, tuple[Problem, ...]]:
+    """Compile a configuration as it is served before any rollout; return the common files' compiler, and all warnings.
 
-    Raises InvalidConfig with every problem found.
+    Files alone are the same for every proxy. Raises InvalidConfig with every problem found.
     """
-    compiler = Compiler(overlay(parse(files)))
-    _compiled(compiler, {name: untouched(INITIAL) for name in compiler.overlay.services})
-    return compiler, compiler.overlay.warnings
+    compiler, warnings = check_fleet(files)
+    return compiler.common, warnings
+
+
+def check_fleet(files: Files | Mapping[str, str]) -> tuple[FleetCompiler, tuple[Problem, ...]]:
+    """Compile a configuration for every group as it is served before any rollout; return its compiler and warnings.
+
+    Files alone are the same for every proxy. Raises InvalidConfig with every problem found.
+    """
+    files = files if isinstance(files, Files) else Files(files)
+    found, warnings = overlays(files)
+    compiler = FleetCompiler(found)
+    fleet = compiler.compile({name: FleetTraffic(untouched(INITIAL)) for name in compiler.services})
+    check_consistent(files, compiler, fleet)
+    return compiler, warnings
 
 
 def untouched(stable: str) -> ServiceTraffic:
@@ -38,74 +54,108 @@ def untouched(stable: str) -> ServiceTraffic:
     return ServiceTraffic(stable, (VersionTraffic(stable, FULL_BP, None),))
 
 
-def _compiled(compiler: Compiler, traffic: Mapping[str, ServiceTraffic]) -> Snapshot:
-    snapshot = compiler.compile(traffic)
-    problems = inconsistencies(snapshot, compiler.overlay.elsewhere)
-    if problems:
-        raise InvalidConfig(problems)
-    return snapshot
-
-
 class Publisher:
     """Holds the configuration and the splits in force, and publishes what follows from both."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._compiler: Compiler | None = None
-        self._traffic: dict[str, ServiceTraffic] = {}
+        self._compiler: FleetCompiler | None = None
+        self._traffic: dict[str, FleetTraffic] = {}
+        self._written: dict[tuple[str, str], frozenset[str]] = {}  # addresses by group and service, as asked for
 
     @property
-    def compiler(self) -> Compiler:
+    def compiler(self) -> FleetCompiler:
         assert self._compiler is not None, "load() comes first"
         return self._compiler
 
     def services(self) -> frozenset[str]:
-        """Return the names of the services that the configuration has."""
-        return frozenset(self.compiler.overlay.services)
+        """Return the names of the services that the configuration has, for whichever proxies."""
+        return self.compiler.services
 
     def load(
-        self, files: Mapping[str, str], traffic: Mapping[str, ServiceTraffic], busy: frozenset[str] = frozenset()
+        self,
+        files: Files | Mapping[str, str],
+        traffic: Mapping[str, ServiceTraffic],
+        busy: frozenset[str] = frozenset(),
+        by_location: Mapping[str, ByLocation] = MappingProxyType({}),
     ) -> tuple[Problem, ...]:
         """Serve this configuration with these splits from now on; return its warnings.
 
-        A service that `traffic` does not name is served untouched. Raises InvalidConfig, and goes on serving what it
-        served, when the configuration is wrong in itself, or lacks a service that is `busy` with a rollout or a drain.
+        A service that `traffic` does not name is served untouched; `by_location` is by service, see serve(). Raises
+        InvalidConfig, and goes on serving what it served, when the configuration is wrong in itself, or lacks a service
+        that is `busy` with a rollout or a drain, for any proxies that have it.
         """
-        compiler, warnings = check(files)
-        lost = sorted(busy - compiler.overlay.services.keys())
+        compiler, warnings = check_fleet(files)
+        lost = tuple(_lost(busy, self._compiler, compiler))
         if lost:
-            what = "is not in envoy-configs, but a rollout or a drain of it is in progress; put its EDS cluster back"
-            raise InvalidConfig(tuple(Problem(f"service '{name}'", what) for name in lost))
-        following = {name: traffic.get(name) or untouched(INITIAL) for name in compiler.overlay.services}
-        snapshot = _compiled(compiler, following)  # makes again only what differs from check()
-        self._compiler, self._traffic = compiler, following
-        self._cache.publish(snapshot)
+            raise InvalidConfig(lost)
+        following = {
+            name: FleetTraffic(traffic.get(name) or untouched(INITIAL), dict(by_location.get(name, NOWHERE)))
+            for name in compiler.services
+        }
+        fleet = compiler.compile(following)  # makes again only what differs from check_fleet()
+        check_consistent(files if isinstance(files, Files) else Files(files), compiler, fleet)
+        self._compiler, self._traffic, self._written = compiler, following, {}
+        self._cache.publish(fleet)
         return warnings
 
-    def serve(self, service: str, traffic: ServiceTraffic) -> bool:
-        """Publish this split of a service; return False when it is what is served already."""
-        if self._traffic[service] == traffic:
+    def serve(self, service: str, traffic: ServiceTraffic, by_location: ByLocation = NOWHERE) -> bool:
+        """Publish this split of a service; return False when it is what is served already.
+
+        Proxies in a location of `by_location`, which is a region or "region/zone", are served its split instead.
+        """
+        split = FleetTraffic(traffic, dict(by_location))
+        if self._traffic[service] == split:
             return False
-        following = {**self._traffic, service: traffic}
-        snapshot = self.compiler.compile(following)
+        following = {**self._traffic, service: split}
+        fleet = self.compiler.compile(following)
         self._traffic = following
-        return self._cache.publish(snapshot)
+        return self._cache.publish(fleet)
 
     def traffic(self, service: str) -> ServiceTraffic:
-        return self._traffic[service]
+        """Return what is served of a service where its location has no split of its own."""
+        return self._traffic[service].everywhere
+
+    def has(self, node: Node, service: str) -> bool:
+        """Say whether a proxy's configuration has a service."""
+        return service in self._overlay(node).services
 
     def stat_name(self, service: str, version: str) -> str:
-        return stat_name(self.compiler.overlay.services[service], version)
+        """Return the name of a version's cluster in the stats of every proxy that has it."""
+        return stat_name(next(self._templates(service)), version)
 
-    def bare_stat_name(self, service: str) -> str | None:
-        """Return the stats' name of a service's own cluster, None when only routes name the service."""
-        template = self.compiler.overlay.services[service]
-        return bare_stat_name(template) if template.bare else None
+    def bare_stat_names(self, service: str) -> tuple[str, ...]:
+        """Return the names that a service's own cluster has in the stats of proxies; none when only routes name it."""
+        names = (bare_stat_name(template) for template in self._templates(service) if template.bare)
+        return tuple(dict.fromkeys(names))
+
+    def bare_stat_name(self, node: Node, service: str) -> str | None:
+        """Return the stats' name of a service's own cluster at a proxy, None when it has none."""
+        template = self._overlay(node).services.get(service)
+        return bare_stat_name(template) if template is not None and template.bare else None
 
     def addresses(self, service: str) -> tuple[str, ...]:
-        """Return the addresses that envoy-configs gives a service."""
-        assignment = self.compiler.overlay.services[service].assignment
-        return tuple(address_of(each) for locality in assignment.endpoints for each in locality.lb_endpoints)
+        """Return the addresses that envoy-configs gives a service, for whichever proxies."""
+        return tuple(dict.fromkeys(each for template in self._templates(service) for each in _written(template)))
+
+    def backends(self, service: str, version: str) -> tuple[frozenset[str], ...]:
+        """Return the addresses of a version as each group of proxies that has the service is given them, each once.
+
+        What is let go is among them, what is removed is not.
+        """
+        return tuple(dict.fromkeys(self._backends(each, version) for each in self._templates(service)))
+
+    def has_backend(self, node: Node, service: str, version: str, address: str) -> bool:
+        """Say whether a proxy is given an address of a version: those of envoy-configs may differ by group."""
+        if not self.has(node, service):
+            return False
+        record = next((each for each in _versions(self._traffic[service]) if each.name == version), None)
+        if record is None or record.endpoints is not None:
+            return True
+        group = self.compiler.grouping.cluster(node)
+        if (group, service) not in self._written:
+            self._written[group, service] = frozenset(_written(self.compiler.overlays[group].services[service]))
+        return address in self._written[group, service]
 
     def lagging(self, service: str, known_versions: Iterable[str]) -> Mapping[str, Lag]:
         """Return by node id why a connected Envoy does not have a service as it is served now."""
@@ -135,7 +185,10 @@ class Publisher:
         return self._cache.lagging(wanted)
 
     def _wanted(self, snapshot: Snapshot, service: str, known_versions: Iterable[str]) -> Iterable[Wanted]:
-        present = {version.name for version in self._traffic[service].versions}
+        overlay = self.compiler.overlay_of(snapshot)
+        if service not in overlay.services:
+            return
+        present = {version.name for version in _versions(self._traffic[service])}
         clusters = [cluster_name(service, version) for version in sorted(present | set(known_versions))]
         for name in (*clusters, service):
             cluster, assignment = snapshot.get(CLUSTERS, name), snapshot.get(ENDPOINTS, name)
@@ -143,9 +196,51 @@ class Publisher:
                 yield Wanted(CLUSTERS, name, _version(cluster))
             if cluster is not None:
                 yield Wanted(ENDPOINTS, name, _version(assignment))
-        for route in self.compiler.overlay.routes:
+        for route in overlay.routes:
             if service in route.services:
-                yield Wanted(ROUTES, route.name, _version(snapshot.get(ROUTES, route.name)))
+                yield Wanted(route.type, route.name, _version(snapshot.get(route.type, route.name)))
+
+    def _overlay(self, node: Node) -> Overlay:
+        return self.compiler.overlays[self.compiler.grouping.cluster(node)]
+
+    def _templates(self, service: str) -> Iterator[ServiceTemplate]:
+        return (each.services[service] for each in self.compiler.overlays.values() if service in each.services)
+
+    def _backends(self, template: ServiceTemplate, version: str) -> frozenset[str]:
+        found: set[str] = set()
+        for each in _versions(self._traffic[template.name]):
+            if each.name == version:
+                given = None if each.endpoints is None else [endpoint.address for endpoint in each.endpoints]
+                found |= set(_written(template) if given is None else given) - each.removed
+        return frozenset(found)
+
+
+def _versions(traffic: FleetTraffic) -> Iterator[VersionTraffic]:
+    """Yield the versions that are served anywhere."""
+    for each in (traffic.everywhere, *traffic.by_location.values()):
+        yield from each.versions
+
+
+def _written(template: ServiceTemplate) -> list[str]:
+    return [address_of(each) for locality in template.assignment.endpoints for each in locality.lb_endpoints]
+
+
+def _lost(busy: Iterable[str], before: FleetCompiler | None, after: FleetCompiler) -> Iterator[Problem]:
+    """Yield a problem for each busy service that is no more there, for all proxies or for those of one cluster."""
+    for name in sorted(busy):
+        remedy = "but a rollout or a drain of it is in progress; put its EDS cluster back"
+        if name not in after.services:
+            yield Problem(f"service '{name}'", f"is not in envoy-configs, {remedy}")
+            continue
+        for group in sorted({} if before is None else before.overlays.keys() | after.overlays.keys()):
+            had, has = (name in _overlay(each, group).services for each in (before or after, after))
+            if had and not has:
+                whom = f"for proxies of the cluster '{group}'" if group else "for proxies whose cluster has no folder"
+                yield Problem(f"service '{name}'", f"is not in envoy-configs {whom} any more, {remedy}")
+
+
+def _overlay(compiler: FleetCompiler, group: str) -> Overlay:
+    return compiler.overlays.get(group) or compiler.overlays[COMMON]
 
 
 def _version(resource: Resource | None) -> str | None:

@@ -15,12 +15,13 @@ from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, check, untouched
 from xds import proto
-from xds.resources import TYPES
+from xds.resources import TYPES, Resource
 from xds.snapshot import Snapshot
 
 FOLDER = Path(__file__).parent
 FIRST = ("name", "cluster_name", "@type")
 CASES = tuple(sorted(path.parent.name for path in FOLDER.glob("*/in.yaml")))
+DELTA_ONLY = frozenset({"virtual_hosts"})
 
 
 def files(case: str) -> Mapping[str, str]:
@@ -53,13 +54,15 @@ def compiled(case: str) -> tuple[Snapshot, tuple[str, ...]]:
 def words(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
     """Return a snapshot in Envoy's own words, as envoy-configs would say it."""
     return {
-        type_.word: [
-            proto.to_dict(proto.message_class(type_.message).FromString(each.body))
-            for each in snapshot.views[type_].resources.values()
-        ]
+        type_.word: [_said(each) for each in snapshot.views[type_].resources.values()]
         for type_ in TYPES
         if snapshot.views[type_].resources
     }
+
+
+def _said(resource: Resource) -> dict[str, Any]:
+    words = proto.to_dict(proto.message_class(resource.type.message).FromString(resource.body))
+    return words if resource.ttl_s is None else {"ttl": f"{resource.ttl_s:g}s", "resource": words}
 
 
 def rendered(case: str) -> str:

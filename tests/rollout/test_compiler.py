@@ -1,5 +1,7 @@
 """What is served for which splits: weights, clusters, endpoints, and that equal splits give equal bytes everywhere."""
 
+import copy
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 from rollout.spec import FULL_BP, parse_endpoint
 from rollout.traffic.compiler import WEIGHTS_LIMIT, Compiler, ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, check, untouched
-from tests.golden.cases import CASES, compiled, words
+from tests.golden.cases import CASES, compiled, files, words
+from xds import proto
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, TYPES
 from xds.snapshot import Snapshot, inconsistencies
 
@@ -302,3 +305,156 @@ def test_traffic_without_stable_or_with_weights_that_do_not_sum_up_is_our_own_bu
 ) -> None:
     with pytest.raises(AssertionError):
         ServiceTraffic("v1", tuple(VersionTraffic(name, weight, None) for name, weight in versions))
+
+
+# what changes is put together with what was encoded before
+
+ADDRESSES = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "[fd00::1]:80")
+PIPE = {"endpoint": {"address": {"pipe": {"path": "/run/x"}}}}
+LB_ENDPOINTS = st.fixed_dictionaries(
+    {"endpoint": st.sampled_from(ADDRESSES).map(lambda address: {"address": {"socket_address": socket(address)}})},
+    optional={
+        "health_status": st.sampled_from(["HEALTHY", "DRAINING", "UNKNOWN"]),
+        "load_balancing_weight": st.integers(1, 300),
+        "metadata": st.just({"filter_metadata": {"envoy.lb": {"b": 1, "a": [True]}}}),
+    },
+)
+LOCALITIES = st.fixed_dictionaries(
+    {"lb_endpoints": st.lists(LB_ENDPOINTS | st.just(PIPE), max_size=4)},
+    optional={
+        "locality": st.sampled_from([{}, {"region": "eu"}, {"region": "eu", "zone": "eu-1"}]),
+        "load_balancing_weight": st.integers(1, 300),
+        "priority": st.integers(0, 1),
+        "metadata": st.just({"filter_metadata": {"x": {}}}),
+    },
+)
+ASSIGNMENTS = st.fixed_dictionaries(
+    {"endpoints": st.lists(LOCALITIES, max_size=3).map(lambda made: [{"lb_endpoints": [PIPE]}, *made])},
+    optional={"policy": st.just({"overprovisioning_factor": 150}), "named_endpoints": st.just({"b": {}, "a": {}})},
+)
+DEPLOYED = st.lists(
+    st.tuples(st.sampled_from(ADDRESSES), st.sampled_from(["", "@eu/eu-1"])).map("".join).map(parse_endpoint),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda endpoint: endpoint.address,
+).map(tuple)
+MARKS = {
+    "draining": st.booleans(),
+    "let_go": st.frozensets(st.sampled_from(ADDRESSES)),
+    "removed": st.frozensets(st.sampled_from(ADDRESSES)),
+}
+STEPS = st.builds(
+    lambda stable, *versions: ServiceTraffic(stable, versions),
+    st.sampled_from(["v1", "v2"]),
+    st.builds(VersionTraffic, st.just("v1"), st.just(4000), st.none() | DEPLOYED, **MARKS),
+    st.builds(VersionTraffic, st.just("v2"), st.just(6000), DEPLOYED, **MARKS),
+)
+
+
+def socket(address: str) -> dict[str, Any]:
+    host, _, port = address.rpartition(":")
+    return {"address": host.strip("[]"), "port_value": int(port)}
+
+
+def address_of(endpoint: Mapping[str, Any]) -> str:
+    found = endpoint["endpoint"]["address"].get("socket_address")
+    return next((each for each in ADDRESSES if socket(each) == found), "")
+
+
+def placed(written: list[dict[str, Any]], version: VersionTraffic, *, leaving: bool) -> list[dict[str, Any]]:
+    """What a version is assigned, in words."""
+    found = copy.deepcopy(written)
+    if version.endpoints is not None:
+        found = []
+        left = [each for each in version.endpoints if each.address not in version.removed]
+        for region, zone in sorted({(each.region, each.zone) for each in left}):
+            here = sorted(each.address for each in left if (each.region, each.zone) == (region, zone))
+            endpoints = [{"endpoint": {"address": {"socket_address": socket(each)}}} for each in here]
+            where = {"region": region, "zone": zone}
+            found.append({"locality": where, "load_balancing_weight": len(here), "lb_endpoints": endpoints})
+    for locality in found:
+        kept = [each for each in locality["lb_endpoints"] if address_of(each) not in version.removed]
+        locality["lb_endpoints"] = kept
+        for each in kept:
+            if leaving or version.draining or address_of(each) in version.let_go:
+                each["health_status"] = "DRAINING"
+    return found
+
+
+def place(locality: Mapping[str, Any]) -> tuple[str, str, int]:
+    where = locality.get("locality", {})
+    return where.get("region", ""), where.get("zone", ""), locality.get("priority", 0)
+
+
+def together(written: list[dict[str, Any]], traffic: ServiceTraffic) -> list[dict[str, Any]]:
+    """What the service's own cluster is assigned, in words."""
+    [stable], [other] = (
+        [each for each in traffic.versions if (each.name == traffic.stable) is here] for here in (True, False)
+    )
+    found = placed(written, stable, leaving=False)
+    known = {address_of(each) for locality in found for each in locality["lb_endpoints"]}
+    there = {place(locality): locality for locality in found}
+    for locality in placed(written, other, leaving=True):
+        new = [each for each in locality["lb_endpoints"] if address_of(each) not in known]
+        if place(locality) in there:
+            there[place(locality)]["lb_endpoints"] += new
+        elif new:
+            found.append({**locality, "lb_endpoints": new})
+    return found
+
+
+@given(assignment=ASSIGNMENTS, steps=st.lists(STEPS, min_size=1, max_size=3))
+def test_assignments_are_canonical_and_hold_what_the_versions_do(
+    assignment: dict[str, Any], steps: list[ServiceTraffic]
+) -> None:
+    document = {
+        "clusters": [{"name": "checkout", "type": "EDS", "eds_cluster_config": EDS}],
+        "endpoints": [{"cluster_name": "checkout", **assignment}],
+        "routes": [{"name": "edge", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+            {"match": {"prefix": "/"}, "route": {"cluster": "checkout"}}],
+            "request_mirror_policies": [{"cluster": "checkout"}]}]}],
+    }  # fmt: skip
+    compiler, _ = check({"in.json": json.dumps(document)})
+    for traffic in steps:
+        snapshot = compiler.compile({"checkout": traffic})
+        expected = {"checkout": together(assignment["endpoints"], traffic)}
+        for version in traffic.versions:
+            expected[f"checkout@{version.name}"] = placed(assignment["endpoints"], version, leaving=False)
+        assert snapshot.views[ENDPOINTS].resources.keys() == expected.keys()
+        for name, endpoints in expected.items():
+            message = proto.parse(ENDPOINTS.message, {**assignment, "cluster_name": name, "endpoints": endpoints})
+            served = snapshot.get(ENDPOINTS, name)
+            assert served is not None
+            assert served.body == proto.canonical(message)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_that_change_step_by_step_are_served_as_those_that_never_were_others(case: str) -> None:
+    compiler, _ = check(files(case))
+    for candidate_bp in (0, 1, 5000, FULL_BP, 300):
+        for name in (*compiler.overlay.services, ""):
+            traffic = {each: split(candidate_bp if each <= name else 70) for each in compiler.overlay.services}
+            snapshot = compiler.compile(traffic)
+            assert snapshot.version == check(files(case))[0].compile(traffic).version
+            for each in snapshot.resources():
+                message = proto.message_class(each.type.message).FromString(each.body)
+                assert proto.canonical(message) == each.body
+
+
+def test_change_of_one_service_makes_nothing_of_another_again() -> None:
+    compiler = shop({"cluster": "checkout"}, {"cluster": "cart"}, mirror="cart")
+    before = served(compiler, checkout=split(1))
+    after = served(compiler, checkout=split(2, let_go=frozenset({"10.0.0.2:80"})))
+    changed = {each.name for each in after.resources() if before.get(each.type, each.name) is not each}
+    assert changed == {"edge", "checkout@v2"}
+
+
+def test_what_comes_back_to_what_it_was_changes_no_version() -> None:
+    compiler = shop({"cluster": "checkout"}, mirror="checkout")
+    first = served(compiler, checkout=split(1))
+    served(compiler, checkout=split(9000, draining=True))
+    served(compiler)
+    again = served(compiler, checkout=split(1))
+    assert {type_: view.version for type_, view in first.views.items()} == {
+        type_: view.version for type_, view in again.views.items()
+    }

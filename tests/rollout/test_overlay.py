@@ -247,6 +247,145 @@ def test_names_of_versions_are_kept_free() -> None:
     ]
 
 
+ADS = {"ads": {}, "resource_api_version": "V3"}
+
+
+def vhds(*hosts: Mapping[str, Any], name: str = "edge", **fields: Any) -> dict[str, Any]:
+    return {"routes": [{"name": name, "vhds": {"config_source": ADS}, **fields}], "virtual_hosts": list(hosts)}
+
+
+def virtual_host(name: str, *domains: str, cluster: str = "checkout") -> dict[str, Any]:
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": cluster}}]
+    return {"name": name, "domains": list(domains or (name,)), "routes": routes}
+
+
+def scope(name: str, key: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "key": {"fragments": [{"string_key": key}]}, **fields}
+
+
+def test_routes_of_virtual_hosts_and_of_scopes_move_with_their_services() -> None:
+    inside = scope("own", "own", route_configuration=routes({"cluster": "checkout"}, name="main"))
+    document = {**SHOP, **vhds(virtual_host("edge/shop")), "scoped_routes": [inside]}
+    document["routes"] = [*document["routes"], routes({"cluster": "checkout"}, name="main")]
+    found = seen(document)
+    assert [(each.type.word, each.name, dict(each.services)) for each in found.routes] == [
+        ("scoped_routes", "own", {"checkout": "route_configuration.virtual_hosts[0].routes[0].route"}),
+        ("routes", "main", {"checkout": "virtual_hosts[0].routes[0].route"}),
+        ("virtual_hosts", "edge/shop", {"checkout": "routes[0].route"}),
+    ]
+    assert not found.services["checkout"].bare
+    assert found.warnings == ()
+    assert [(each.type.word, each.name) for each in found.fixed] == [("routes", "edge")]
+
+
+def test_one_name_of_a_scope_and_of_routes_is_two_resources() -> None:
+    inside = scope("main", "a", route_configuration=routes({"cluster": "checkout"}, name="x"))
+    found = seen({**SHOP, "scoped_routes": [inside], "routes": [{"name": "main"}]})
+    assert [each.type.word for each in found.routes] == ["scoped_routes"]
+    assert [(each.type.word, each.name) for each in found.fixed] == [("routes", "main")]
+
+
+def test_ttl_of_a_virtual_host_that_moves_is_kept() -> None:
+    lent = {"ttl": "30s", "resource": virtual_host("edge/shop")}
+    [template] = seen({**SHOP, **vhds(lent)}).routes
+    assert template.ttl_s == 30.0
+
+
+@pytest.mark.parametrize("name", ["shop", "other/shop", "plain/shop", "edge/shop/x"])
+def test_virtual_host_of_no_routes_that_ask_for_it_is_refused(name: str) -> None:
+    document = {**SHOP, **vhds(virtual_host("edge/there"), virtual_host(name))}
+    document["routes"] = [*document["routes"], {"name": "plain"}]
+    [problem] = refused(document)
+    assert problem.startswith(f"shop.yaml: virtual_hosts[1] '{name}': belongs to none of the routes that have `vhds:")
+
+
+def test_routes_that_wait_for_a_virtual_host_without_end_are_refused() -> None:
+    [problem] = refused({**SHOP, **vhds()})
+    assert problem == (
+        "shop.yaml: routes[0] 'edge': vhds: finds no virtual host, and an Envoy waits for the first one; "
+        "add 'edge/HOST' to `virtual_hosts:`"
+    )
+
+
+def test_domain_that_two_virtual_hosts_of_one_route_configuration_have_is_refused() -> None:
+    inline = [{"name": "inline", "domains": ["B.example"]}]
+    hosts = virtual_host("edge/a", "a.example", "b.example"), virtual_host("edge/b", "c.example", "a.example")
+    others = vhds(virtual_host("inside/a", "a.example"), name="inside")
+    document = {**SHOP, **vhds(*hosts, virtual_hosts=inline)}
+    document = {key: [*document.get(key, ()), *others.get(key, ())] for key in {**document, **others}}
+    assert [problem.partition("; ")[0] for problem in refused(document)] == [
+        (
+            "shop.yaml: virtual_hosts[0] 'edge/a': has the domain 'b.example', "
+            "which stands already in shop.yaml: routes[0] 'edge': virtual_hosts[0]"
+        ),
+        (
+            "shop.yaml: virtual_hosts[1] 'edge/b': has the domain 'a.example', "
+            "which stands already in shop.yaml: virtual_hosts[0] 'edge/a'"
+        ),
+    ]
+
+
+def test_two_scopes_of_one_key_are_refused() -> None:
+    scopes = [scope(name, "a", route_configuration_name="main") for name in ("one", "two")]
+    [problem] = refused({**SHOP, "routes": [routes({"cluster": "checkout"}, name="main")], "scoped_routes": scopes})
+    assert problem.startswith(
+        "shop.yaml: scoped_routes[1] 'two': key: is that of shop.yaml: scoped_routes[0] 'one' too"
+    )
+
+
+def test_scope_of_unknown_routes_is_refused() -> None:
+    [problem] = refused({**SHOP, "scoped_routes": [scope("one", "a", route_configuration_name="gone")]})
+    assert "route_configuration_name: names 'gone', which is not among the routes" in problem
+
+
+def test_listener_that_asks_for_scopes_of_which_there_are_none_is_refused() -> None:
+    key = {"fragments": [{"header_value_extractor": {"name": "x", "index": 0}}]}
+    scoped = {"name": "s", "scope_key_builder": key, "scoped_rds": {"scoped_rds_config_source": ADS}}
+    [problem] = refused({**SHOP, "listeners": [listener("edge", manager(scoped_routes=scoped))]})
+    assert "scoped_routes.scoped_rds: asks for scoped routes, of which there are none" in problem
+
+
+SOTW_BOOTSTRAP = {"dynamic_resources": {"ads_config": {"api_type": "GRPC"}}}
+DELTA_BOOTSTRAP = {"dynamic_resources": {"ads_config": {"api_type": "DELTA_GRPC"}}}
+FOUND_ON_DEMAND = {
+    "name": "envoy.filters.http.on_demand",
+    "typed_config": {"@type": f"{FILTERS}.http.on_demand.v3.OnDemand", "odcds": {"source": ADS}},
+}
+ON_DEMAND = manager()
+ON_DEMAND["http_filters"] = [FOUND_ON_DEMAND, *ON_DEMAND["http_filters"]]
+LENT_SCOPE = {"ttl": "30s", "resource": scope("one", "a", route_configuration_name="main")}
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        (vhds(virtual_host("edge/shop")), "vhds"),
+        ({"listeners": [listener("edge", ON_DEMAND)]}, "odcds.source"),
+        ({"scoped_routes": [LENT_SCOPE], "routes": [routes({"cluster": "checkout"}, name="main")]}, "ttl"),
+    ],
+)
+def test_what_needs_delta_is_refused_for_proxies_whose_bootstrap_has_none(
+    document: Mapping[str, Any], field: str
+) -> None:
+    [problem] = refused({**SHOP, **document}, SOTW_BOOTSTRAP)
+    assert f"{field}: needs delta, but bootstrap.yaml has `api_type: GRPC`" in problem
+    for bootstrap in (DELTA_BOOTSTRAP, {}, None):
+        assert seen({**SHOP, **document}, bootstrap).services
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"runtimes": [{"ttl": "0.5s", "resource": {"name": "x"}}]}, "0.5s is below 1s"),
+        ({"routes": [{"ttl": "9s", "resource": {"name": "x"}}]}, "is not for routes: an Envoy keeps them beyond it"),
+        ({"clusters": [{"ttl": "9s", "resource": service("checkout")}]}, "is not for a service"),
+    ],
+)
+def test_ttl_that_does_not_work_is_refused(document: Mapping[str, Any], told: str) -> None:
+    [problem] = refused({**SHOP, **document})
+    assert f"ttl: {told}" in problem
+
+
 def test_every_problem_is_told_at_once() -> None:
     problems = refused({"clusters": [service("checkout"), service("cart")], "routes": [routes({"cluster": "shop"})]})
     assert len(problems) == 3

@@ -31,6 +31,9 @@ class Recorder:
     def wake(self) -> None:
         self.woken += 1
 
+    def warm(self, names: frozenset[str]) -> None:
+        self.woken += 1
+
     def status(self) -> NodeStatus:
         return NodeStatus(self.node, "", "sotw", True, 0.0, {})
 

@@ -1,7 +1,8 @@
 """Small worlds of resources, and a wire client without I/O: its bytes go straight into a session."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +89,24 @@ def shop(*clusters: str, routed: Iterable[str] | None = None, mark: object = 0) 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How a Wire gets its session; `extras` is what it needs in every snapshot."""
+
+    open: Callable[[Cache, str, Callable[[], None]], Session]
+    extras: tuple[Resource, ...] = ()
+
+
+def _here(cache: Cache, protocol: str, wake: Callable[[], None]) -> Session:
+    return Session(ControlPlane(cache), protocol, Peer("ipv4:127.0.0.1:1"), wake)
+
+
+TRANSPORT: ContextVar[Transport] = ContextVar("TRANSPORT")
+HERE = Transport(_here)
+
+
 def served(*resources: Resource) -> Snapshot:
-    return snapshot(resources)
+    return snapshot((*resources, *TRANSPORT.get(HERE).extras))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +163,7 @@ class Wire:
         self.now_s = now_s
         self.wakes = 0
         self.nonces: list[str] = []
-        self.session = Session(ControlPlane(cache), protocol, Peer("ipv4:127.0.0.1:1"), self._wake)
+        self.session = TRANSPORT.get(HERE).open(cache, protocol, self._wake)
         self._node: Mapping[str, Any] | None = {**NODE, "id": node_id}
         self._names: dict[ResourceType, tuple[str, ...]] = {}
 

@@ -1,24 +1,27 @@
 """A model of what an Envoy does with responses, which checks all that it is told."""
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.xds.client import Reply, Wire, read
+from tests.xds.client import Reply, Wire, read, served
 from xds import proto
 from xds.cache import Cache
-from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, ResourceType, resource
+from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Resource, ResourceType, resource
 
 KINDS = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
 BAD, BROKEN = "bad", "broken"  # marks of what an Envoy refuses: one resource for its meaning, or the whole response
 BAD_PORT = 1
+PARTS = 4  # in how many responses one publish may reach a client, of one type: each barrier may release a part
 
 
 class Model:
     """What an Envoy does: it applies, warms, refuses, subscribes, and answers in its own time.
 
-    It checks what it is told: nothing twice, no route to a cluster that does not work (but see `_check`), no removal
-    of a cluster that a route in force names.
+    It checks what it is told: only what it asked for, nothing twice, nothing that is empty of news, no more responses
+    than there are causes, no route to a cluster that does not work (but see `_check`), no removal of a cluster that a
+    route in force names.
     """
 
     def __init__(self, cache: Cache, protocol: str) -> None:
@@ -43,6 +46,7 @@ class Model:
         self.heard = False
         self.initialised = False
         self.tainted = False
+        self.strange = False
         self.connect()
 
     def connect(self) -> None:
@@ -54,9 +58,33 @@ class Model:
         self.nonces: dict[ResourceType, str] = {}
         self.asked: dict[ResourceType, frozenset[str]] = {}
         self.told: dict[ResourceType, dict[str, str | None]] = {type_: {} for type_ in KINDS}
+        self.blind: set[str] = set()
+        self.spoken: dict[ResourceType, frozenset[str]] = {}
+        self.last: dict[ResourceType, str] = {}
+        self.spend: Counter[ResourceType] = Counter()
         self.withheld: list[tuple[Reply, str]] = []
         for type_ in [each for each in KINDS if each in self.subscribed]:
             self._ask(type_)
+
+    def publish(self, *resources: Resource) -> None:
+        """Change what is served."""
+        self.story.append(f"publish {[f'{each.type} {each.name} {each.version[:4]}' for each in resources]}")
+        self.cache.publish(served(*resources))
+        self.spend.clear()
+
+    def restart(self) -> None:
+        """Put another server in the place of this one: the same content, nothing known of its clients.
+
+        In SotW a client shows it one version for all; when that is not the one served it cannot know which clusters
+        there are to be kept.
+        """
+        fleet = self.cache.fleet
+        assert fleet is not None
+        self.cache = Cache()
+        self.cache.publish(fleet)
+        self.story.append("another server")
+        self.strange = self.protocol == "sotw"
+        self.reconnect()
 
     def reconnect(self) -> None:
         self.wire.session.close(self.now_s)
@@ -72,7 +100,7 @@ class Model:
         if type_ is ENDPOINTS:
             found = (each.eds_cluster_config.service_name or each.name for each in self.held[CLUSTERS].values())
         elif type_ is ROUTES:
-            found = (name for each in self.held[LISTENERS].values() for name in _names(LISTENERS, each, ROUTES))
+            found = (name for each in self.held[LISTENERS].values() for name in names_in(LISTENERS, each, ROUTES))
         else:
             return frozenset()
         return frozenset(found)
@@ -108,7 +136,21 @@ class Model:
             for name in lost:
                 told.pop(name, None)
         self.story.append(f"client: {type_} {list(words.values())[1:]}")
+        self._count(type_, words)
         self.wire.send(words)
+
+    def _count(self, type_: ResourceType, words: Mapping[str, Any]) -> None:
+        """Keep which names count at the server: in SotW those of a request with the last nonce, in delta all."""
+        before = self.spoken.get(type_, frozenset())
+        names = before
+        if self.protocol == "delta":
+            added = frozenset(words["resource_names_subscribe"])
+            names = before - frozenset(words["resource_names_unsubscribe"]) | added
+            self.spend[type_] -= len(added)
+        elif words["response_nonce"] == self.last.get(type_, ""):
+            names = frozenset(words["resource_names"])
+        self.spend[type_] -= names != before
+        self.spoken[type_] = names
 
     def _answer(self, reply: Reply, error: str) -> None:
         if error:
@@ -127,22 +169,46 @@ class Model:
         reply = read(self.protocol, response.body, self.now_s)
         assert reply.nonce not in self.wire.nonces
         self.wire.nonces.append(reply.nonce)
+        self._check_wanted(reply)
+        self._check_news(reply)
+        self.last[reply.type] = reply.nonce
+        self.inbox.append(reply)
+        self.story.append(f"server: {reply}")
+
+    def _check_wanted(self, reply: Reply) -> None:
+        """Only what was asked for, no more often than there is cause, and no cluster goes that a route here names."""
+        if reply.type in (ENDPOINTS, ROUTES):
+            strange = {*reply.names, *reply.removed} - self.spoken[reply.type]
+            assert not strange, f"{reply.type} {strange} were not asked for"
+        self.spend[reply.type] += 1
+        assert self.spend[reply.type] <= PARTS, f"{reply.type}: too many responses"
+        if reply.type is CLUSTERS:
+            self.spend[ENDPOINTS] -= 1
+            gone = set(reply.removed) if self.protocol == "delta" else self.held[CLUSTERS].keys() - reply.messages.keys()
+            named = gone & self.held[CLUSTERS].keys() & self.named()
+            assert not named or self.strange, f"clusters {named} are removed while a route names them"
+            self.blind.update([reply.nonce] * self.strange)
+            self.strange = False
+
+    def _check_news(self, reply: Reply) -> None:
+        """Nothing that this stream told already and the client did not ask for again."""
+        first = reply.type not in self.last
         told = self.told[reply.type]
         if reply.type is CLUSTERS:
             for name, message in reply.messages.items():
                 if told.get(name) != reply.versions[name]:
                     self.told[ENDPOINTS].pop(message.eds_cluster_config.service_name or name, None)
         if reply.type.full_state and self.protocol == "sotw":
-            assert not told or told != reply.versions, f"{reply} is told twice"
+            assert first or told != reply.versions, f"{reply} is told twice"
             told.clear()
+        else:
+            assert reply.names or reply.removed or (first and reply.type.full_state), f"{reply} says nothing"
         for name, version in reply.versions.items():
             assert told.get(name) != version, f"{reply.type} {name} is told twice"
             told[name] = version
         for name in reply.removed:
             assert told.get(name, "") is not None, f"{reply.type} -{name} is told twice"
             told[name] = None
-        self.inbox.append(reply)
-        self.story.append(f"server: {reply}")
 
     def hear(self) -> None:
         """Work on the oldest response."""
@@ -156,7 +222,7 @@ class Model:
         good = {} if everything else {name: each for name, each in reply.messages.items() if (name, BAD) not in bad}
         refused = reply.messages.keys() - good.keys()
         self.refused |= {(reply.type, name, reply.versions[name]) for name in refused}
-        self.suspect |= {each for name in refused for each in _names(reply.type, reply.messages[name], CLUSTERS)}
+        self.suspect |= {each for name in refused for each in names_in(reply.type, reply.messages[name], CLUSTERS)}
         self.tainted = self.tainted or bool(bad)
         self.torn = self.torn or (bool(bad) and (everything or len(reply.messages) > 1))
         error = "Proto constraint validation failed" if bad else ""
@@ -182,7 +248,7 @@ class Model:
         self._follow(reply)
 
     def _bad(self, reply: Reply) -> set[tuple[str, str]]:
-        return {(name, kind) for name, message in reply.messages.items() if (kind := _mark(reply.type, message))}
+        return {(name, kind) for name, message in reply.messages.items() if (kind := broken_by(reply.type, message))}
 
     def _note(self, reply: Reply) -> None:
         noted = self.noted[reply.type]
@@ -199,7 +265,7 @@ class Model:
             gone = set()  # Envoy keeps the load assignment of a cluster that lives
         for name in gone & held.keys():
             if reply.type is CLUSTERS:
-                assert name not in self.named(), f"cluster {name} is removed while a route names it"
+                assert name not in self.named() or reply.nonce in self.blind, f"cluster {name} is removed too soon"
                 self.working.discard(name)
                 self.warming.discard(name)
             del held[name]
@@ -212,7 +278,7 @@ class Model:
 
     def _check(self, reply: Reply, name: str, message: Any) -> None:
         """Allow a route to a cluster that does not work when it is late, or was refused and there is no older route."""
-        for cluster_name in _names(reply.type, message, CLUSTERS) - self.working:
+        for cluster_name in names_in(reply.type, message, CLUSTERS) - self.working:
             late = reply.at_s >= self.offered_s.get(cluster_name, reply.at_s) + 2.0
             was_refused = any(each[:2] == (CLUSTERS, cluster_name) for each in self.refused)
             first = name not in self.held[reply.type]
@@ -224,7 +290,7 @@ class Model:
             cluster_name
             for type_ in (LISTENERS, ROUTES)
             for message in self.held[type_].values()
-            for cluster_name in _names(type_, message, CLUSTERS)
+            for cluster_name in names_in(type_, message, CLUSTERS)
         )
 
     def _warm(self, reply: Reply) -> None:
@@ -277,7 +343,7 @@ class Model:
         raise AssertionError("it never ends")
 
 
-def _mark(type_: ResourceType, message: Any) -> str:
+def broken_by(type_: ResourceType, message: Any) -> str:
     """Return BAD or BROKEN for what this Envoy refuses."""
     if type_ is ENDPOINTS:
         port = message.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value
@@ -292,7 +358,7 @@ def _mark(type_: ResourceType, message: Any) -> str:
     return next((kind for kind in (BAD, BROKEN) if mark.endswith(f"-{kind}")), "")
 
 
-def _names(type_: ResourceType, message: Any, wanted: ResourceType) -> frozenset[str]:
+def names_in(type_: ResourceType, message: Any, wanted: ResourceType) -> frozenset[str]:
     return _read_names(type_, proto.canonical(message), wanted)
 
 

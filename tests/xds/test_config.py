@@ -1,14 +1,18 @@
 """Text of envoy-configs: what is read from it, and faults that say where they are and what to do."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from xds import proto
+from xds import config, proto
 from xds.config import Config, parse
 from xds.errors import InvalidConfig
-from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES
+from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIMES
 
 MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = {
@@ -122,6 +126,31 @@ clusters:
 """
     config = parse({"a.yaml": text})
     assert [entry.message.connect_timeout.seconds for entry in config.of(CLUSTERS).values()] == [1, 2, 2]
+
+
+TOKENS = (
+    *["a", "b", "name", "1", "0x1F", "1.5", "true", "null", "~", "on", "<<", "12:30", "=", ":", "{", "}", "[", "]"],
+    *('"1"', "'a b'", '"\\n"', "a b", ": ", "- ", ", ", "? ", "&x ", "*x", "!!str ", "!x ", "\t", "\x00"),
+    *("\n", "\n  ", "\n    ", "|\n", ">-\n", "# c\n", "---\n", "...\n", "%YAML 1.1\n"),
+)
+
+
+def by_nodes(text: str) -> object:
+    return yaml.load(text, config._Loader)  # noqa: S506 - a safe loader
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=12).map("".join))
+def test_yaml_means_the_same_without_nodes(text: str) -> None:
+    try:
+        found = config._read_usual(text)
+    except (config._Unusual, yaml.YAMLError, ValueError):
+        return  # _Loader judges it
+    assert repr(found) == repr(by_nodes(text))
+
+
+def test_yaml_as_it_is_usually_written_is_read_without_nodes() -> None:
+    for path in (Path(__file__).parents[2] / "envoy-configs").glob("*.yaml"):
+        assert config._read_usual(path.read_text()) == by_nodes(path.read_text())
 
 
 # what is refused
@@ -254,3 +283,33 @@ def test_message_is_as_the_schema_reads_it() -> None:
     words = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": {"ads": {}}}}
     config = parse({"a.json": json.dumps({"clusters": [words]})})
     assert config.of(CLUSTERS)["a"].message == proto.parse(CLUSTERS.message, words)
+
+
+def test_resource_may_be_wrapped_with_its_ttl() -> None:
+    config = parse({"a.yaml": "runtimes: [{ttl: 1.5s, resource: {name: lent}}, {resource: {name: kept}}]"})
+    assert {name: entry.ttl_s for name, entry in config.of(RUNTIMES).items()} == {"lent": 1.5, "kept": None}
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ("{ttl: 30, resource: {name: x}}", "a.yaml: runtimes[0] 'x': ttl: 30 is not a duration such as 1.5s"),
+        (
+            "{ttl: 3s, name: y, resource: {name: x}}",
+            "a.yaml: runtimes[0]: has 'name' beside `resource`, where only `ttl` may stand; put it into `resource`",
+        ),
+    ],
+)
+def test_ttl_that_is_written_otherwise_is_refused(item: str, told: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        parse({"a.yaml": f"runtimes: [{item}]"})
+    assert str(caught.value) == told
+
+
+def test_bootstrap_tells_whether_its_proxies_have_delta() -> None:
+    def parsed(api_type: str) -> Config:
+        bootstrap = f"dynamic_resources: {{ads_config: {{api_type: {api_type}}}}}"
+        return parse({"bootstrap.yaml": bootstrap, "a.yaml": "runtimes: [{name: x}]"})
+
+    assert [parsed(each).sotw for each in ("GRPC", "DELTA_GRPC")] == [True, False]
+    assert parse({"a.yaml": "runtimes: [{name: x}]"}).sotw is False

@@ -2,94 +2,35 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from tests.xds.client import PROTOCOLS, Reply, Wire, assignment, cluster, read, route, served, shop
+from tests.xds.client import PROTOCOLS, Reply, assignment, cluster, route, served, shop
+from tests.xds.port import LIMIT_S, Client, Port, eventually, serving
 from xds.cache import Cache
-from xds.edge.grpcio import METHODS, OPTIONS, SERVICE, GrpcEdge
+from xds.edge.gathering import WINDOW_S, Gathering
+from xds.edge.grpcio import OPTIONS, PACE_S, TYPED, GrpcEdge
 from xds.errors import XdsError
-from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, Resource
-from xds.session import ControlPlane, Events
+from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, VIRTUAL_HOSTS, Resource
+from xds.session import ControlPlane
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
-METHOD = {protocol: f"/{SERVICE}/{name}" for name, protocol in METHODS.items()}
-LIMIT_S = 10.0
-
-
-class Port:
-    """A running edge and its cache."""
-
-    def __init__(self) -> None:
-        self.cache = Cache()
-        self.left: list[str] = []
-        events = Events(left=lambda status: self.left.append(status.node.id))
-        self.edge = GrpcEdge(ControlPlane(self.cache, events), time.monotonic)
-        self.address = ""
-
-    async def start(self) -> None:
-        self.address = f"127.0.0.1:{await self.edge.start('127.0.0.1:0')}"
-
-
-class Client:
-    """One ADS stream; it encodes with the Wire of the unit tests, and reads with protobuf."""
-
-    def __init__(self, channel: grpc.aio.Channel, protocol: str, node_id: str = "edge-1") -> None:
-        self.wire = Wire(Cache(), protocol, node_id)
-        self.protocol = protocol
-        self.call = channel.stream_stream(METHOD[protocol])()
-
-    async def ask(self, type_url: str, *names: str, **words: object) -> None:
-        field = "resource_names" if self.protocol == "sotw" else "resource_names_subscribe"
-        await self.send({"type_url": type_url, field: list(names), **words})
-
-    async def send(self, words: dict[str, Any]) -> None:
-        await self.call.write(self.wire.encode(words))
-
-    async def ack(self, reply: Reply, *names: str) -> None:
-        extra = {"version_info": reply.version} if self.protocol == "sotw" else {}
-        if self.protocol == "sotw":
-            await self.ask(reply.type.url, *names, response_nonce=reply.nonce, **extra)
-        else:
-            await self.ask(reply.type.url, response_nonce=reply.nonce)
-
-    async def reply(self) -> Reply:
-        async with asyncio.timeout(LIMIT_S):
-            return read(self.protocol, await self.call.read())
-
-    async def end(self) -> tuple[grpc.StatusCode, str]:
-        """Wait for the end of the stream; return its code and text."""
-        async with asyncio.timeout(LIMIT_S):
-            return await self.call.code(), await self.call.details()
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[Port]:
-    running = Port()
-    await running.start()
-    yield running
-    async with asyncio.timeout(LIMIT_S):
-        await running.edge.stop(0)
+    async with serving() as running:
+        yield running
 
 
 @pytest.fixture
 async def channel(port: Port) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(port.address) as opened:
         yield opened
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for says nothing by itself
-            await asyncio.sleep(0.01)
-
-
-def sessions(port: Port) -> int:
-    return sum(len(members) for members in port.cache._members.values())
 
 
 @both
@@ -140,7 +81,7 @@ async def test_request_that_breaks_the_protocol_ends_the_stream(
     code, details = await client.end()
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert text in details
-    assert sessions(port) == 0
+    assert port.sessions == 0
 
 
 @both
@@ -159,10 +100,10 @@ async def test_fault_in_a_later_request_ends_the_stream_and_its_session(
     client = Client(channel, protocol)
     await client.ask(CLUSTERS.url)
     await client.reply()
-    assert sessions(port) == 1
+    assert port.sessions == 1
     await client.ask("")
     assert (await client.end())[0] is grpc.StatusCode.INVALID_ARGUMENT
-    await eventually(lambda: sessions(port) == 0)
+    await eventually(lambda: port.sessions == 0)
 
 
 @both
@@ -170,7 +111,7 @@ async def test_nothing_is_answered_before_a_snapshot(port: Port, channel: grpc.a
     client = Client(channel, protocol)
     await client.ask(CLUSTERS.url)
     assert await client.end() == (grpc.StatusCode.UNAVAILABLE, "no snapshot is loaded yet")
-    assert sessions(port) == 0
+    assert port.sessions == 0
 
 
 @both
@@ -179,7 +120,7 @@ async def test_type_that_nobody_serves_is_met_with_silence(
 ) -> None:
     port.cache.publish(served(*shop("a")))
     client = Client(channel, protocol)
-    await client.ask("type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration")
+    await client.ask("type.googleapis.com/envoy.config.none.v3.Nothing")
     await client.ask(CLUSTERS.url)
     assert str(await client.reply()) == "clusters a"
     client.call.cancel()
@@ -197,7 +138,7 @@ async def test_cancelled_stream_leaves_no_session(
         await client.ask(CLUSTERS.url)
         await client.reply()
     client.call.cancel()
-    await eventually(lambda: sessions(port) == 0)
+    await eventually(lambda: port.sessions == 0)
     assert port.left == (["edge-1"] if asked else [])
 
 
@@ -212,7 +153,7 @@ async def test_half_closed_stream_ends_well_and_leaves_no_session(
     await client.call.done_writing()
     assert (await client.end())[0] is grpc.StatusCode.OK
     await eventually(lambda: port.left == ["edge-1"])
-    assert sessions(port) == 0
+    assert port.sessions == 0
 
 
 @both
@@ -222,8 +163,8 @@ async def test_connection_that_breaks_leaves_no_session(port: Port, protocol: st
         client = Client(broken, protocol)
         await client.ask(CLUSTERS.url)
         await client.reply()
-        assert sessions(port) == 1
-    await eventually(lambda: sessions(port) == 0)
+        assert port.sessions == 1
+    await eventually(lambda: port.sessions == 0)
 
 
 @both
@@ -272,12 +213,12 @@ async def test_client_that_goes_while_it_reads_nothing_leaves_no_session(
     port.cache.publish(served(*shop("a")[:3], route("main", "a", mark="x" * 20_000_000)))
     client = Client(channel, protocol)
     await client.ask(ROUTES.url, "main")
-    await eventually(lambda: sessions(port) == 1)
+    await eventually(lambda: port.sessions == 1)
     if bad_request:
         await client.ask("")
-        await eventually(lambda: sessions(port) == 0)
+        await eventually(lambda: port.sessions == 0)
     client.call.cancel()
-    await eventually(lambda: sessions(port) == 0)
+    await eventually(lambda: port.sessions == 0)
 
 
 @both
@@ -294,9 +235,11 @@ async def test_bad_request_during_a_write_ends_the_stream_when_it_is_read(port: 
 
 
 @both
-async def test_several_hundred_streams_all_get_a_change(port: Port, channel: grpc.aio.Channel, protocol: str) -> None:
+async def test_several_hundred_streams_all_get_a_change(port: Port, protocol: str) -> None:
     port.cache.publish(served(*shop("a")))
-    clients = [Client(channel, protocol, f"edge-{number}") for number in range(300)]
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
+    channels = [grpc.aio.insecure_channel(port.address, options=own) for _ in range(3)]
+    clients = [Client(channels[number % 3], protocol, f"edge-{number}") for number in range(300)]
 
     async def follow(client: Client) -> None:
         await client.ask(ENDPOINTS.url, "a")
@@ -313,9 +256,9 @@ async def test_several_hundred_streams_all_get_a_change(port: Port, channel: grp
     replies = await asyncio.gather(*map(changed, clients))
     assert {reply.versions["a"] for reply in replies} == {assignment("a", 81).version}
     await eventually(lambda: not any(each.types[ENDPOINTS].waiting for each in port.cache.connected()))
-    for client in clients:
-        client.call.cancel()
-    await eventually(lambda: sessions(port) == 0)
+    for channel in channels:
+        await channel.close()
+    await eventually(lambda: port.sessions == 0)
 
 
 async def test_port_in_use_is_an_error_that_says_so(port: Port) -> None:
@@ -328,18 +271,66 @@ async def test_edge_that_never_started_stops() -> None:
 
 
 @both
-async def test_stop_ends_streams_within_its_grace(protocol: str) -> None:
+async def test_stop_ends_streams_with_a_status_that_has_them_come_back(protocol: str) -> None:
     running = Port()
     await running.start()
     running.cache.publish(served(*shop("a")))
     async with grpc.aio.insecure_channel(running.address) as channel:
-        client = Client(channel, protocol)
-        await client.ask(CLUSTERS.url)
-        await client.reply()
-        async with asyncio.timeout(LIMIT_S):
-            await running.edge.stop(0.1)
-        assert (await client.end())[0] is not grpc.StatusCode.OK
-    await eventually(lambda: running.left == ["edge-1"])
+        clients = [Client(channel, protocol, f"edge-{number}") for number in range(20)]
+        for client in clients:
+            await client.ask(CLUSTERS.url)
+            await client.reply()
+        began_s = time.monotonic()
+        stopping = asyncio.create_task(running.edge.stop(LIMIT_S))
+        ends = await asyncio.gather(*(client.end() for client in clients))
+        assert set(ends) == {(grpc.StatusCode.UNAVAILABLE, "the server is stopping; connect again")}
+        assert time.monotonic() - began_s >= 19 * PACE_S, "they all ended at once"
+    await stopping
+    assert time.monotonic() - began_s < LIMIT_S / 2, "it waited although all streams had ended"
+    assert len(running.left) == len(clients)
+
+
+async def test_server_without_clients_stops_at_once() -> None:
+    running = Port()
+    await running.start()
+    async with asyncio.timeout(LIMIT_S):
+        await running.edge.stop(10 * LIMIT_S)
+
+
+@both
+@pytest.mark.parametrize("service", TYPED)
+async def test_service_of_one_type_needs_no_type_url_and_takes_no_other_type(
+    port: Port, channel: grpc.aio.Channel, service: str, protocol: str
+) -> None:
+    word, type_ = TYPED[service]
+    if (protocol, type_) == ("sotw", VIRTUAL_HOSTS):
+        return  # VHDS is delta only
+    port.cache.publish(served(*shop("a")))
+    method = f"/{service}/{'Stream' if protocol == 'sotw' else 'Delta'}{word}"
+    named = {ENDPOINTS: "a", ROUTES: "main"}
+    if type_ in (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES):
+        client = Client(channel, protocol, method=method)
+        await client.ask("", *filter(None, [named.get(type_)]))
+        assert (await client.reply()).type is type_
+        client.call.cancel()
+    client = Client(channel, protocol, method=method)
+    await client.ask((CLUSTERS if type_ is not CLUSTERS else ENDPOINTS).url)
+    assert (await client.end())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_lone_change_goes_out_at_once_and_those_behind_it_together() -> None:
+    acts: list[float] = []
+    loop = asyncio.get_running_loop()
+    gathering = Gathering(loop, lambda: acts.append(loop.time()))
+    for _ in range(100):
+        gathering.changed()
+    assert len(acts) == 1
+    await eventually(lambda: len(acts) == 2)
+    assert acts[1] - acts[0] >= WINDOW_S * 0.9
+    await eventually(lambda: loop.time() - acts[1] > 2 * WINDOW_S)
+    gathering.changed()
+    assert len(acts) == 3
+    gathering.cancel()
 
 
 def test_proxies_may_ping_as_often_as_they_like() -> None:

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import envoy
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xds import proto
 
@@ -257,3 +260,96 @@ def test_a_type_that_is_no_text_is_a_fault_with_its_path() -> None:
     with pytest.raises(proto.ParseFailure) as caught:
         proto.parse("envoy.config.cluster.v3.Cluster", {"typed_extension_protocol_options": {"a": {"@type": 5}}})
     assert "typed_extension_protocol_options" in caught.value.path
+
+
+# words that are read without json_format, which judges all others
+
+
+RICH = {
+    "name": "app",
+    "type": "EDS",
+    "connect_timeout": "0.250s",
+    "per_connection_buffer_limit_bytes": 32768,
+    "ignore_health_on_host_removal": True,
+    "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}, "service_name": "b"},
+    "common_lb_config": {"healthy_panic_threshold": {"value": 25.5}},
+    "circuit_breakers": {"thresholds": [{"priority": "HIGH", "max_retries": 3}, {}]},
+    "metadata": {"filter_metadata": {"envoy.lb": {"version": "v1", "list": [1, None, {"x": True}]}}},
+    "typed_extension_protocol_options": {
+        "http": {
+            "@type": f"type.googleapis.com/{HTTP_PROTOCOL_OPTIONS}",
+            "common_http_protocol_options": {"idle_timeout": "30s", "max_requests_per_connection": 0},
+            "explicit_http_config": {"http_protocol_options": {}},
+        }
+    },
+    "lb_subset_config": {"subset_selectors": [{"keys": ["a", "b"]}], "default_subset": {"x": "y"}},
+    "load_assignment": {
+        "cluster_name": "app",
+        "endpoints": [
+            {
+                "locality": {},
+                "load_balancing_weight": 7,
+                "lb_endpoints": [
+                    {
+                        "endpoint": {"address": {"socket_address": {"address": "::1", "port_value": 80}}},
+                        "health_status": "DRAINING",
+                    }
+                ],
+            }
+        ],
+    },
+}
+ODD: tuple[object, ...] = (
+    *(None, True, 0, -1, 2**40, 1.5, 2.0, float("nan"), "", "x", "EDS", "3", "1s", "1.5", "true", "\ud800"),
+    *([], [None], ["x"], [[]], ("x",), {}, {"name": "x"}, {"value": 1}, {1: 2}, MappingProxyType({})),
+    *({"@type": 1}, {"@type": "x", "ads": {}}, {"@type": "type.googleapis.com/google.protobuf.Empty"}),
+    {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"},
+)
+NAMES = ("name", "connectTimeout", "connect_timeout", "cluster_type", "self", "ads", "value", "@type", "x", "metadata")
+
+
+def outcome(read: Callable[[], Any]) -> tuple[object, ...]:
+    try:
+        return (proto.canonical(read()),)
+    except proto.ParseFailure as failure:
+        return failure.path, failure.what
+
+
+def altered(words: Any, data: st.DataObject) -> Any:
+    """Put something odd into these words, or beside them."""
+    branches = list(words) if isinstance(words, dict) else list(range(len(words))) if isinstance(words, list) else []
+    choice = data.draw(st.sampled_from([*branches, "replace", "add"]) if branches else st.just("replace"))
+    if choice == "replace":
+        return data.draw(st.sampled_from(ODD))
+    if choice == "add":
+        odd = data.draw(st.sampled_from(ODD))
+        return {**words, data.draw(st.sampled_from(NAMES)): odd} if isinstance(words, dict) else [*words, odd]
+    copy = words.copy()
+    copy[choice] = altered(words[choice], data)
+    return copy
+
+
+@given(st.data())
+def test_odd_words_are_read_and_refused_as_json_format_does(data: st.DataObject) -> None:
+    words = altered(altered(RICH, data), data)
+    cls = proto.message_class(CLUSTER)
+    before = repr(words)
+    assert outcome(lambda: proto.parse(CLUSTER, words)) == outcome(lambda: proto.read(cls, words))
+    assert repr(words) == before
+
+
+def test_usual_words_need_no_json_format() -> None:
+    message = proto.message_class(CLUSTER)()
+    proto.fill(message, RICH, proto.MAX_MESSAGES)
+    assert proto.canonical(message) == proto.canonical(proto.read(type(message), RICH))
+
+
+@pytest.mark.parametrize("levels", [48, 49, 50, 51, 97, 98, 99, 100, 101])
+@pytest.mark.parametrize("innermost", [{"any": True}, {"metadata": {"path": [{"key": "x"}]}}, {"and_rules": {}}])
+def test_words_may_be_nested_as_deep_as_json_format_lets_them(levels: int, innermost: dict[str, object]) -> None:
+    permission = "envoy.config.rbac.v3.Permission"
+    words = innermost
+    for _ in range(levels):
+        words = {"not_rule": words}
+    cls = proto.message_class(permission)
+    assert outcome(lambda: proto.parse(permission, words)) == outcome(lambda: proto.read(cls, words))

@@ -11,15 +11,21 @@ from xds.resources import (
     BY_WORD,
     CLUSTERS,
     ENDPOINTS,
+    EXTENSION_CONFIGS,
     LISTENERS,
     ROUTES,
+    RUNTIMES,
+    SCOPED_ROUTES,
     TYPES,
+    VIRTUAL_HOSTS,
     Reference,
     assignment_name,
     content_version,
+    expiring,
     is_eds,
     references,
     resource,
+    route_of,
     walk,
 )
 
@@ -34,10 +40,11 @@ def of_route(action: dict[str, Any]) -> list[tuple[str, str]]:
     return [(each.name, each.field) for each in references(message)]
 
 
-def test_clusters_go_before_endpoints_before_listeners_before_routes() -> None:
-    order = [TYPES.index(each) for each in (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)]
+def test_what_is_needed_goes_before_what_needs_it() -> None:
+    order = [TYPES.index(each) for each in (CLUSTERS, ENDPOINTS, LISTENERS, SCOPED_ROUTES, ROUTES, VIRTUAL_HOSTS)]
     assert order == sorted(order)
-    assert [each for each in TYPES if each.full_state] == [CLUSTERS, LISTENERS]
+    assert [each for each in TYPES if each.full_state] == [CLUSTERS, LISTENERS, SCOPED_ROUTES]
+    assert [each for each in TYPES if each.wildcard] == [CLUSTERS, LISTENERS, SCOPED_ROUTES, VIRTUAL_HOSTS]
 
 
 def test_types_are_found_by_word_and_url() -> None:
@@ -89,6 +96,70 @@ def test_route_that_takes_its_cluster_from_a_header_needs_none() -> None:
 def test_listener_needs_its_route_configuration() -> None:
     (found,) = listener("edge", "main").references
     assert found == Reference(ROUTES, "main", "filter_chains[0].filters[0].typed_config.rds.route_config_name")
+
+
+def scoped(**fields: Any) -> list[tuple[str, str, str]]:
+    words = {"name": "s", "key": {"fragments": [{"string_key": "a"}]}, **fields}
+    found = references(proto.parse(SCOPED_ROUTES.message, words))
+    return [(each.type.word, each.name, each.field) for each in found]
+
+
+def test_scope_needs_the_routes_that_it_names_or_what_its_own_lead_to() -> None:
+    assert scoped(route_configuration_name="main") == [("routes", "main", "route_configuration_name")]
+    hosts = [{"name": "h", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]}]
+    path = f"route_configuration.{ROUTE_PATH}.cluster"
+    assert scoped(route_configuration={"name": "own", "virtual_hosts": hosts}) == [("clusters", "a", path)]
+
+
+def test_virtual_host_needs_its_clusters() -> None:
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]
+    message = proto.parse(VIRTUAL_HOSTS.message, {"name": "main/h", "domains": ["h"], "routes": routes})
+    assert list(references(message)) == [Reference(CLUSTERS, "a", "routes[0].route.cluster")]
+
+
+@pytest.mark.parametrize(
+    ("virtual_host", "routes"), [("edge/shop.example", "edge"), ("a/b/shop.example", "a/b"), ("shop.example", "")]
+)
+def test_virtual_host_belongs_to_the_routes_before_the_last_slash(virtual_host: str, routes: str) -> None:
+    assert route_of(virtual_host) == routes
+
+
+@pytest.mark.parametrize(
+    ("discovery", "needed"),
+    [
+        ({"config_source": ADS}, ["ext"]),
+        ({"config_source": {"path_config_source": {"path": "/etc/ext.yaml"}}}, []),
+        (
+            {
+                "config_source": ADS,
+                "default_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            },
+            [],
+        ),
+    ],
+)
+def test_filter_needs_its_config_that_is_discovered_here_unless_it_has_another(
+    discovery: dict[str, Any], needed: list[str]
+) -> None:
+    kinds = (
+        "envoy.config.cluster.v3.Filter",
+        "envoy.config.listener.v3.Filter",
+        "envoy.config.listener.v3.ListenerFilter",
+        "envoy.extensions.filters.http.composite.v3.DynamicConfig",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
+        "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig.SessionFilter",
+    )
+    for kind in kinds:
+        found = list(references(proto.parse(kind, {"name": "ext", "config_discovery": discovery})))
+        assert found == [Reference(EXTENSION_CONFIGS, name, "name") for name in needed]
+
+
+def test_ttl_is_told_by_the_version() -> None:
+    words = {"name": "fault", "layer": {"share": 50}}
+    without, short, long = (resource(RUNTIMES, proto.parse(RUNTIMES.message, words), each) for each in (None, 1.0, 2.0))
+    assert without.version == content_version(without.body)
+    assert len({without.version, short.version, long.version}) == 3
+    assert expiring(without, 1.0) == short
 
 
 def test_route_configuration_from_elsewhere_is_not_ours() -> None:

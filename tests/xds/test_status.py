@@ -12,18 +12,21 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.xds.client import HTTP, PROTOCOLS, ROUTER, Wire, assignment, cluster, listener, served, shop
 from xds import proto
+from xds.access import Client, Rules
 from xds.cache import Cache
 from xds.edge.grpcio import SERVICE as ADS
 from xds.edge.grpcio import GrpcEdge
 from xds.edge.status import CSDS, REFLECTION, REFLECTION_ALPHA, Clocks, StatusEdge
 from xds.errors import InvalidRequest, XdsError
-from xds.redaction import REDACTED, redacted
+from xds.node import Peer
+from xds.redaction import REDACTED, redacted, redacted_text
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, Resource, ResourceType, resource
-from xds.session import ControlPlane
-from xds.status import REQUEST, Pages, Query, Report, parse
+from xds.session import ControlPlane, Session
+from xds.status import REQUEST, RESPONSE_BYTES, Pages, Query, Report, parse
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
 LIMIT_S = 10.0
@@ -47,7 +50,11 @@ def exactly(*ids: str) -> dict[str, Any]:
 def told(cache: Cache, query: Query | None = None) -> list[Any]:
     """Return the ClientConfigs that answer a query, decoded; without one: of all clients."""
     cls = proto.message_class("envoy.service.status.v3.ClientConfig")
-    return [cls.FromString(each) for each in Report(cache, query or Query(), EPOCH_S).clients()]
+    return [cls.FromString(each) for each in encoded(cache, query or Query())]
+
+
+def encoded(cache: Cache, query: Query) -> list[bytes]:
+    return [b"".join(parts) for parts in Report(cache, query, EPOCH_S).clients()]
 
 
 def entries(config: Any, type_: ResourceType) -> Mapping[str, Any]:
@@ -238,10 +245,12 @@ def test_secret_is_told_by_name_and_version_only(protocol: str) -> None:
     cache = Cache()
     cache.publish(served(secret("cert")))
     wire = Wire(cache, protocol)
+    plane = ControlPlane(cache, access=Rules((Client("*", ("*",), ("*",), ("*",)),)))
+    wire.session = Session(plane, protocol, Peer("ipv4:127.0.0.1:1", frozenset({"edge.shop"})), wire._wake)
     wire.ask(SECRETS, "cert")
     for reply in wire.replies():
         wire.nack(reply, f"cannot load {KEY}")
-    [report] = Report(cache, asked(**exactly("edge-1")), EPOCH_S).clients()
+    [report] = encoded(cache, asked(**exactly("edge-1")))
     assert b"cert" in report
     assert b"hush" not in report
     assert b"withheld" in report
@@ -254,13 +263,13 @@ def test_key_written_into_a_listener_is_not_told(protocol: str) -> None:
     wire = Wire(cache, protocol)
     wire.ask(LISTENERS)
     wire.settle()
-    [report] = Report(cache, asked(**exactly("edge-1")), EPOCH_S).clients()
+    [report] = encoded(cache, asked(**exactly("edge-1")))
     assert b"hush" not in report
     assert REDACTED.encode() in report
     cache.publish(served(listener_with_key("edge"), listener_with_key("other")))
     for reply in wire.replies():
         wire.nack(reply, f"refused: {KEY}")
-    [report] = Report(cache, asked(**exactly("edge-1")), EPOCH_S).clients()
+    [report] = encoded(cache, asked(**exactly("edge-1")))
     assert b"hush" not in report
 
 
@@ -283,7 +292,9 @@ def test_secrets_are_replaced_wherever_they_stand() -> None:
     }
     whole = proto.parse(HTTP, manager)
     shown = proto.message_class(HTTP).FromString(redacted(HTTP, proto.canonical(whole)))
-    credentials = proto.unpack(shown.http_filters[0].typed_config).grpc_service.google_grpc
+    filter_ = proto.unpack(shown.http_filters[0].typed_config)
+    assert filter_ is not None
+    credentials = filter_.grpc_service.google_grpc
     assert credentials.channel_credentials.ssl_credentials.private_key.inline_bytes == REDACTED.encode()
     assert credentials.call_credentials[0].access_token == REDACTED
     assert shown.http_filters[1] == whole.http_filters[1]
@@ -312,6 +323,17 @@ def test_message_without_a_secret_is_shown_as_it_is() -> None:
         assert redacted(message, body) is body
 
 
+def test_what_an_envoy_quotes_of_a_resource_has_no_secrets() -> None:
+    text = """Error adding/updating listener(s) tls: goo.gle/debugproto
+common_tls_context {
+  tls_certificates { private_key { inline_string: %s } }
+}
+access_token: %s
+: Proto constraint validation failed (CommonTlsContextValidationError: value is required)"""
+    hush, cut_off = '"hush \\"hush\\" \\n hush"', '"hush'
+    assert redacted_text(text % (hush, cut_off)) == text % ('"[redacted]"', '"[redacted]"')
+
+
 def test_page_takes_whole_clients_up_to_its_limit() -> None:
     pages = Pages(limit_bytes=25)
     full = [pages.add(b"x" * 8), pages.add(b"y" * 8), pages.add(b"z" * 8)]
@@ -323,9 +345,10 @@ def test_page_takes_whole_clients_up_to_its_limit() -> None:
 class Port:
     """A running status port, and the cache that it tells of."""
 
-    def __init__(self, token: str | None = None) -> None:
+    def __init__(self, token: str | None = None, limit_bytes: int = RESPONSE_BYTES) -> None:
         self.cache = Cache()
-        self.edge = StatusEdge(self.cache, Clocks(time.monotonic, time.time), token)
+        clocks = Clocks(time.monotonic, time.time)
+        self.edge = StatusEdge(self.cache, clocks, token, limit_bytes=limit_bytes)
         self.address = ""
 
     async def start(self) -> None:
@@ -392,13 +415,32 @@ async def test_stream_splits_what_a_client_could_not_take_at_once(port: Port, ch
     assert [[config.node.id for config in page] for page in pages] == [["edge-0"], ["edge-1"], ["edge-2"]]
 
 
-async def test_fetch_of_too_much_says_how_to_ask_for_less(port: Port, channel: grpc.aio.Channel) -> None:
-    port.cache.publish(served(cluster("x" * 31_000_000)))
-    for number in range(2):
-        Wire(port.cache, "sotw", f"edge-{number}").ask(CLUSTERS)
-    with pytest.raises(grpc.aio.AioRpcError, match="larger than 60 MiB; name nodes by node_matchers") as caught:
-        await fetch(channel, request())
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+async def test_client_too_large_for_a_message_says_how_to_ask_for_less() -> None:
+    running = Port(limit_bytes=1 << 20)
+    await running.start()
+    running.cache.publish(served(cluster("x" * (1 << 20))))
+    Wire(running.cache, "sotw").ask(CLUSTERS)
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        call = channel.stream_stream(f"/{CSDS}/StreamClientStatus")()
+        await call.write(request())
+        async with asyncio.timeout(LIMIT_S):
+            assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "exclude_resource_contents" in await call.details()
+    await running.edge.stop(0)
+
+
+@pytest.mark.parametrize("node_ids", [("edge-1",), ("edge-1", "edge-2")])
+async def test_fetch_of_too_much_says_how_to_ask_for_less(node_ids: tuple[str, ...]) -> None:
+    running = Port(limit_bytes=1 << 20)
+    await running.start()
+    running.cache.publish(served(cluster("x" * ((1 << 20) // len(node_ids)))))
+    for node_id in node_ids:
+        Wire(running.cache, "sotw", node_id).ask(CLUSTERS)
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than 1 MiB; name nodes by node_matchers") as caught:
+            await fetch(channel, request())
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await running.edge.stop(0)
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xff", request(node_matchers=[{"node_id": {"safe_regex": {"regex": "x"}}}])])
@@ -466,7 +508,8 @@ async def reflected(channel: grpc.aio.Channel, service: str, **words: object) ->
     )
     requests = iter([reflection_pb2.ServerReflectionRequest(**words)])
     async with asyncio.timeout(LIMIT_S):
-        return [response async for response in call(_each(requests))][0]
+        [response] = [each async for each in call(_each(requests))]
+    return response
 
 
 async def _each(requests: Iterator[Any]) -> AsyncIterator[Any]:
@@ -509,6 +552,27 @@ def add_all(pool: DescriptorPool, files: list[bytes]) -> None:
                 left.append(file)
         assert len(left) < len(files)
         files = left
+
+
+async def test_grpcs_own_reflection_client_finds_every_service(port: Port) -> None:
+    def find() -> list[str]:
+        with grpc.insecure_channel(port.address) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            pool = DescriptorPool(database)
+            services = [pool.FindServiceByName(name) for name in (*database.get_services(), ADS)]
+            return [method.output_type.full_name for service in services for method in service.methods]
+
+    async with asyncio.timeout(LIMIT_S):
+        found = await asyncio.to_thread(find)
+    assert set(found) == {
+        "envoy.service.status.v3.ClientStatusResponse",
+        "grpc.health.v1.HealthCheckResponse",
+        "grpc.health.v1.HealthListResponse",
+        "grpc.reflection.v1.ServerReflectionResponse",
+        "grpc.reflection.v1alpha.ServerReflectionResponse",
+        "envoy.service.discovery.v3.DiscoveryResponse",
+        "envoy.service.discovery.v3.DeltaDiscoveryResponse",
+    }
 
 
 async def test_status_port_serves_no_configuration_and_the_xds_port_no_status(
