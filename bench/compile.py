@@ -3,7 +3,8 @@
 python bench/compile.py [--only load|weight|endpoint] [--largest N] [--json]
 
 Each row runs in a process of its own, through what the server runs: the text of files -> Publisher.load -> Cache; then
-Publisher.serve with one change, back and forth. CPU is of the process, user and system.
+Publisher.serve with one change after the other (the first, which brings the candidate, is not counted). CPU is of the
+process, user and system, collections of garbage included.
 """
 
 import argparse
@@ -214,7 +215,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one object per row")
     wanted = parser.parse_args()
     if not wanted.json:
-        print(f"{'what':26}{'configuration':66}{'MiB':>6}{'load s':>8}{'change ms':>11}{'most':>8}{'peak MiB':>10}")
+        print(f"{'what':26}{'configuration':76}{'MiB':>6}{'load s':>8}{'change ms':>11}{'most':>8}{'peak MiB':>10}")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for what, shape in cases(wanted.largest):
             if what.startswith(wanted.only):
@@ -227,7 +228,7 @@ def show(row: Row, *, as_json: bool) -> None:
         print(json.dumps(asdict(row)), flush=True)
         return
     change, most = ("" if each is None else f"{each:.2f}" for each in (row.change_ms_median, row.change_ms_most))
-    head = f"{row.what:26}{row.shape:66}{row.text_mib:6.1f}"
+    head = f"{row.what:26}{row.shape:76}{row.text_mib:6.1f}"
     print(f"{head}{row.load_cpu_s:8.2f}{change:>11}{most:>8}{row.peak_mib:10.0f}", flush=True)
 
 

@@ -58,8 +58,10 @@ def _share(value: float, decades: tuple[int, int]) -> float:
 
 
 def table(rows: Sequence[Row]) -> str:
+    """Return the rows of the smallest and of the largest size; the plot has those between."""
+    ends = (min(map(_endpoints, rows)), max(map(_endpoints, rows)))
     lines = [HEADING, "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
-    for row in rows:
+    for row in (each for each in rows if _endpoints(each) in ends):
         cells = (
             row["size"],
             row["protocol"],

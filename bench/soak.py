@@ -31,16 +31,14 @@ COUNTERS = ("cluster_added", "cluster_modified", "cluster_removed", "warming_clu
 
 
 class Soak:
-    def __init__(self, world: World, progress: bool) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.progress = progress
         self.warm_ms: list[float] = []
         self.weights = 0
         self.resources = configuration([backend.address for backend in world.backends["v1"]])
 
     def say(self, text: str) -> None:
-        if self.progress:
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     async def shift(self, changes: int) -> None:
         """Move the traffic to and fro until the weight has changed so often."""
@@ -135,7 +133,7 @@ async def timeouts(envoy: Any) -> int:
 async def run(wanted: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         async with World(Path(folder), Cast({"v1": 2, "v2": 2}, {})) as world:
-            soak, tally, stop = Soak(world, not wanted.json), Tally(), asyncio.Event()
+            soak, tally, stop = Soak(world), Tally(), asyncio.Event()
             plan = LoadPlan(await world.targets(), wanted.rate, mix(slow_share=0.02, stream_share=0.01))
             load = asyncio.create_task(run_load(plan, tally.record, stop))
             await asyncio.gather(soak.shift(wanted.weights), soak.edit(wanted.clusters))

@@ -53,3 +53,14 @@ def test_compose_moves_the_example_onto_its_own_backends() -> None:
     moved = {line.split("address: ")[-1].split(",")[0] for line in text.splitlines() if "172.30.0" in line}
     services = compose["services"]
     assert moved == {services[f"v1-{number}"]["networks"]["shop"]["ipv4_address"] for number in (1, 2, 3)}
+
+
+def test_tests_in_conformance_exist_and_every_rule_has_a_row_of_its_own() -> None:
+    text = (ROOT / "docs" / "conformance.md").read_text()
+    named = re.findall(r"`([a-z_/]+)::(test_[a-z0-9_]+)`", text)
+    assert len(named) > 100
+    for module, name in named:
+        source = (ROOT / "tests" / f"{module}.py").read_text()
+        assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{module}::{name}"
+    rules = re.findall(r"^\| (?!---|rule|bug|client)([^|]+) \|", text, re.MULTILINE)
+    assert len(rules) == len(set(rules)) > 80

@@ -53,15 +53,6 @@ def without_values(text: str) -> str:
     return QUOTED.sub('"..."', text)
 
 
-# A value in protobuf's text format, as Envoy quotes whole resources in a NACK; its end may be cut off.
-_QUOTED = re.compile(rf'\b({"|".join(sorted({*INLINE_FIELDS, *SECRET_TEXTS, "key"}))}): "(?:[^"\\\n]|\\.)*"?')
-
-
-def redacted_text(text: str) -> str:
-    """Return a client's words without the secrets that they quote. Of a text that was cut it may miss the first."""
-    return _QUOTED.sub(rf'\1: "{REDACTED}"', text)
-
-
 def redacted(message_name: str, body: bytes) -> bytes:
     """Return a message's bytes with every secret in it replaced; the very same bytes when it holds none."""
     cls = proto.message_class(message_name)

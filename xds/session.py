@@ -103,7 +103,10 @@ class Session:
         self.stream, answer = receive(self.stream, request, fleet.of(self.node), cache.recent, now_s)
         type_ = BY_URL.get(request.type_url)
         if type_ is not None:
-            self._plane.limits.check_names(len(self.stream.types[type_].names))
+            state = self.stream.types[type_]
+            self._plane.limits.check_names(len(state.names))
+            if not state.nonce and type_.full_state and state.wildcard and request.version:
+                cache.remember(request.version, state.held)  # it was sent by a server before this one
         if answer is not None:
             self._plane.events.answered(self.node, answer)
             for member in self._beside():

@@ -11,7 +11,7 @@ from xds import proto
 from xds.cache import Cache
 from xds.errors import InvalidRequest
 from xds.node import Node
-from xds.redaction import redacted, redacted_text
+from xds.redaction import redacted, without_values
 from xds.resources import SECRETS, Resource
 from xds.snapshot import Snapshot
 from xds.subscription import WILDCARD, Subscription
@@ -165,7 +165,7 @@ class Report:
         if refused is not None:
             self._show(error.failed_configuration, refused)
         if state.rejection is not None:
-            error.details = WITHHELD if _holds_secrets(state) else redacted_text(state.rejection.text)
+            error.details = WITHHELD if _holds_secrets(state) else without_values(state.rejection.text)
             error.last_update_attempt.FromNanoseconds(int((self._epoch_s + state.rejection.at_s) * 1e9))
 
     def _show(self, holder: Message, resource: Resource) -> None:

@@ -15,7 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from xds.resources import BY_URL, CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIMES, SECRETS, TYPES, ResourceType
+from xds.resources import (
+    BY_URL,
+    CLUSTERS,
+    ENDPOINTS,
+    LISTENERS,
+    ROUTES,
+    RUNTIMES,
+    SCOPED_ROUTES,
+    SECRETS,
+    TYPES,
+    VIRTUAL_HOSTS,
+    ResourceType,
+)
 from xds.snapshot import Snapshot, View
 from xds.subscription import (
     BEATS,
@@ -43,6 +55,7 @@ from xds.subscription import (
 BARRIER_S = 2.0
 INTRODUCTION = (CLUSTERS, LISTENERS, ROUTES)  # a client that comes back with these asks for them in its first moments
 LEAVES = (SECRETS, RUNTIMES, ENDPOINTS)  # refer to nothing
+ROOTS = (RUNTIMES, LISTENERS, SCOPED_ROUTES, VIRTUAL_HOSTS)  # nothing refers to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +197,14 @@ def _beating(stream: Stream, now_s: float) -> Stream:
         beat = pulse(state.held, stream.dialect.NAME)
         if beat is None:
             continue
-        waited_s = now_s - stream.beaten_s.get(type_, now_s)
-        if waited_s >= beat.every_s * BEATS:  # it may have let go of all that
-            stream = stream.with_state(unified(replace(state, again=state.again | beat.names)))
-        elif waited_s >= beat.every_s:
-            stream = stream.with_state(unified(replace(state, beats=state.beats | beat.names)))
-        if waited_s >= beat.every_s or type_ not in stream.beaten_s:
-            stream = replace(stream, beaten_s={**stream.beaten_s, type_: now_s})
+        waited_s = now_s - stream.beaten_s.get(type_, float("-inf"))
+        if waited_s < beat.every_s:
+            continue
+        if waited_s >= beat.every_s * BEATS:  # it may have let go of all that: a stall, or an earlier stream
+            marked = replace(state, again=state.again | beat.names, due=state.due or state.type.full_state)
+        else:
+            marked = replace(state, beats=state.beats | beat.names)
+        stream = replace(stream.with_state(unified(marked)), beaten_s={**stream.beaten_s, type_: now_s})
     return stream
 
 
@@ -229,8 +243,8 @@ def _introduced(stream: Stream, now_s: float) -> bool:
 def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float) -> Plan | None:
     """Return what to say of one type to a client on the first of its streams."""
     view, dialect = served.views[state.type], streams[0].dialect
-    # Nothing needs a listener. What was refused and never accepted is not there to be kept.
-    lost = NONE if state.type is LISTENERS else frozenset(filter(state.had, gone(view, state.held)))
+    # What was refused and never accepted is not there to be kept.
+    lost = NONE if state.type in ROOTS else frozenset(filter(state.had, gone(view, state.held)))
     kept = _needed(streams, state.type, lost) if lost else NONE
     plan = dialect.plan(state, view, kept) if kept else _wish(view, state, dialect)
     if plan is None or state.type is CLUSTERS or state.type in LEAVES:

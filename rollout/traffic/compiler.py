@@ -3,7 +3,8 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
@@ -84,10 +85,10 @@ class Made:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MadeRoute:
-    """A route configuration as it is served, in pieces too; `references` are to the versions of each service."""
+    """A route configuration as it is served, in pieces too; `versions` are its references to those of each service."""
 
     splice: Splice
-    references: Mapping[str, tuple[Reference, ...]]
+    versions: Mapping[str, tuple[Reference, ...]]
     resource: Resource
 
 
@@ -107,6 +108,30 @@ def stat_name(service: ServiceTemplate, version: str) -> str:
 def bare_stat_name(service: ServiceTemplate) -> str:
     """Return the name of a service's own cluster in Envoy's stats, where a colon is an underscore."""
     return str(service.cluster.alt_stat_name or service.name).replace(":", "_")
+
+
+class Renewal:
+    """Makes what routes need of new weights, each thing once."""
+
+    def __init__(self, weights: Mapping[str, Weights]) -> None:
+        self._weights = weights
+        self._encoded: dict[Leaf, bytes] = {}
+        self._references: dict[tuple[str, str], tuple[Reference, ...]] = {}
+
+    def encoded(self, leaf: Leaf) -> bytes:
+        known = self._encoded.get(leaf)
+        if known is None:
+            known = self._encoded[leaf] = _split(leaf, {name: self._weights[name] for name in leaf.names})
+        return known
+
+    def references(self, service: str, path: str) -> tuple[Reference, ...]:
+        """Return the references of a route, at this path, to the versions of a service."""
+        known = self._references.get((service, path))
+        if known is None:
+            field = f"{path}.weighted_clusters"
+            known = tuple(Reference(CLUSTERS, cluster, field) for cluster, _ in self._weights[service])
+            self._references[service, path] = known
+        return known
 
 
 class Compiler:
@@ -151,23 +176,15 @@ class Compiler:
             templates = {each.key: each for each in self.overlay.routes}
         else:
             templates = {each.key: each for name in shifted for each in self._routes_of.get(name, ())}
-        encode = _encoder(weights)
-        return {key: self._route(each, weights, shifted, encode) for key, each in templates.items()}
+        renewal = Renewal(weights)
+        return {key: self._route(each, renewal, shifted.keys()) for key, each in templates.items()}
 
-    def _route(
-        self,
-        template: RouteTemplate,
-        weights: Mapping[str, Weights],
-        shifted: Mapping[str, Weights],
-        encode: Callable[[Leaf], bytes],
-    ) -> MadeRoute:
+    def _route(self, template: RouteTemplate, renewal: Renewal, shifted: AbstractSet[str]) -> MadeRoute:
         before = self._routes.get(template.key)
-        paths = template.services
-        splice = before.splice if before else self._knife.taken_apart(template.message, template.places)
-        changed = frozenset(paths if before is None else shifted.keys() & paths.keys())
-        known = dict.fromkeys(paths, ()) if before is None else before.references  # in the order of the services
-        references = {**known, **{name: _references(paths[name], weights[name]) for name in changed}}
-        return _route(template, splice.filled(changed, encode), references)
+        if before is None:
+            empty = self._knife.taken_apart(template.message, template.places)
+            return _route(template, empty, dict.fromkeys(template.services, ()), template.services.keys(), renewal)
+        return _route(template, before.splice, before.versions, shifted & template.services.keys(), renewal)
 
     def _edited(self, made: Mapping[str, Made], routes: Mapping[RouteKey, MadeRoute]) -> Snapshot:
         """Return the last snapshot with what was made again."""
@@ -285,27 +302,20 @@ def _with_defaults(written: Message) -> Message:
     return cluster
 
 
-def _references(path: str, weights: Weights) -> tuple[Reference, ...]:
-    return tuple(Reference(CLUSTERS, cluster, f"{path}.weighted_clusters") for cluster, _ in weights)
-
-
-def _route(route: RouteTemplate, splice: Splice, versions: Mapping[str, tuple[Reference, ...]]) -> MadeRoute:
+def _route(
+    template: RouteTemplate,
+    before: Splice,
+    versions: Mapping[str, tuple[Reference, ...]],
+    changed: AbstractSet[str],
+    renewal: Renewal,
+) -> MadeRoute:
+    """Return routes as they were `before`, but for the services that changed."""
+    versions = {**versions, **{name: renewal.references(name, template.services[name]) for name in changed}}
+    splice = before.filled(changed, renewal.encoded)
     body = splice.body()
-    references = (*chain.from_iterable(versions.values()), *route.references)
-    made = Resource(route.type, route.name, content_version(body), body, references)
-    return MadeRoute(splice, versions, expiring(made, route.ttl_s))
-
-
-def _encoder(weights: Mapping[str, Weights]) -> Callable[[Leaf], bytes]:
-    """Return what encodes a part of a route configuration with these weights, each only once."""
-    known: dict[Leaf, bytes] = {}
-
-    def encode(leaf: Leaf) -> bytes:
-        if leaf not in known:
-            known[leaf] = _split(leaf, {name: weights[name] for name in leaf.names})
-        return known[leaf]
-
-    return encode
+    references = (*chain.from_iterable(versions.values()), *template.references)
+    made = Resource(template.type, template.name, content_version(body), body, references)
+    return MadeRoute(splice, versions, expiring(made, template.ttl_s))
 
 
 def _split(leaf: Leaf, weights: Mapping[str, Weights]) -> bytes:

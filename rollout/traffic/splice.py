@@ -1,7 +1,7 @@
 """Canonical bytes of a message in pieces: where parts of it change, only these are encoded again."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any as Message
 
@@ -46,19 +46,24 @@ class Splice:
 
     def filled(self, changed: Collection[str], encode: Callable[[Leaf], bytes]) -> "Splice":
         """Return the message with everything encoded again that depends on a changed name."""
-        pieces, holes = list(self.pieces), dict(self.holes)
-        for index in sorted({index for name in changed for index in self.users.get(name, ())}):
-            hole = holes[index]
+        pieces, parts = list(self.pieces), {}
+        for index in self._users(changed):
+            hole = self.holes[index]
             if isinstance(hole.part, Splice):
                 part = hole.part.filled(changed, encode)
-                holes[index] = Hole(hole.around, part)
+                parts[index] = Hole(hole.around, part)
                 body = part.body()
             else:
                 body = encode(hole.part)
             for tag, before, after in hole.around:
                 body = b"".join((before, tag, varint(len(body)), body, after))
             pieces[index] = body
-        return Splice(tuple(pieces), holes, self.users)
+        return Splice(tuple(pieces), {**self.holes, **parts} if parts else self.holes, self.users)
+
+    def _users(self, names: Collection[str]) -> Iterable[int]:
+        if len(names) == 1:
+            return self.users.get(next(iter(names)), ())
+        return {index for name in names for index in self.users.get(name, ())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ import pytest
 from aiohttp import web
 
 from rollout.demo.processes import until
-from tests.envoy.test_ads import LONG_S, SOON_S, Place, changed, place, rejected, root  # noqa: F401  # place: a fixture
+from tests.envoy import test_ads
+from tests.envoy.test_ads import LONG_S, SOON_S, Place, changed, rejected, root
 from tests.xds.client import ADS, assignment, cluster, listener, served
 from xds import proto
 from xds.cache import Wanted
 from xds.resources import CLUSTERS, ENDPOINTS, ROUTES, Resource, resource
 
 pytestmark = pytest.mark.envoy
+place = test_ads.place  # the fixture
 
 
 def emptied(name: str) -> Resource:
@@ -101,7 +103,13 @@ async def test_rejected_version_is_said_once_to_envoy_whatever_else_changes(plac
     await until(lambda: rejected(place, ROUTES) != "", within_s=LONG_S, what="the NACK")
     for port in (8, 9):
         moved = assignment("b", port)
-        world = (cluster("a"), cluster("b"), assignment("a", place.backend_port), moved, listener("edge", "main", port=0))
+        world = (
+            cluster("a"),
+            cluster("b"),
+            assignment("a", place.backend_port),
+            moved,
+            listener("edge", "main", port=0),
+        )
         place.cache.publish(served(*world, root("a", regex="([")))
         await place.until_acked(moved)
     assert place.story.count("routes main") == place.story.count("NACK routes") == 1

@@ -219,12 +219,11 @@ async def test_extension_config_is_delivered_and_changed_without_a_new_listener(
     assert place.refused == []
 
 
-def scoped_listener() -> dict[str, Any]:
+def scoped_listener(*filters: Words) -> dict[str, Any]:
     key = {"fragments": [{"header_value_extractor": {"name": "x-tenant", "index": 0}}]}
     source = {"scoped_rds": {"scoped_rds_config_source": ADS}}
-    return listener(
-        "edge", scoped_routes={"name": "tenants", "scope_key_builder": key, "rds_config_source": ADS, **source}
-    )
+    scopes = {"name": "tenants", "scope_key_builder": key, "rds_config_source": ADS, **source}
+    return listener("edge", *filters, scoped_routes=scopes)
 
 
 def scope(tenant: str, routes: str | Words) -> dict[str, Any]:
@@ -268,6 +267,20 @@ async def test_rollout_shifts_what_scopes_lead_to(place: Place) -> None:
     for tenant in ("a", "b"):
         await place.until_answered((200, "v2"), "edge", **{"x-tenant": tenant})
     await until(lambda: not place.publisher.lagging("shop", ()), within_s=SOON_S, what="the Envoy to have converged")
+    assert place.refused == []
+
+
+@both
+async def test_routes_of_a_scope_on_demand_come_with_its_first_request(place: Place) -> None:
+    on_demand = {"name": "envoy.filters.http.on_demand", "typed_config": {"@type": ON_DEMAND}}
+    edge = scoped_listener(on_demand)
+    routes = [{"name": f"for-{name}", "virtual_hosts": [says(name)]} for name in ("a", "b")]
+    scopes = [{**scope(name, f"for-{name}"), "on_demand": True} for name in ("a", "b")]
+    await place.serve({"listeners": [edge], "routes": routes, "scoped_routes": scopes})
+    await place.run()
+    assert await place.ask("edge", **{"x-tenant": "a"}) == (200, "a")
+    assert await place.ask("edge", **{"x-tenant": "b"}) == (200, "b")
+    assert await place.ask("edge", **{"x-tenant": "c"}) == (404, "")
     assert place.refused == []
 
 
@@ -406,6 +419,17 @@ LEFT_BY_TTL = {
     "sotw": {"listener edge", "listener scoped", "cluster kept", "scope"},
     "delta": {"listener edge", "listener scoped", "listener hosts", "cluster kept"},
 }
+
+
+async def test_envoy_without_delta_refuses_routes_with_virtual_hosts_to_discover(tmp_path: Path) -> None:
+    """So lint refuses them when a bootstrap says so."""
+    place = Place("sotw", tmp_path)
+    try:
+        await place.serve(hosts_on_demand(says("one", "edge/one", "one.example")))
+        await place.run()
+        assert "ADS must use DELTA_GRPC" in place.refused[0]
+    finally:
+        await place.end()
 
 
 @both

@@ -16,6 +16,31 @@ BAD_PORT = 1
 PARTS = 4  # in how many responses one publish may reach a client, of one type: each barrier may release a part
 
 
+class Pardons:
+    """Names of one type that may be told again: a request that came too early to count (SotW) dropped them.
+
+    Nobody can know whether the client still wanted what was sent to it in between.
+    """
+
+    def __init__(self) -> None:
+        self._dropped: set[str] = set()
+        self._names: set[str] = set()
+
+    def dropped(self, names: Iterable[str]) -> None:
+        self._dropped.update(names)
+
+    def asked(self, names: Iterable[str]) -> None:
+        """Note a request that counts."""
+        self._names |= self._dropped.intersection(names)
+        self._dropped.clear()
+
+    def take(self, name: str) -> bool:
+        """Say whether this name is pardoned; it is so once."""
+        pardoned = name in self._names
+        self._names.discard(name)
+        return pardoned
+
+
 class Model:
     """What an Envoy does: it applies, warms, refuses, subscribes, and answers in its own time.
 
@@ -58,6 +83,7 @@ class Model:
         self.nonces: dict[ResourceType, str] = {}
         self.asked: dict[ResourceType, frozenset[str]] = {}
         self.told: dict[ResourceType, dict[str, str | None]] = {type_: {} for type_ in KINDS}
+        self.pardons = {type_: Pardons() for type_ in KINDS}
         self.blind: set[str] = set()
         self.spoken: dict[ResourceType, frozenset[str]] = {}
         self.last: dict[ResourceType, str] = {}
@@ -149,6 +175,9 @@ class Model:
             self.spend[type_] -= len(added)
         elif words["response_nonce"] == self.last.get(type_, ""):
             names = frozenset(words["resource_names"])
+            self.pardons[type_].asked(names)
+        else:
+            self.pardons[type_].dropped(before.difference(words["resource_names"]))
         self.spend[type_] -= names != before
         self.spoken[type_] = names
 
@@ -184,7 +213,9 @@ class Model:
         assert self.spend[reply.type] <= PARTS, f"{reply.type}: too many responses"
         if reply.type is CLUSTERS:
             self.spend[ENDPOINTS] -= 1
-            gone = set(reply.removed) if self.protocol == "delta" else self.held[CLUSTERS].keys() - reply.messages.keys()
+            gone = (
+                set(reply.removed) if self.protocol == "delta" else self.held[CLUSTERS].keys() - reply.messages.keys()
+            )
             named = gone & self.held[CLUSTERS].keys() & self.named()
             assert not named or self.strange, f"clusters {named} are removed while a route names them"
             self.blind.update([reply.nonce] * self.strange)
@@ -204,7 +235,7 @@ class Model:
         else:
             assert reply.names or reply.removed or (first and reply.type.full_state), f"{reply} says nothing"
         for name, version in reply.versions.items():
-            assert told.get(name) != version, f"{reply.type} {name} is told twice"
+            assert told.get(name) != version or self.pardons[reply.type].take(name), f"{reply} is told twice"
             told[name] = version
         for name in reply.removed:
             assert told.get(name, "") is not None, f"{reply.type} -{name} is told twice"

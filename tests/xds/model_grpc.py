@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.xds.client import Reply, Wire, read, served
-from tests.xds.model import KINDS, PARTS, broken_by, names_in
+from tests.xds.model import KINDS, PARTS, Pardons, broken_by, names_in
 from xds.cache import Cache
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Resource, ResourceType
 
@@ -38,6 +38,7 @@ class GrpcModel:
         self.spoken: dict[ResourceType, frozenset[str]] = {}
         self.last: dict[ResourceType, str] = {}
         self.told: dict[ResourceType, dict[str, str]] = {type_: {} for type_ in KINDS}
+        self.pardons = {type_: Pardons() for type_ in KINDS}
         self.spend: Counter[ResourceType] = Counter()
         for type_ in (LISTENERS, ROUTES, CLUSTERS, ENDPOINTS):
             self._follow(type_)
@@ -96,6 +97,9 @@ class GrpcModel:
         if words["response_nonce"] == self.last.get(type_, ""):
             self.spend[type_] -= names != self.spoken.get(type_)
             self.spoken[type_] = names
+            self.pardons[type_].asked(names)
+        else:
+            self.pardons[type_].dropped(self.spoken.get(type_, frozenset()) - names)
         for lost in self.told[type_].keys() - names:
             del self.told[type_][lost]
         self.story.append(f"client: {type_} {list(words.values())[1:]}")
@@ -122,7 +126,7 @@ class GrpcModel:
         else:
             assert reply.names, f"{reply} says nothing"
             for name, version in reply.versions.items():
-                assert told.get(name) != version, f"{reply.type} {name} is told twice"
+                assert told.get(name) != version or self.pardons[reply.type].take(name), f"{reply} is told twice"
                 told[name] = version
         self.spend[reply.type] += 1
         assert self.spend[reply.type] <= PARTS, f"{reply.type}: too many responses"

@@ -37,9 +37,14 @@ class Shopper:
         self.node_id = node_id
         self.target = target
         self.bootstrap = folder / f"{node_id}.json"
-        self.bootstrap.write_text(json.dumps(_bootstrap(xds, node_id)))
+        self.bootstrap.write_text(json.dumps(_bootstrap(xds, node_id, ("xds_v3",))))
         self.process = Process(node_id, folder)
         self._seen = 0
+
+    def keep_what_is_deleted(self, xds: str) -> None:
+        """Go on with a resource that the server has no more: a setting of gRPC's own, before the start."""
+        features = ("xds_v3", "ignore_resource_deletion")
+        self.bootstrap.write_text(json.dumps(_bootstrap(xds, self.node_id, features)))
 
     async def start(self) -> None:
         command = ("-m", "tests.xds.proxyless", str(self.bootstrap), self.target)
@@ -74,8 +79,8 @@ class Shopper:
         await self.process.until(lambda: bool(condition(self.answers())), within_s=WITHIN_S, what=what)
 
 
-def _bootstrap(xds: str, node_id: str) -> Mapping[str, Any]:
-    server = {"server_uri": xds, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
+def _bootstrap(xds: str, node_id: str, features: tuple[str, ...]) -> Mapping[str, Any]:
+    server = {"server_uri": xds, "channel_creds": [{"type": "insecure"}], "server_features": features}
     locality = {"region": "eu", "zone": "eu-1"}
     node = {"id": node_id, "cluster": "shoppers", "locality": locality, "metadata": {"rollout.admin": "none"}}
     return {"xds_servers": [server], "node": node}

@@ -341,7 +341,6 @@ def test_no_wildcard_gives_all_secrets(protocol: str, names: tuple[str, ...]) ->
 REFUSAL = 'goo.gle/debugonly \nname: "tls"\ngeneric_secret { secret { inline_string: "hid\\"den" } }\n: is bad'
 
 
-@pytest.mark.xfail(strict=True, reason="subscription._rejected keeps the text of a secret's NACK as it came")
 @pytest.mark.parametrize("protocol", ["sotw", "delta"])
 def test_refused_secret_is_not_quoted_by_its_nack(protocol: str) -> None:
     """Envoy prints the whole secret when it breaks a rule of a field."""

@@ -35,6 +35,8 @@ class Record:
         self.told: dict[str, str | None] = {}
         self.pardoned: set[str] = set()  # what may be told though it did not change
         self.dropped: set[str] = set()  # by a request that came too early; may be told again when it is asked for again
+        self.owed: set[str] = set()  # what is to be told, in delta, for it was asked for (again)
+        self.brought = False  # the server cannot know what it holds from an earlier stream
         self.due = False  # an answer may come that says nothing new
         self.replies: list[Reply] = []
 
@@ -77,6 +79,7 @@ class Record:
             assert known, f"{self.type} -{name} is told twice"
             self.told[name] = None
         self.pardoned -= {*reply.names, *reply.removed}
+        self.owed -= {*reply.names, *reply.removed}
         self.due = False
         self.replies.append(reply)
 
@@ -135,7 +138,9 @@ class Anyone:
             was, before = WILDCARD in record.names, record.names
             record.rename(record.names - less | more)
             stays = was and WILDCARD in record.names
-            record.pardoned |= more | (less & before if stays else frozenset())
+            again = (more | (less & before if stays else frozenset())) - {WILDCARD}
+            record.pardoned |= again
+            record.owed = {name for name in record.owed | again if record.wants(name)}
             record.due = record.due or WILDCARD in more
         words = {"resource_names_subscribe": sorted(more), "resource_names_unsubscribe": sorted(less)}
         self.send(type_, {**words, "response_nonce": nonce})
@@ -165,6 +170,7 @@ class Anyone:
 
     def reconnect(self, *, shows: bool) -> None:
         """Open another stream and ask for the same; in delta also with a ghost, and a version that is not right."""
+        assert self.cache.fleet is not None
         self.wire.session.close(self.now_s)
         self.story.append("connect")
         self.wire = Wire(self.cache, self.protocol, now_s=self.now_s)
@@ -174,7 +180,10 @@ class Anyone:
                 continue
             names = frozenset() if old.implicit else old.names
             if self.protocol == "sotw":
-                self.ask(type_, names, "", {"version_info": "another"} if shows else {})
+                # Only full-state types may be skipped, so others may show the very version that is served.
+                known = "another" if type_.full_state else self.cache.fleet.common.views[type_].version
+                record.brought = shows
+                self.ask(type_, names, "", {"version_info": known} if shows else {})
                 record.due = record.due or (shows and type_.full_state)
             else:
                 record.begin(names)
@@ -182,7 +191,9 @@ class Anyone:
                 brought = {**held, **dict.fromkeys(("a", "ghost"), GHOST)} if shows else {}
                 record.told = {name: version for name, version in brought.items() if record.wants(name)}
                 record.pardoned = {
-                    name for name, version in record.told.items() if type_ is ENDPOINTS or version != self.served(type_, name)
+                    name
+                    for name, version in record.told.items()
+                    if type_ is ENDPOINTS or version != self.served(type_, name)
                 }
                 record.due = record.due and not record.told
                 self.send(type_, {"resource_names_subscribe": sorted(names), "initial_resource_versions": brought})
@@ -215,17 +226,31 @@ class Anyone:
                 self.hear()
             self.now_s += BARRIER_S
 
+    def named(self) -> frozenset[str]:
+        """Return the clusters that its routes name; any, when it brought routes that nobody knows."""
+        routes = self.records[ROUTES]
+        told = {name: message for reply in routes.replies for name, message in reply.messages.items()}
+        if routes.brought and routes.names and routes.names - told.keys():
+            return frozenset(self.records[CLUSTERS].told)
+        return frozenset(name for message in told.values() for name in names_in(ROUTES, message, CLUSTERS))
+
     def check(self) -> None:
         """It was told exactly what is served under its names."""
         for type_, record in self.records.items():
             expected = {name: each.version for name, each in self.view(type_).items() if record.wants(name)}
             told = {name: version for name, version in record.told.items() if version is not None}
+            if type_ is CLUSTERS:  # those stay that a route names which was never said to be gone
+                kept = self.named() - expected.keys()
+                told = {name: version for name, version in told.items() if name not in kept}
             if self.protocol == "sotw" and not type_.full_state:
-                told = {name: version for name, version in told.items() if name in self.view(type_)}  # absence is untold
+                told = {
+                    name: version for name, version in told.items() if name in self.view(type_)
+                }  # absence is untold
             assert told == expected, type_
             if self.protocol == "delta" and record.names is not None:
                 missing = record.names - self.view(type_).keys() - {WILDCARD}
                 assert all(name in record.told for name in missing), f"{type_} {missing}: not said to be missing"
+                assert not record.owed, f"{type_} {record.owed}: not told though asked for"
 
 
 def requests() -> st.SearchStrategy[Any]:

@@ -213,6 +213,22 @@ async def test_requests_beyond_the_rate_are_read_later_and_all_are_answered(prot
             client.call.cancel()
 
 
+@both
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [(Limits(request_bytes=20_000), "Received message larger"), (Limits(response_bytes=20_000), "Sent message larger")],
+)
+async def test_message_beyond_its_limit_ends_the_stream_and_says_so(protocol: str, limits: Limits, text: str) -> None:
+    async with serving(limits) as port, grpc.aio.insecure_channel(port.address) as channel:
+        port.cache.publish(large(0, 30_000))
+        client = Client(channel, protocol)
+        await client.ask(ROUTES.url, "main", *([] if "Sent" in text else [f"{number:0100}" for number in range(1000)]))
+        code, details = await client.end()
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert text in details
+        await eventually(lambda: port.streams == 0)
+
+
 async def test_connection_ends_at_its_age_and_its_stream_a_grace_later() -> None:
     async with serving(Limits(connection_age_s=0.5, connection_grace_s=0.3)) as port:
         port.cache.publish(large(0, 10))

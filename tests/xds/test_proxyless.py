@@ -80,11 +80,45 @@ async def test_client_without_a_proxy_loses_no_call_while_the_server_is_away(por
             await shopper.bought(20)
             await port.lose_all()
             assert (await shopper.bought(100)).keys() == {"v1"}
-            port.cache.publish(served(*world({"b": (new,)}, {"b": 100})))
+            port.cache.publish(served(*world({"a": (old,), "b": (new,)}, {"b": 100})))
             await port.start()
             await shopper.until(lambda answers: answers["v2"], "the first call by the new configuration")
             assert shopper.answers().keys() == {"v1", "v2"}
             assert (await shopper.bought(50)).keys() == {"v2"}
+
+
+async def test_client_that_keeps_what_is_deleted_loses_no_call_when_its_cluster_went_while_the_server_was_away(
+    port: Port, tmp_path: Path
+) -> None:
+    """A server that remembers nothing cannot keep a cluster for who still uses it; it can for streams that it has."""
+    async with shop("v1") as old, shop("v2") as new:
+        port.cache.publish(served(*world({"a": (old,)}, {"a": 100})))
+        shopper = Shopper(tmp_path, port.address)
+        shopper.keep_what_is_deleted(port.address)
+        await shopper.start()
+        try:
+            await shopper.bought(20)
+            await port.lose_all()
+            port.cache.publish(served(*world({"b": (new,)}, {"b": 100})))
+            await port.start()
+            await shopper.until(lambda answers: answers["v2"], "the first call by the new configuration")
+            assert shopper.all_answers().keys() == {"v1", "v2"}
+        finally:
+            await shopper.kill()
+
+
+async def test_client_without_a_proxy_loses_no_call_when_its_cluster_is_replaced(port: Port, tmp_path: Path) -> None:
+    async with shop("v1") as old, shop("v2") as new:
+        before, after = world({"a": (old,)}, {"a": 100}), world({"b": (new,)}, {"b": 100})
+        port.cache.publish(served(*before))
+        async with shopping(tmp_path, port) as shopper:
+            await shopper.bought(20)
+            for _ in range(5):
+                for resources, version in ((after, "v2"), (before, "v1")):
+                    shopper.forget()
+                    port.cache.publish(served(*resources))
+                    await shopper.until(lambda answers, version=version: answers[version], f"calls to {version}")
+            assert shopper.all_answers().keys() == {"v1", "v2"}
 
 
 async def test_client_without_a_proxy_waits_for_names_that_come_later(port: Port, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.xds.client import ADS, assignment, cluster, listener, route, served, 
 from xds import proto
 from xds.errors import InvalidConfig
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, TYPES, resource
-from xds.snapshot import inconsistencies, snapshot, view
+from xds.snapshot import edited, inconsistencies, snapshot, view
 
 ROOT = Path(__file__).parents[2]
 FILTER = "filter_chains[0].filters[0].typed_config"
@@ -54,6 +55,30 @@ def test_versions_are_equal_in_every_process() -> None:
 def test_name_that_stands_twice_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="clusters 'a': the name stands twice"):
         snapshot([cluster("a"), cluster("a", 1)])
+
+
+CLUSTER_SETS = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 3))
+
+
+@given(st.lists(CLUSTER_SETS, min_size=2, max_size=4))
+def test_view_that_is_edited_equals_one_that_is_made_at_once(steps: list[dict[str, int]]) -> None:
+    made = [{name: cluster(name, seconds) for name, seconds in step.items()} for step in steps]
+    edit = view(CLUSTERS, made[0].values())
+    for before, after in pairwise(made):
+        last, edit = edit, edited(edit, before.values(), after.values())
+        whole = view(CLUSTERS, after.values())
+        assert (edit.version, list(edit.resources)) == (whole.version, list(whole.resources))
+        assert {name: each.body for name, each in edit.resources.items()} == {
+            name: each.body for name, each in whole.resources.items()
+        }
+        assert (edit is last) == (last.version == whole.version)
+
+
+def test_edit_that_gives_a_name_twice_is_refused() -> None:
+    before = view(CLUSTERS, [cluster("a"), cluster("b")])
+    for put in ([cluster("b")], [cluster("a"), cluster("a")]):
+        with pytest.raises(InvalidConfig, match="the name stands twice"):
+            edited(before, [cluster("a")], put)
 
 
 def test_same_name_in_two_types_is_no_conflict() -> None:
