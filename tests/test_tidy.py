@@ -25,7 +25,6 @@ FUNCTION_LINES, MODULE_LINES = 70, 500
 TASKS_ALLOWED = {
     "rollout/app.py",
     "xds/edge/call.py",
-    "xds/edge/call.py",
     "xds/edge/grpcio.py",
     "rollout/metrics/fleet.py",
     "rollout/demo/load.py",

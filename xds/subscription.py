@@ -14,7 +14,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from xds.redaction import without_values
-from xds.resources import ENDPOINTS, SECRETS, Resource, ResourceType
+from xds.resources import ENDPOINTS, Resource, ResourceType
 from xds.snapshot import Memo, View
 
 WILDCARD = "*"
@@ -346,7 +346,8 @@ def _rejected(state: Subscription, fault: Fault, told: tuple[Sent, ...], now_s: 
         unclear = frozenset(suspects) if len(suspects) > 1 and not state.type.full_state else frozenset()
         state = replace(state, rejected={**state.rejected, **suspects}, unknown=state.unknown | unclear)
     rejected = {name: version for name, version in state.rejected.items() if state.held.version(name) == version}
-    text = without_values(fault.text) if state.type is SECRETS else fault.text  # Envoy's words hold the whole resource
+    # Envoy's words hold the whole resource.
+    text = without_values(fault.text) if any(holds_secrets(each.plan, state.type) for each in told) else fault.text
     rejection = Rejection(fault.code, text[-NACK_TEXT_LIMIT:], now_s, plan.version)
     # A refused heartbeat means that the client let go of what it should keep.
     again = state.again.union(*(each.plan.beats for each in told))
