@@ -263,7 +263,10 @@ def _life(protocol: str, types: tuple[Message, ...], node: Mapping[str, object])
     answers = [said(ANSWER, encoded(protocol, {names: list(ASKED[type_])})) for type_ in types]
     again = [{**words, **held, "response_nonce": "7"} for words in asking]
     steps = [
-        *(said(SAY, encoded(protocol, {**words, "node": node})) + each for words, each in zip(asking, answers, strict=True)),
+        *(
+            said(SAY, encoded(protocol, {**words, "node": node})) + each
+            for words, each in zip(asking, answers, strict=True)
+        ),
         said(PUBLISH, b"\1"),
         said(ANSWER, encoded(protocol, {**asking[0], **refusal})),
         *answers,

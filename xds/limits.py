@@ -23,7 +23,11 @@ class Limits:
     request_bytes: int = 16 * 1024 * 1024
     response_bytes: int = 64 * 1024 * 1024
     names: int = 100_000  # in one subscription: an Envoy with 60,000 clusters names as many load assignments
-    node_id_characters: int = 256
+    name_characters: int = 1_024  # in the name of a resource, and in a version that a client says it has
+    # Of a NACK's text the end. It may begin with a whole resource; each name in doubt is looked for in it.
+    fault_characters: int = 128 * 1024
+    node_characters: int = 256  # in its id, its cluster, its region and its zone, each
+    node_metadata_bytes: int = 32 * 1024  # it is kept, and shown, for as long as the node is connected
     # To bring up a proxy costs some milliseconds of CPU, a push with its ACK a tenth of one. More than this at once
     # would make all of them wait, and every rollback with them; who is refused comes back by itself, in seconds.
     new_streams: Rate = Rate(per_s=300, burst=600)
@@ -50,6 +54,12 @@ class Limits:
         """Raise Overloaded when a subscription has too many names."""
         if count > self.names:
             raise Overloaded(f"a subscription names {count} resources; at most {self.names} are accepted")
+
+    def check_name(self, characters: int) -> None:
+        """Raise Overloaded when a resource's name, or a version, is too long."""
+        if characters > self.name_characters:
+            what = f"a name or version of a resource has {characters} characters"
+            raise Overloaded(f"{what}; at most {self.name_characters} are accepted")
 
 
 class TokenBucket:

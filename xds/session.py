@@ -1,6 +1,7 @@
 """A client on the server: who it is, what its stream says next, and the end of it; no I/O."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any as Message
@@ -24,6 +25,12 @@ DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
 
 # Clients in equal states send equal bytes, so these are decoded once.
 TTLS = "xds.config.supports-resource-ttl"
+FEATURES = frozenset({TTLS})  # that count here
+SHOWN = 128  # characters of a client's text in an error; a nonce or version of ours has fewer
+NAMED = {
+    "sotw": ("resource_names",),
+    "delta": ("resource_names_subscribe", "resource_names_unsubscribe", "initial_resource_versions"),
+}
 REMEMBERED = 256
 REMEMBERED_BYTES = 8192
 
@@ -92,25 +99,29 @@ class Session:
         dialect = self.stream.dialect
         if self._node is None:
             message = _decoded(dialect, raw)
-            request = self._typed(dialect.read(message))
+            request = self._typed(_bounded(self.protocol, message, self._plane.limits))
             self._join(_node(message, self._plane.limits), now_s)
         else:
-            request = self._typed(
-                _remembered(self.protocol, raw) if len(raw) <= REMEMBERED_BYTES else _read(dialect, raw)
-            )
+            request = self._typed(self._read(raw))
         if request.type_url == SECRETS.url:
             self._grant.check_secrets(request.names)
         self.stream, answer = receive(self.stream, request, fleet.of(self.node), cache.recent, now_s)
         type_ = BY_URL.get(request.type_url)
         if type_ is not None:
             state = self.stream.types[type_]
-            self._plane.limits.check_names(len(state.names))
-            if not state.nonce and type_.full_state and state.wildcard and request.version:
+            self._plane.limits.check_names(max(len(state.names), len(state.again)))
+            known = request.version and request.version == state.acked_version  # not any that a client makes up
+            if known and not state.nonce and type_.full_state and state.wildcard:
                 cache.remember(request.version, state.held)  # it was sent by a server before this one
         if answer is not None:
             self._plane.events.answered(self.node, answer)
             for member in self._beside():
                 member.wake()
+
+    def _read(self, raw: bytes) -> Request:
+        if len(raw) <= REMEMBERED_BYTES:
+            return _remembered(self.protocol, raw)
+        return _bounded(self.protocol, _decoded(self.stream.dialect, raw), self._plane.limits)
 
     def _typed(self, request: Request) -> Request:
         """Return the request with its type, which a stream that is not aggregated may leave out."""
@@ -120,7 +131,8 @@ class Session:
         if only is None or request.type_url == only.url:
             return request
         if request.type_url:
-            raise InvalidRequest(f"type_url is {request.type_url!r} on a stream that is only for {only}; use ADS")
+            shown = request.type_url[:SHOWN]
+            raise InvalidRequest(f"type_url is {shown!r} on a stream that is only for {only}; use ADS")
         return request._replace(type_url=only.url)
 
     def respond(self, now_s: float) -> Response | None:
@@ -197,13 +209,24 @@ def _decoded(dialect: Dialect, raw: bytes) -> Message:
         raise InvalidRequest("the message is no discovery request") from error
 
 
-def _read(dialect: Dialect, raw: bytes) -> Request:
+@functools.lru_cache(REMEMBERED)
+def _remembered(protocol: str, raw: bytes) -> Request:
+    dialect = DIALECTS[protocol]
     return dialect.read(_decoded(dialect, raw))
 
 
-@functools.lru_cache(REMEMBERED)
-def _remembered(protocol: str, raw: bytes) -> Request:
-    return _read(DIALECTS[protocol], raw)
+def _bounded(protocol: str, message: Message, limits: Limits) -> Request:
+    """Read a request of any size. Raises Overloaded when it says more than is kept of a client.
+
+    What is cut cannot be one of our nonces and versions, which are short, so it is as unknown as before.
+    """
+    for field_name in NAMED[protocol]:
+        limits.check_names(len(getattr(message, field_name)))  # before they are read: that alone takes seconds
+    request = DIALECTS[protocol].read(message)
+    for name in itertools.chain(request.names, request.left, *request.versions):
+        limits.check_name(len(name))
+    fault = request.fault and request.fault._replace(text=request.fault.text[-limits.fault_characters :])
+    return request._replace(nonce=request.nonce[:SHOWN], version=request.version[:SHOWN], fault=fault)
 
 
 def _node(request: Message, limits: Limits) -> Node:
@@ -211,8 +234,21 @@ def _node(request: Message, limits: Limits) -> Node:
     node = request.node
     if not node.id:
         raise InvalidRequest("node.id is empty in the first request; give each proxy a unique --service-node")
-    if len(node.id) > limits.node_id_characters:
-        raise InvalidRequest(f"node.id has {len(node.id)} characters; at most {limits.node_id_characters} are accepted")
+    said = {
+        "id": node.id,
+        "cluster": node.cluster,
+        "locality.region": node.locality.region,
+        "locality.zone": node.locality.zone,
+    }
+    for where, text in said.items():
+        if len(text) > limits.node_characters:
+            what = f"has {len(text)} characters; at most {limits.node_characters} are accepted"
+            raise InvalidRequest(f"node.{where} {what}")
+        if not text.isprintable():
+            raise InvalidRequest(f"node.{where} is {text!r}; characters that cannot be printed are not accepted")
+    size = node.metadata.ByteSize()
+    if size > limits.node_metadata_bytes:
+        raise InvalidRequest(f"node.metadata has {size} bytes; at most {limits.node_metadata_bytes} are accepted")
     try:
         metadata = to_dict(node.metadata)
     except (SerializeToJsonError, ValueError) as error:  # ValueError: infinity
@@ -224,7 +260,7 @@ def _node(request: Message, limits: Limits) -> Node:
         node.locality.zone,
         _version(node),
         metadata,
-        frozenset(node.client_features),
+        FEATURES.intersection(node.client_features),
     )
 
 

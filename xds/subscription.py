@@ -13,7 +13,7 @@ from typing import Any as Message
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from xds.redaction import without_values
+from xds.redaction import redacted, without_values
 from xds.resources import ENDPOINTS, Resource, ResourceType
 from xds.snapshot import Memo, View
 
@@ -327,6 +327,12 @@ def answered(state: Subscription, request: Request, dialect: Dialect, now_s: flo
     if count:
         state = _accepted(state, earlier[count - 1].plan, {}, earlier[:count])
     return _rejected(state, request.fault, (*earlier[count:], answer), now_s)
+
+
+@shared(SHARED_STATES)
+def holds_secrets(plan: Plan, type_: ResourceType) -> bool:
+    """Say whether any of a plan's resources has a key, a password or a token in it."""
+    return any(redacted(type_.message, each.body) is not each.body for each in plan.resources)
 
 
 def _rejected(state: Subscription, fault: Fault, told: tuple[Sent, ...], now_s: float) -> Subscription:

@@ -52,6 +52,6 @@ def _endpoint(peer: str) -> tuple[str, int]:
 
 
 def _host(text: str) -> str:
-    address = ipaddress.ip_address(text)
+    address = ipaddress.ip_address(text.partition("%")[0])  # a link-local address has its interface behind a %
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
