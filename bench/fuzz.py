@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from types import FunctionType
-from typing import Any as Message
 
 from bench.served import Change, Size, changed, resources
 from xds import proto
@@ -27,16 +26,16 @@ from xds.access import Client, Rules
 from xds.cache import Cache, Wanted
 from xds.errors import XdsError
 from xds.node import Peer
-from xds.resources import BY_URL, CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, TYPES, VIRTUAL_HOSTS, Resource
+from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, TYPES, VIRTUAL_HOSTS, Resource, ResourceType
 from xds.resources import resource as make_resource
 from xds.session import DIALECTS, ControlPlane, Session
-from xds.snapshot import Snapshot, snapshot
+from xds.snapshot import snapshot
 from xds.status import Query, Report
 from xds.stream import Response
-from xds.wire import bytes_field, text_field, varint
+from xds.wire import text_field
 
 try:
-    import atheris
+    import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]  # installed by hand
 except ImportError:  # only fuzzing needs it, replaying and the tests do not
     atheris = None
 
@@ -90,13 +89,12 @@ class Fire:
     The head of its script picks the protocol, and a type when the stream is for that type only.
     """
 
-    def __init__(self, head: int) -> None:
+    def __init__(self, head: int, cache: Cache) -> None:
         self.protocol = PROTOCOLS[head % 2]
         only = head // 2 % (len(TYPES) + 1)
         self._only = TYPES[only - 1] if only else None
-        self._cache = Cache()
-        self._plane = ControlPlane(self._cache, access=ANYBODY)
-        self._cache.publish(snapshot(WORLDS[0]))
+        self._cache = cache
+        self._plane = ControlPlane(cache, access=ANYBODY)
         self._now_s = 0.0
         self._reads = proto.message_class(f"{SERVICE}.{WORDS[self.protocol][1]}").FromString
         self.connect()
@@ -154,7 +152,7 @@ class Fire:
         """See what others see of it."""
         self._cache.connected()
         self._cache.needing(CLUSTERS, "service-000@v1")
-        if self._cache.members():
+        if self._session in self._cache.members():
             self._session.speaks()
             self._session.wake_at_s(self._now_s)
             self._session.lag(Wanted(CLUSTERS, "service-000@v1", None))
@@ -166,16 +164,19 @@ class Fire:
         """End its stream, twice; nothing of it may be left."""
         self._session.close(self._now_s)
         self._session.close(self._now_s)
-        if self._cache.members() or self._session.respond(self._now_s) is not None:
+        if self._session in self._cache.members() or self._session.respond(self._now_s) is not None:
             raise Finding("a closed session is still there")
 
 
-def drive(script: bytes) -> None:
-    """Run the script of one client: its head, then steps.
+def drive(script: bytes, cache: Cache | None = None) -> None:
+    """Run the script of one client: its head, then steps; by itself, or beside the clients of a cache.
 
     SAY and ANSWER are followed by a length in two bytes and a message, PUBLISH and WAIT by a byte.
     """
-    fire = Fire(script[0] if script else 0)
+    if cache is None:
+        cache = Cache()
+        cache.publish(snapshot(WORLDS[0]))
+    fire = Fire(script[0] if script else 0, cache)
     for step, hasty, what in _steps(script[1:]):
         match step:
             case 0:
@@ -254,7 +255,7 @@ def seeds() -> Iterator[bytes]:
                 yield head(protocol, 1 + TYPES.index(type_)) + _life(protocol, (type_,), NODE)
 
 
-def _life(protocol: str, types: tuple[Message, ...], node: Mapping[str, object]) -> bytes:
+def _life(protocol: str, types: tuple[ResourceType, ...], node: Mapping[str, object]) -> bytes:
     names = WORDS[protocol][2]
     refusal = {"error_detail": {"code": 13, "message": "Error adding/updating cluster(s) service-000@v1: no good"}}
     held = {"initial_resource_versions": {"service-000@v1": "0", "main": ""}} if protocol == "delta" else {}
@@ -262,11 +263,9 @@ def _life(protocol: str, types: tuple[Message, ...], node: Mapping[str, object])
     asking = [{"type_url": type_.url, names: list(ASKED[type_])} for type_ in types]
     answers = [said(ANSWER, encoded(protocol, {names: list(ASKED[type_])})) for type_ in types]
     again = [{**words, **held, "response_nonce": "7"} for words in asking]
+    asked = [said(SAY, encoded(protocol, {**words, "node": node})) for words in asking]
     steps = [
-        *(
-            said(SAY, encoded(protocol, {**words, "node": node})) + each
-            for words, each in zip(asking, answers, strict=True)
-        ),
+        *(x for pair in zip(asked, answers, strict=True) for x in pair),
         said(PUBLISH, b"\1"),
         said(ANSWER, encoded(protocol, {**asking[0], **refusal})),
         *answers,

@@ -25,7 +25,7 @@ from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, exit_code, follow
 from rollout.client import Client, Glance, path_of
 from rollout.errors import InvalidSpec, RolloutError
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
-from rollout.traffic.publisher import check_fleet
+from rollout.traffic.publisher import check
 from xds.errors import XdsError
 
 DEFAULTS = Settings()
@@ -422,7 +422,7 @@ def lint(folder: ConfigFolder, *, as_json: AsJson = False) -> None:
     caller = Caller("", as_json)
     try:
         files = read_configs(folder)
-        compiler, warnings = check_fleet(files)
+        _, compiler, warnings = check(files)
     except (RolloutError, XdsError) as error:
         caller.fail(error)
     services, groups = sorted(compiler.services), sorted(files.groups)

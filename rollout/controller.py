@@ -35,7 +35,7 @@ from rollout.saver import Saver, Saving
 from rollout.spec import Deployment, Strategy, check_version_name
 from rollout.store import Store
 from rollout.traffic.groups import Files
-from rollout.traffic.publisher import Publisher
+from rollout.traffic.publisher import Checked, Publisher
 from xds.cache import Cache
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
@@ -144,10 +144,10 @@ class Controller:
 
     # --- what may be changed ---
 
-    def reload(self, files: Files) -> tuple[str, ...]:
+    def reload(self, config: Checked | Files) -> tuple[str, ...]:
         """Serve another configuration; return its warnings. Raises InvalidConfig and changes nothing."""
         traffic = {service: self.books.traffic(service) for service in self.books.touched()}
-        return tuple(map(str, self._publisher.load(files, traffic, self.books.busy() | self._changing)))
+        return tuple(map(str, self._publisher.load(config, traffic, self.books.busy() | self._changing)))
 
     async def deploy(self, deployment: Deployment, by: str) -> Rollout:
         """Start a rollout, or return the one that does just this. Raises Unknown, Conflict or Unavailable."""

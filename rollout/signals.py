@@ -1,9 +1,10 @@
 """The server's own metrics, for Prometheus."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rollout.controller import Controller
@@ -19,24 +20,26 @@ class Signals(Collector):
     def __init__(self, registry: CollectorRegistry, controller: Controller, cache: Cache) -> None:
         self._controller = controller
         self._cache = cache
-        self._pushes = _by_type(registry, "rollout_xds_pushes", "Discovery responses sent.")
-        self._bytes = _by_type(registry, "rollout_xds_pushed_bytes", "Bytes of discovery responses sent.")
-        self._acks = _by_type(registry, "rollout_xds_acks", "Discovery responses that proxies accepted.")
-        self._nacks = _by_type(registry, "rollout_xds_nacks", "Discovery responses that proxies refused.")
+        self._pushes, self._bytes = Counter[ResourceType](), Counter[ResourceType]()
+        self._acks, self._nacks = Counter[ResourceType](), Counter[ResourceType]()
         registry.register(self)
 
     def responded(self, response: Response) -> None:
-        self._pushes[response.type].inc()
-        self._bytes[response.type].inc(len(response.body))
+        self._pushes[response.type] += 1
+        self._bytes[response.type] += len(response.body)
 
     def answered(self, answer: Answer) -> None:
-        (self._nacks if answer.rejected else self._acks)[answer.type].inc()
+        (self._nacks if answer.rejected else self._acks)[answer.type] += 1
 
     def describe(self) -> Iterator[Metric]:
         """Name nothing before it is asked for: collect() needs a loaded configuration."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
+        yield _by_type("rollout_xds_pushes", "Discovery responses sent.", self._pushes)
+        yield _by_type("rollout_xds_pushed_bytes", "Bytes of discovery responses sent.", self._bytes)
+        yield _by_type("rollout_xds_acks", "Discovery responses that proxies accepted.", self._acks)
+        yield _by_type("rollout_xds_nacks", "Discovery responses that proxies refused.", self._nacks)
         envoys = GaugeMetricFamily("rollout_xds_connected_proxies", "Proxies connected over ADS.")
         envoys.add_metric((), len(self._cache.connected()))
         yield envoys
@@ -61,7 +64,8 @@ class Signals(Collector):
         yield phase
 
 
-def _by_type(registry: CollectorRegistry, name: str, text: str) -> Mapping[ResourceType, Counter]:
-    """Make a counter of every type: to look one up by its label costs as much as to count."""
-    counter = Counter(name, text, ("type",), registry=registry)
-    return {type_: counter.labels(type_.word) for type_ in TYPES}
+def _by_type(name: str, text: str, counts: Mapping[ResourceType, int]) -> Metric:
+    metric = CounterMetricFamily(name, text, labels=("type",))
+    for type_ in TYPES:
+        metric.add_metric((type_.word,), counts[type_])
+    return metric

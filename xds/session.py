@@ -176,6 +176,7 @@ class Session:
     def close(self, now_s: float) -> None:
         """Leave the cache and say nothing more; closing again does nothing."""
         if self.is_open and self._node is not None:
+            self._node = replace(self._node, metadata={})  # gone nodes are remembered, but not all that they said
             self._plane.cache.leave(self._node.id, self, now_s)
             self._plane.events.left(replace(self.status(), connected=False, since_s=now_s))
         self.is_open = False
@@ -223,8 +224,7 @@ def _bounded(protocol: str, message: Message, limits: Limits) -> Request:
     for field_name in NAMED[protocol]:
         limits.check_names(len(getattr(message, field_name)))  # before they are read: that alone takes seconds
     request = DIALECTS[protocol].read(message)
-    for name in itertools.chain(request.names, request.left, *request.versions):
-        limits.check_name(len(name))
+    limits.check_name(max(map(len, itertools.chain(request.names, request.left, *request.versions)), default=0))
     fault = request.fault and request.fault._replace(text=request.fault.text[-limits.fault_characters :])
     return request._replace(nonce=request.nonce[:SHOWN], version=request.version[:SHOWN], fault=fault)
 

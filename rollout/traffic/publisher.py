@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from rollout.spec import FULL_BP
 from rollout.traffic.assignment import address_of
 from rollout.traffic.compiler import (
-    Compiler,
     ServiceTraffic,
     VersionTraffic,
     bare_stat_name,
@@ -27,26 +27,25 @@ ByLocation = Mapping[str, ServiceTraffic]
 NOWHERE: ByLocation = MappingProxyType({})
 
 
-def check(files: Files | Mapping[str, str]) -> tuple[Compiler, tuple[Problem, ...]]:
-    """Compile a configuration as it is served before any rollout; return the common files' compiler, and all warnings.
+class Checked(NamedTuple):
+    """A configuration that is right in itself: compiled for every group as it is served before any rollout."""
 
-    Files alone are the same for every proxy. Raises InvalidConfig with every problem found.
-    """
-    compiler, warnings = check_fleet(files)
-    return compiler.common, warnings
+    files: Files
+    compiler: FleetCompiler
+    warnings: tuple[Problem, ...]
 
 
-def check_fleet(files: Files | Mapping[str, str]) -> tuple[FleetCompiler, tuple[Problem, ...]]:
-    """Compile a configuration for every group as it is served before any rollout; return its compiler and warnings.
+def check(files: Files | Mapping[str, str]) -> Checked:
+    """Parse, lint and compile a configuration; files alone are the same for every proxy. It may run in a thread.
 
-    Files alone are the same for every proxy. Raises InvalidConfig with every problem found.
+    Raises InvalidConfig with every problem found.
     """
     files = files if isinstance(files, Files) else Files(files)
     found, warnings = overlays(files)
     compiler = FleetCompiler(found)
     fleet = compiler.compile({name: FleetTraffic(untouched(INITIAL)) for name in compiler.services})
     check_consistent(files, compiler, fleet)
-    return compiler, warnings
+    return Checked(files, compiler, warnings)
 
 
 def untouched(stable: str) -> ServiceTraffic:
@@ -74,7 +73,7 @@ class Publisher:
 
     def load(
         self,
-        files: Files | Mapping[str, str],
+        config: Checked | Files | Mapping[str, str],
         traffic: Mapping[str, ServiceTraffic],
         busy: frozenset[str] = frozenset(),
         by_location: Mapping[str, ByLocation] = MappingProxyType({}),
@@ -85,7 +84,7 @@ class Publisher:
         InvalidConfig, and goes on serving what it served, when the configuration is wrong in itself, or lacks a service
         that is `busy` with a rollout or a drain, for any proxies that have it.
         """
-        compiler, warnings = check_fleet(files)
+        files, compiler, warnings = config if isinstance(config, Checked) else check(config)
         lost = tuple(_lost(busy, self._compiler, compiler))
         if lost:
             raise InvalidConfig(lost)
@@ -93,8 +92,8 @@ class Publisher:
             name: FleetTraffic(traffic.get(name) or untouched(INITIAL), dict(by_location.get(name, NOWHERE)))
             for name in compiler.services
         }
-        fleet = compiler.compile(following)  # makes again only what differs from check_fleet()
-        check_consistent(files if isinstance(files, Files) else Files(files), compiler, fleet)
+        fleet = compiler.compile(following)  # makes again only what differs from check()
+        check_consistent(files, compiler, fleet)
         self._compiler, self._traffic, self._written = compiler, following, {}
         self._cache.publish(fleet)
         return warnings

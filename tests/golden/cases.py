@@ -46,7 +46,8 @@ def _version(name: str, weight_bp: int, endpoints: list[str] | None = None, **mo
 
 def compiled(case: str) -> tuple[Snapshot, tuple[str, ...]]:
     """Return the snapshot of a case and its warnings."""
-    compiler, warnings = check(files(case))
+    _, fleet, warnings = check(files(case))
+    compiler = fleet.common
     traffic = {name: untouched(INITIAL) for name in compiler.overlay.services} | splits(case)
     return compiler.compile(traffic), tuple(map(str, warnings))
 

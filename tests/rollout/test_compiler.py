@@ -45,7 +45,7 @@ def shop(*actions: Mapping[str, Any], mirror: str = "", **cluster: Any) -> Compi
         + [{"name": "files"}],
         "endpoints": [{"cluster_name": name, "endpoints": endpoints} for name in ("checkout", "cart")],
     }
-    return check({"shop.yaml": yaml.safe_dump(document)})[0]
+    return check({"shop.yaml": yaml.safe_dump(document)}).compiler.common
 
 
 def split(candidate_bp: int, **candidate: Any) -> ServiceTraffic:
@@ -171,7 +171,7 @@ def test_only_routes_change_with_weights() -> None:
 
 def test_listeners_do_not_change_with_weights() -> None:
     snapshots = [compiled("inline_routes")[0]]
-    compiler, _ = check({"in.yaml": (ROOT / "tests/golden/inline_routes/in.yaml").read_text()})
+    compiler = check({"in.yaml": (ROOT / "tests/golden/inline_routes/in.yaml").read_text()}).compiler.common
     snapshots.append(served(compiler, checkout=split(1)))
     assert len({snapshot.views[LISTENERS].version for snapshot in snapshots}) == 1
 
@@ -414,7 +414,7 @@ def test_assignments_are_canonical_and_hold_what_the_versions_do(
             {"match": {"prefix": "/"}, "route": {"cluster": "checkout"}}],
             "request_mirror_policies": [{"cluster": "checkout"}]}]}],
     }  # fmt: skip
-    compiler, _ = check({"in.json": json.dumps(document)})
+    compiler = check({"in.json": json.dumps(document)}).compiler.common
     for traffic in steps:
         snapshot = compiler.compile({"checkout": traffic})
         expected = {"checkout": together(assignment["endpoints"], traffic)}
@@ -430,12 +430,12 @@ def test_assignments_are_canonical_and_hold_what_the_versions_do(
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_that_change_step_by_step_are_served_as_those_that_never_were_others(case: str) -> None:
-    compiler, _ = check(files(case))
+    compiler = check(files(case)).compiler.common
     for candidate_bp in (0, 1, 5000, FULL_BP, 300):
         for name in (*compiler.overlay.services, ""):
             traffic = {each: split(candidate_bp if each <= name else 70) for each in compiler.overlay.services}
             snapshot = compiler.compile(traffic)
-            assert snapshot.version == check(files(case))[0].compile(traffic).version
+            assert snapshot.version == check(files(case)).compiler.common.compile(traffic).version
             for each in snapshot.resources():
                 message = proto.message_class(each.type.message).FromString(each.body)
                 assert proto.canonical(message) == each.body

@@ -27,7 +27,7 @@ from rollout.store import Store
 from rollout.store.sqlite import open_store
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.groups import Files, FleetTraffic
-from rollout.traffic.publisher import INITIAL, Publisher, check_fleet, untouched
+from rollout.traffic.publisher import INITIAL, Publisher, check, untouched
 from tests.xds.client import PROTOCOLS, Wire
 from xds.cache import Cache
 from xds.errors import InvalidConfig
@@ -81,7 +81,7 @@ def split(candidate_bp: int, stable: str = INITIAL) -> ServiceTraffic:
 
 def problems(found: Files) -> list[str]:
     with pytest.raises(InvalidConfig) as caught:
-        check_fleet(found)
+        check(found)
     return [str(each) for each in caught.value.problems]
 
 
@@ -281,7 +281,7 @@ def test_empty_folder_file_is_refused_for_it_may_be_half_written() -> None:
 
 def test_warning_of_a_group_names_it_and_common_ones_stand_once() -> None:
     common = text(service("checkout"), service("cart"), routes("checkout", mirror="checkout"))
-    _, warnings = check_fleet(files(common, edge=text(service("cart", "10.0.0.2:80"), service("search"))))
+    warnings = check(files(common, edge=text(service("cart", "10.0.0.2:80"), service("search")))).warnings
     assert [each.where for each in warnings] == [
         "c/shop.yaml: routes[0] 'main': virtual_hosts[0].request_mirror_policies[0].cluster",
         "c/shop.yaml: clusters[1] 'cart'",
@@ -289,14 +289,14 @@ def test_warning_of_a_group_names_it_and_common_ones_stand_once() -> None:
         "c/edge/own.yaml: clusters[1] 'search'",
     ]
     mirrored = text(service("checkout"), routes("checkout", mirror="logs"), {"clusters": [{"name": "logs"}]})
-    (warning,) = check_fleet(files(mirrored, edge=text(service("logs"))))[1]
+    (warning,) = check(files(mirrored, edge=text(service("logs")))).warnings
     assert warning.where == "c/shop.yaml: routes[0] 'main': virtual_hosts[0].request_mirror_policies[0].cluster"
     assert warning.what.endswith("(for proxies of the cluster 'edge')")
 
 
 def test_service_that_some_group_routes_to_is_no_reason_to_warn() -> None:
     common = text(service("checkout"), service("cart"), routes("checkout"))
-    assert check_fleet(files(common, edge=text(routes("cart"))))[1] == ()
+    assert check(files(common, edge=text(routes("cart")))).warnings == ()
 
 
 def test_service_with_other_names_in_the_stats_of_a_group_is_refused() -> None:
@@ -307,7 +307,7 @@ def test_service_with_other_names_in_the_stats_of_a_group_is_refused() -> None:
         "alt_stat_name, that no other has"
     )
     added = text(service("checkout", alt_stat_name="pay"), service("cart"), routes("checkout", "cart"))
-    assert check_fleet(files(added, edge=text(service("search", "10.0.0.2:80"), routes("search", "checkout", "cart"))))
+    assert check(files(added, edge=text(service("search", "10.0.0.2:80"), routes("search", "checkout", "cart"))))
     assert "'checkout' in the stats" in problems(files(added, edge=text(service("x", alt_stat_name="pay"))))[0]
 
 
@@ -317,10 +317,10 @@ def test_bootstrap_of_a_group_stands_for_the_common_one() -> None:
 
     common = {"c/shop.yaml": text(service("checkout"), routes("checkout")), "c/bootstrap.yaml": bootstrap("zipkin")}
     own = {"c/edge/own.yaml": text(routes("checkout", mirror="jaeger")), "c/edge/bootstrap.yaml": bootstrap("jaeger")}
-    check_fleet(Files(common, {"edge": own}))
+    check(Files(common, {"edge": own}))
     (found,) = problems(Files(common, {"edge": {**own, "c/edge/own.yaml": text(routes("checkout", mirror="zipkin"))}}))
     assert "names 'zipkin'" in found
-    check_fleet(Files(common, {"edge": {"c/edge/own.yaml": text(routes("checkout", mirror="zipkin"))}}))
+    check(Files(common, {"edge": {"c/edge/own.yaml": text(routes("checkout", mirror="zipkin"))}}))
 
 
 SEARCH = text(service("search"))

@@ -138,8 +138,8 @@ def test_configuration_without_a_service_in_a_rollout_is_refused(publisher: Publ
 
 def test_warnings_are_those_of_lint(cache: Cache) -> None:
     text = files("checkout", mirror="checkout")
-    assert Publisher(cache).load(text, {}) == check(text)[1]
-    assert [warning.where for warning in check(text)[1]] == [
+    assert Publisher(cache).load(text, {}) == check(text).warnings
+    assert [warning.where for warning in check(text).warnings] == [
         "shop.yaml: routes[0] 'edge': virtual_hosts[0].request_mirror_policies[0].cluster"
     ]
 

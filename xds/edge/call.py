@@ -22,6 +22,7 @@ CODES = {
     NotReady: grpc.StatusCode.UNAVAILABLE,
 }
 GONE_S = 1.0
+STATUS_CHARACTERS = 1_000  # of a status, which a client takes as a header; names in it may be the client's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Call:
 
     def end(self, code: grpc.StatusCode, text: str) -> None:
         """Have it end with this status, when what is being written has been."""
-        self._status = self._status or (code, text)
+        self._status = self._status or (code, text[:STATUS_CHARACTERS])
         self._close()
 
     def _close(self) -> None:
