@@ -48,6 +48,10 @@ def read(message: Message) -> Request:
     )
 
 
+def repeated(_state: Subscription, _raw: bytes) -> None:
+    """Return None, for an ACK in delta repeats no names."""
+
+
 def receive(state: Subscription, request: Request) -> Subscription:
     """Return the state after a request's subscribes and unsubscribes, which count whatever its nonce is."""
     subscribed = subscribable(state.type, request.names)

@@ -33,6 +33,7 @@ NAMED = {
 }
 REMEMBERED = 256
 REMEMBERED_BYTES = 8192
+REPEATED_BYTES = 512  # an ACK of that size has so many names that they are compared before they are decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,15 @@ class Session:
                 member.wake()
 
     def _read(self, raw: bytes) -> Request:
+        dialect = self.stream.dialect
+        if len(raw) >= REPEATED_BYTES:
+            for state in self.stream.types.values():
+                request = dialect.repeated(state, raw)
+                if request is not None:
+                    return request
         if len(raw) <= REMEMBERED_BYTES:
             return _remembered(self.protocol, raw)
-        return _bounded(self.protocol, _decoded(self.stream.dialect, raw), self._plane.limits)
+        return _bounded(self.protocol, _decoded(dialect, raw), self._plane.limits)
 
     def _typed(self, request: Request) -> Request:
         """Return the request with its type, which a stream that is not aggregated may leave out."""

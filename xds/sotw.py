@@ -1,5 +1,6 @@
 """State of the world: a request names all that is wanted, a response says it anew."""
 
+import functools
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any as Message
@@ -27,6 +28,7 @@ from xds.subscription import (
 from xds.wire import IDENTITY, any_of, bytes_field, text_field, ttl_field
 
 NAME = SOTW
+NAME_TAG = b"\x1a"  # of resource_names, field 3
 REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
 RESOURCE_URL = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 
@@ -40,6 +42,40 @@ def read(message: Message) -> Request:
     fault = Fault(error.code, error.message) if message.HasField("error_detail") else None
     names = frozenset(message.resource_names)
     return Request(message.type_url, message.response_nonce, names, fault, message.version_info)
+
+
+def repeated(state: Subscription, raw: bytes) -> Request | None:
+    """Return the request of these bytes when it accepts the last response and repeats the names, else None.
+
+    An Envoy repeats all names in each ACK, in another order each time. That they are the same is seen in their bytes,
+    for half of what it costs to decode them.
+    """
+    if not state.unanswered:
+        return None
+    nonce, plan = state.unanswered[-1]
+    head = text_field(1, plan.version)
+    tail = text_field(4, state.type.url) + text_field(5, nonce)
+    if not raw.startswith(head) or not raw.endswith(tail):
+        return None
+    known, empty = _pieces(state.names)
+    said = raw[len(head) : -len(tail)].split(NAME_TAG)
+    # As many as there are, and all of them: so each one once.
+    if said[0] or len(said) != 1 + empty + len(known) or said.count(b"") != 1 + empty or known.difference(said):
+        return None
+    return Request(state.type.url, nonce, state.names, None, plan.version)
+
+
+@functools.lru_cache(SHARED_STATES)
+def _pieces(names: frozenset[str]) -> tuple[frozenset[bytes], int]:
+    """Return what stands between the tags when these names are said, and how often nothing does.
+
+    That is one piece for each name, but for one of 26 characters, whose length looks like the tag. Without control
+    characters no piece is that of two names; with them there are no pieces here.
+    """
+    if not all(map(str.isprintable, names)):
+        return frozenset(), 0
+    pieces = [piece for name in names for piece in bytes_field(3, name.encode()).split(NAME_TAG)[1:]]
+    return frozenset(pieces) - {b""}, pieces.count(b"")
 
 
 def receive(state: Subscription, request: Request) -> Subscription:

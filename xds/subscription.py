@@ -245,6 +245,9 @@ class Dialect(Protocol):
     def read(self, message: Message) -> Request:
         """Return what counts of a request message."""
 
+    def repeated(self, state: Subscription, raw: bytes) -> Request | None:
+        """Return the request of these bytes when it only accepts the last response and repeats the names, else None."""
+
     def first(self, request: Request, current: "Current") -> Subscription:
         """Return the state after a type's first request on a stream."""
 

@@ -1,5 +1,8 @@
 """State of the world: what a request's names mean, which requests count, and what is said again."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
 import pytest
 
 from tests.xds.client import Wire, assignment, cluster, listener, read, route, served, shop
@@ -7,7 +10,7 @@ from xds import proto, sotw
 from xds.cache import Cache
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, TYPES, Resource
 from xds.snapshot import view
-from xds.subscription import Held, Plan
+from xds.subscription import Held, Plan, Subscription, sent
 
 
 def client_of(*resources: Resource) -> tuple[Cache, Wire]:
@@ -343,6 +346,62 @@ def test_rejected_cluster_goes_along_when_another_changes_for_every_response_say
     client.nack(client.replies()[0])
     cache.publish(served(*clusters("a", "bad", "c")))
     assert client.said() == ["clusters a bad c"]
+
+
+# an ACK that repeats many names
+
+
+NAMES = (*(f"cluster-{number}" for number in range(50)), "m" * 26, "n" * 26, "l" * 200)  # 26: the tag of a name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda names: names,
+        lambda names: tuple(reversed(names)),
+        lambda names: names[1:],
+        lambda names: (*names[1:], "other-0000"[: len(names[0])]),
+        lambda names: (*names, "more"),
+        lambda names: (*names[1:], names[-1]),  # one twice in place of another
+        lambda names: (*names, names[0]),
+        lambda names: (*names[:-1], names[-1] + "\x1a"),
+    ],
+)
+def test_ack_of_many_names_says_what_it_says_in_any_order(change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
+    _, client = client_of(*map(assignment, NAMES), assignment("more"))
+    client.ask(ENDPOINTS, *NAMES)
+    (reply,) = client.replies()
+    names = change(NAMES)
+    client.answer(reply, names)
+    assert client.said() == (["endpoints more"] if "more" in names else [])
+    state = client.session.stream.types[ENDPOINTS]
+    assert (state.names, reply.nonce in {each.nonce for each in state.unanswered}) == (frozenset(names), False)
+
+
+def test_ack_whose_names_are_known_is_not_decoded() -> None:
+    state = Subscription(ENDPOINTS, frozenset(NAMES))
+    plan = Plan("v", (), (), Held({}))
+    state = sent(state, plan, "7")
+    words = {"version_info": "v", "type_url": ENDPOINTS.url, "response_nonce": "7"}
+
+    def raw(names: Iterable[str], **more: object) -> bytes:
+        return proto.canonical(proto.parse(sotw.REQUEST, {**words, "resource_names": list(names), **more}))
+
+    expected = sotw.read(sotw.decode(raw(NAMES)))
+    assert sotw.repeated(state, raw(reversed(NAMES))) == expected
+    others = (
+        raw(NAMES[1:]),
+        raw((*NAMES, NAMES[0])),
+        raw((*NAMES[1:], NAMES[1])),
+        raw(NAMES, version_info="u"),
+        raw(NAMES, response_nonce="6"),
+        raw(NAMES, error_detail={"code": 13}),
+        raw(NAMES, type_url=CLUSTERS.url),
+        raw(NAMES, node={"id": "edge"}),
+    )
+    assert [sotw.repeated(state, other) for other in others] == [None] * len(others)
+    odd = frozenset({"a\x1ab"})  # the tag inside of a name
+    assert sotw.repeated(replace(state, names=odd), raw(odd)) is None
 
 
 # bytes
