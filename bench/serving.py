@@ -21,9 +21,11 @@ from prometheus_client import CollectorRegistry
 from bench.floor import Floor, canned
 from bench.pipe import answer, questions, raise_file_limit
 from bench.served import Change, Size, changed, digest, digest_of, resources
+from rollout.app import set_memory_aside
 from rollout.signals import Signals
 from xds.cache import Cache
 from xds.edge.grpcio import GrpcEdge
+from xds.limits import Limits, Rate
 from xds.node import Node
 from xds.resources import Resource
 from xds.session import ControlPlane, Events
@@ -69,9 +71,12 @@ class Product:
         nobody: Any = None  # a controller is asked only when metrics are scraped
         self._signals = Signals(CollectorRegistry(), nobody, self._cache)
         events = Events(answered=self._count, responded=lambda _, response: self._signals.responded(response))
-        self._edge = GrpcEdge(ControlPlane(self._cache, events), time.monotonic)
+        # New streams are let in at once: what is measured here is what they cost.
+        limits = Limits(new_streams=Rate(per_s=1_000_000, burst=1_000_000))
+        self._edge = GrpcEdge(ControlPlane(self._cache, events, limits=limits), time.monotonic)
         self._snapshot = snapshot(served)
         self._cache.publish(self._snapshot)
+        set_memory_aside()
 
     async def start(self) -> int:
         return await self._edge.start("127.0.0.1:0")

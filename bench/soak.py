@@ -20,12 +20,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rollout.client import path_of
 from rollout.demo.load import LoadPlan, Tally, mix, run_load
 from rollout.demo.processes import until
 from rollout.demo.world import Cast, World, configuration
 from rollout.errors import RolloutError
 
-STAGES = 50
+STAGES = 20
+SERVICES = tuple(f"shop-{number}" for number in range(10))  # that move at the same time
 WITHIN_S = 60.0
 COUNTERS = ("cluster_added", "cluster_modified", "cluster_removed", "warming_clusters")
 
@@ -35,24 +37,46 @@ class Soak:
         self.world = world
         self.warm_ms: list[float] = []
         self.weights = 0
-        self.resources = configuration([backend.address for backend in world.backends["v1"]])
+        self.resources = shops(configuration([backend.address for backend in world.backends["v1"]]))
 
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
+    async def prepare(self) -> None:
+        self.world.write_configs(self.resources)
+        await self.world.client.post("/v1/config/reload", {})
+
     async def shift(self, changes: int) -> None:
-        """Move the traffic to and fro until the weight has changed so often."""
-        gate = {"min_requests": 1}
+        """Move the traffic of all services to and fro until weights have changed so often."""
+        async with asyncio.TaskGroup() as group:
+            for service in SERVICES:
+                group.create_task(self._shift(service, changes))
+
+    async def _shift(self, service: str, changes: int) -> None:
         weights = [f"{100 * (number + 1) / STAGES:g}%" for number in range(STAGES)]
-        strategy = {"stages": [{"weight": weight, "hold": "0s"} for weight in weights], "gate": gate}
+        stages = [{"weight": weight, "hold": "0s"} for weight in weights]
         names = tuple(self.world.backends)
         number = 0
         while self.weights < changes:
             number += 1
-            await self.world.deploy(names[number % len(names)], strategy)
-            service = await self.world.until_phase("completed", "rolled_back", "paused", within_s=STAGES * 10)
-            phase = service["rollout"]["phase"]
-            assert phase == "completed", service["rollout"]
+            endpoints = [backend.address for backend in self.world.backends[names[number % len(names)]]]
+            strategy = {"stages": stages, "gate": {"min_requests": 1}}
+            body = {"version": f"r{number}", "endpoints": endpoints, "strategy": strategy}
+
+            async def deployed(body: Mapping[str, Any] = body) -> bool:
+                with contextlib.suppress(RolloutError):  # the one before is over when its old version is gone
+                    await self.world.client.post(path_of("services", service, "rollouts"), dict(body))
+                    return True
+                return False
+
+            await until(deployed, within_s=WITHIN_S, what=f"{service} to take its next version")
+
+            async def completed() -> bool:
+                rollout = (await self.world.client.get(path_of("services", service)))["rollout"]
+                assert rollout["phase"] not in ("paused", "rolled_back"), rollout
+                return bool(rollout["phase"] == "completed")
+
+            await until(completed, within_s=STAGES * 20, what=f"{service} on its next version")
             self.weights += STAGES
             self.say(f"{self.weights} changes of weights")
 
@@ -119,6 +143,20 @@ class Soak:
         return sum(1 for node in fleet["nodes"] if node["connected"]) == len(self.world.envoys)
 
 
+def shops(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with its one service made many, which share its traffic."""
+    text = json.dumps({kind: resources[kind] for kind in ("clusters", "endpoints")})
+    copies = [json.loads(text.replace('"checkout"', json.dumps(name))) for name in SERVICES]
+    split = {"weighted_clusters": {"clusters": [{"name": name, "weight": 1} for name in SERVICES]}}
+    routes = json.dumps(resources["routes"]).replace('"cluster": "checkout"', json.dumps(split)[1:-1])
+    return {
+        **resources,
+        "routes": json.loads(routes),
+        "clusters": [each for copy in copies for each in copy["clusters"]],
+        "endpoints": [each for copy in copies for each in copy["endpoints"]],
+    }
+
+
 async def stats(envoy: Any) -> Mapping[str, int]:
     text = await envoy.admin_get(f"/stats?filter=^cluster_manager.({'|'.join(COUNTERS)})$")
     pairs = (line.split(": ", 1) for line in text.splitlines())
@@ -135,6 +173,7 @@ async def run(wanted: argparse.Namespace) -> dict[str, Any]:
         async with World(Path(folder), Cast({"v1": 2, "v2": 2}, {})) as world:
             soak, tally, stop = Soak(world), Tally(), asyncio.Event()
             plan = LoadPlan(await world.targets(), wanted.rate, mix(slow_share=0.02, stream_share=0.01))
+            await soak.prepare()
             load = asyncio.create_task(run_load(plan, tally.record, stop))
             await asyncio.gather(soak.shift(wanted.weights), soak.edit(wanted.clusters))
             removed = await soak.kill(wanted.kills)
