@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint check format bench serve clean
+.PHONY: demo test lint check format bench soak serve clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml hatch_build.py
@@ -35,8 +35,13 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## what an idle server costs
+bench: $(INSTALLED)  ## what docs/performance.md claims: an idle server, changes, and a hundred proxies (three minutes)
 	$(BIN)/python bench/idle.py
+	$(BIN)/python bench/compile.py
+	$(BIN)/python bench/fanout.py --proxies 100
+
+soak: $(INSTALLED)  ## 1,000 changes of weights, 200 of clusters and 50 killed servers under load (ten minutes)
+	$(BIN)/python bench/soak.py
 
 serve: $(INSTALLED)  ## a server on ./envoy-configs and ./data
 	$(BIN)/rollout serve

@@ -353,7 +353,7 @@ def test_what_was_answered_is_forgotten(protocol: str) -> None:
 
 @both
 def test_nack_with_a_huge_text_counts_for_all_that_was_sent(protocol: str) -> None:
-    cache, session = session_of(protocol)
+    _, session = session_of(protocol)
     session.receive(request(protocol, type=CLUSTERS.url), 0.0)
     response = session.respond(0.0)
     assert response is not None
@@ -469,7 +469,7 @@ def too_much(protocol: str) -> Iterator[tuple[grpc.StatusCode, str, tuple[bytes,
     yield invalid, "no discovery request", (named, named[:-1])
     yield invalid, "no discovery request", (b"\xff" * 1_000,)
     yield invalid, "type_url is empty", (named, b"")
-    yield invalid, "node.id is empty", (b"",)
+    yield invalid, "node.id is empty", (eds,)
     yield invalid, "", (first(other),)
     for text, node in BAD_NODES.items():
         yield invalid, text if "[" not in text and "." not in text else "", (first(protocol, node),)
