@@ -55,6 +55,8 @@ MEMORY_MIB = 2_048
 TTL_S = 3.0
 ANYBODY = Rules([Client("*", ("*",), ("*",), ("*",))])
 PEER = Peer("ipv4:127.0.0.1:1", frozenset({"spiffe://corp/edge/1"}))
+QUIET = ("NEW", "REDUCE", "RELOAD")
+DICTIONARY = ('"', "######")  # libFuzzer's words for other fuzzers
 GOING_ON = re.compile(r"#\d+\s+(?P<what>\w+)\s+cov: (?P<lines>\d+)")
 
 
@@ -153,7 +155,6 @@ class Fire:
         self._cache.connected()
         self._cache.needing(CLUSTERS, "service-000@v1")
         if self._session in self._cache.members():
-            self._session.speaks()
             self._session.wake_at_s(self._now_s)
             self._session.lag(Wanted(CLUSTERS, "service-000@v1", None))
         query = Query(contents=True)
@@ -313,14 +314,13 @@ def _fuzz(seconds: int, corpus: Path, findings: Path) -> None:
 def _watch(command: list[str]) -> int:
     """Run the fuzzing, which ends its process as it likes; print how it goes on and its figures, return its code."""
     lines = [0]
-    quiet = ("NEW", "REDUCE", "RELOAD")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stderr is not None
         for text in process.stderr:
             found = GOING_ON.match(text)
             if found:
                 lines.append(int(found["lines"]))
-            if not found or found["what"] not in quiet:
+            if (found and found["what"] not in QUIET) or not (found or text.startswith(DICTIONARY)):
                 print(text, end="", flush=True)
     grown = lines[-1] - next(filter(None, lines), 0)
     print(f"coverage: {lines[-1]} points, {grown} of them new; findings: {int(process.returncode != 0)}")

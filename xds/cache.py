@@ -1,7 +1,7 @@
 """The latest snapshot, the clients that follow it, and who ACKed and who NACKed what."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -148,7 +148,7 @@ class Cache:
 
     def connected(self) -> tuple[NodeStatus, ...]:
         """Return the connected nodes, sorted by id."""
-        return tuple(members[-1].status() for _, members in sorted(self._members.items()))
+        return tuple(_status(members) for _, members in sorted(self._members.items()))
 
     def gone(self) -> tuple[NodeStatus, ...]:
         """Return nodes that were connected and are not any more, sorted by id."""
@@ -180,6 +180,15 @@ class Cache:
             for node, members in sorted(self._members.items())
             if any(member.may_need(type_, name) for member in members)
         )
+
+
+def _status(members: Sequence[Member]) -> NodeStatus:
+    """Return the status of a node: that of its newest session, with the types that only others of it have."""
+    newest = members[-1].status()
+    if len(members) == 1:
+        return newest
+    types = (each.types for each in (*(member.status() for member in members[:-1]), newest))
+    return replace(newest, types={type_: status for each in types for type_, status in each.items()})
 
 
 def _versions(fleet: Fleet) -> tuple[str, Mapping[str, str]]:

@@ -10,6 +10,7 @@ from xds import proto
 from xds.resources import DELTA, ENDPOINTS, Resource, ResourceType
 from xds.snapshot import View
 from xds.subscription import (
+    NONE,
     NOTHING,
     SHARED_STATES,
     WILDCARD,
@@ -127,34 +128,39 @@ def _accepted(state: Subscription, name: str) -> bool:
 
 @shared(SHARED_STATES)
 def _difference(view: View, names: frozenset[str], held: Held, kept: frozenset[str], asked: Asked) -> Plan | None:
+    # A client that has all is asked about by name only: strangers make an Envoy ask for whatever host they think of.
+    has_all = held is complete(view, names)
     changed = tuple(
         resource
-        for resource in of_view(view, names)
+        for resource in of_view(view, asked.again | asked.beats if has_all else names)
         if resource.name not in kept
         and (not _holds(held, resource) or resource.name in asked.again or resource.name in asked.beats)
     )
-    lost = frozenset(name for name, each in held.resources.items() if each is not None)
+    lost = NONE if has_all else frozenset(name for name, each in held.resources.items() if each is not None)
     never = frozenset(name for name in names - {WILDCARD} if name not in held.resources) | asked.again
     removed = lost.difference(view.resources, kept)
     absent = never.difference(view.resources, kept, removed)
     if not changed and not removed and not absent and not asked.due:
         return None
+    after = held if has_all and names.isdisjoint(absent) else _after(view, names, held, changed, removed | absent)
+    bodiless = frozenset(
+        resource.name for resource in changed if resource.name in asked.beats and _holds(held, resource)
+    )
+    if view.type.absent_by_alias:
+        return Plan(view.version, changed, tuple(sorted(removed)), after, bodiless - asked.again, tuple(sorted(absent)))
+    return Plan(view.version, changed, tuple(sorted(removed | absent)), after, bodiless - asked.again)
+
+
+def _after(view: View, names: frozenset[str], held: Held, changed: tuple[Resource, ...], gone: frozenset[str]) -> Held:
+    """Return what a client holds that was told what changed and what is gone."""
     after = {**held.resources, **{resource.name: resource for resource in changed}}
-    for name in removed | absent:
+    for name in gone:
         if name in names:
             after[name] = None  # told so; the subscription stays
         else:
             after.pop(name, None)
     whole = complete(view, names)
-    held_then = whole if after == whole.resources else Held(MappingProxyType(after))
-    bodiless = frozenset(
-        resource.name for resource in changed if resource.name in asked.beats and _holds(held, resource)
-    )
-    if view.type.absent_by_alias:
-        return Plan(
-            view.version, changed, tuple(sorted(removed)), held_then, bodiless - asked.again, tuple(sorted(absent))
-        )
-    return Plan(view.version, changed, tuple(sorted(removed | absent)), held_then, bodiless - asked.again)
+    return whole if after == whole.resources else Held(MappingProxyType(after))
 
 
 def _holds(held: Held, resource: Resource) -> bool:

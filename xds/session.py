@@ -17,7 +17,7 @@ from xds.limits import Admission, Limits
 from xds.node import Node, Peer
 from xds.proto import to_dict
 from xds.resources import BY_URL, CLUSTERS, SECRETS, ResourceType
-from xds.stream import Answer, Response, Stream, lag, may_need, receive, respond, speaks, wake_at_s, warmed
+from xds.stream import Answer, Response, Stream, lag, may_need, receive, respond, wake_at_s, warmed
 from xds.subscription import Dialect, Lag, Request, warming
 
 DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
@@ -91,8 +91,10 @@ class Session:
         """Take one request.
 
         Raises InvalidRequest for what breaks the protocol, Forbidden for what the peer may not have, Overloaded for
-        what is beyond a limit, and NotReady before the first snapshot.
+        what is beyond a limit, and NotReady before the first snapshot. A closed session takes none.
         """
+        if not self.is_open:
+            return  # it would join again, and nobody would have it leave
         cache = self._plane.cache
         fleet = cache.fleet
         if fleet is None:
@@ -154,16 +156,11 @@ class Session:
             state = self.stream.types[response.type]
             if before is not None and state.type is CLUSTERS:
                 for member in self._beside():
-                    member.warm(warming(state.held, before.held))
+                    member.warm(warming(state.unanswered[-1].plan, before.held))
             if response.type.full_state and state.wildcard:
                 self._plane.cache.remember(response.version, state.held)
             self._plane.events.responded(self._node, response)
         return response
-
-    def speaks(self) -> bool:
-        """Say whether respond() may have something to say, now or by wake_at_s(); cheaper than asking for it."""
-        fleet = self._plane.cache.fleet
-        return fleet is not None and self._node is not None and speaks(self.stream, fleet.of(self._node))
 
     def wake_at_s(self, now_s: float) -> float | None:
         return wake_at_s(self.stream, now_s, self._streams_beside())
@@ -187,6 +184,7 @@ class Session:
             self._plane.cache.leave(self._node.id, self, now_s)
             self._plane.events.left(replace(self.status(), connected=False, since_s=now_s))
         self.is_open = False
+        self.wake = _nobody  # a cycle of session and edge would stay in memory until somebody looks for garbage
 
     def status(self) -> NodeStatus:
         types = {
@@ -208,6 +206,10 @@ class Session:
         self.stream = replace(self.stream, since_s=now_s, ttls=TTLS in node.features)
         self._plane.cache.join(node.id, self)
         self._plane.events.joined(self.status())
+
+
+def _nobody() -> None:
+    """Wake nobody."""
 
 
 def _decoded(dialect: Dialect, raw: bytes) -> Message:

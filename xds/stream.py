@@ -161,15 +161,8 @@ def respond(stream: Stream, served: Snapshot, now_s: float, beside: Streams = ()
             continue
         plan = _next((stream, *beside), state, served, now_s)
         if plan is not None:
-            return _send(stream, state, plan, now_s)
+            return _send(stream, view, plan, now_s)
     return stream, None
-
-
-def speaks(stream: Stream, served: Snapshot) -> bool:
-    """Say whether there is something to say, now or when nothing holds it back any more."""
-    return not stream.introduced or any(
-        _wish(served.views[type_], state, stream.dialect) is not None for type_, state in stream.types.items()
-    )
 
 
 @shared(SHARED_STEPS)
@@ -285,16 +278,18 @@ def _absent(stream: Stream, clusters: Subscription, served: Snapshot, name: str,
     return since is None or (since in stream.sent_s and stream.sent_s[since] + BARRIER_S > now_s)
 
 
-def _send(stream: Stream, state: Subscription, plan: Plan, now_s: float) -> tuple[Stream, Response]:
+def _send(stream: Stream, view: View, plan: Plan, now_s: float) -> tuple[Stream, Response]:
+    state = stream.types[view.type]
     number = plan.number if plan.number > stream.last else stream.last + 1  # a stream's nonces never repeat
     shares = number == plan.number
     response = (_shared_response if shares else _response)(plan, state.type, stream.dialect, str(number), stream.ttls)
-    types = {**stream.types, state.type: (_shared_sent if shares else _sent)(plan, state, str(number))}
+    told = (_shared_sent if shares else _sent)(view, plan, state, str(number))
+    types = {**stream.types, state.type: told}
     sent_s = stream.sent_s
     if state.type is CLUSTERS:
-        sent_s = {**sent_s, response.nonce: now_s}
+        sent_s = {each.nonce: sent_s.get(each.nonce, now_s) for each in told.unanswered}
         if ENDPOINTS in types:
-            types[ENDPOINTS] = _resending(types[ENDPOINTS], warming(plan.held, state.held))
+            types[ENDPOINTS] = _resending(types[ENDPOINTS], warming(plan, state.held))
     if stream.ttls and state.type not in stream.beaten_s and pulse(plan.held, stream.dialect.NAME) is not None:
         stream = replace(stream, beaten_s={**stream.beaten_s, state.type: now_s})
     following = Stream(
@@ -303,7 +298,8 @@ def _send(stream: Stream, state: Subscription, plan: Plan, now_s: float) -> tupl
     return following, response
 
 
-def _sent(plan: Plan, state: Subscription, nonce: str) -> Subscription:
+def _sent(_: View, plan: Plan, state: Subscription, nonce: str) -> Subscription:
+    # Remembered by the view: the state holds the plan, which would keep it, and all states before it, for ever.
     return unified(sent(state, plan, nonce))
 
 

@@ -6,7 +6,7 @@ so the difference between what they hold and what is served is computed, and enc
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any as Message
@@ -20,6 +20,7 @@ from xds.snapshot import Memo, View
 WILDCARD = "*"
 SHARED_STATES = 64  # distinct states of clients whose results are kept; beyond, they are computed again
 SHARED_STEPS = 1024  # the same for what is small
+MANY_NAMES = 1_000  # what has more is not small: each client may choose 100,000 of its own, and they are kept too
 UNANSWERED_LIMIT = 64  # responses of one type that may wait for their answers; the oldest is forgotten first
 NACK_TEXT_LIMIT = 4096  # of a NACK's text the tail is kept: Envoy puts the reason behind the whole resource
 PARTLY_APPLIED = "Error adding/updating "  # how Envoy's NACK begins when it took what is good of several resources
@@ -44,7 +45,8 @@ Pure = Callable[Concatenate[Key, Rest], Result]
 def shared(limit: int) -> Callable[[Pure[Key, Rest, Result]], Pure[Key, Rest, Result]]:
     """Remember up to `limit` results of a pure function in its first argument's memo, so that they die with it.
 
-    A result must not refer to that argument, or no old snapshot would be let go.
+    A result must not refer to that argument, or no old snapshot would be let go. The other arguments live as long too:
+    were they older values of the same kind, each would hold the one before it, and none would ever go.
     """
 
     def wrap(function: Pure[Key, Rest, Result]) -> Pure[Key, Rest, Result]:
@@ -56,7 +58,7 @@ def shared(limit: int) -> Callable[[Pure[Key, Rest, Result]], Pure[Key, Rest, Re
                 known = key.memo[function] = {}
             if rest in known:
                 return known[rest]  # type: ignore[no-any-return]  # what this function returned
-            if len(known) >= limit:
+            if len(known) >= _room(limit, rest):
                 known.clear()
             result = known[rest] = function(key, *rest, **named)
             return result
@@ -134,6 +136,11 @@ class Request(NamedTuple):
     left: frozenset[str] = frozenset()
     versions: frozenset[tuple[str, str]] = frozenset()
 
+    @property
+    def size(self) -> int:
+        """How many names it has."""
+        return len(self.names) + len(self.left) + len(self.versions)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -183,6 +190,11 @@ class Subscription:
     unanswered: tuple[Sent, ...] = ()
 
     @property
+    def size(self) -> int:
+        """How many names a client gave it."""
+        return len(self.names) + len(self.again)
+
+    @property
     def wildcard(self) -> bool:
         return WILDCARD in self.names
 
@@ -190,10 +202,16 @@ class Subscription:
         return WILDCARD in self.names or name in self.names
 
     def has(self, name: str, version: str | None) -> bool:
-        """Say whether the client accepted this version of `name` (None: that it is gone), or has no wish for it."""
+        """Say whether the client accepted this version of `name` (None: that it is gone), or has no wish for it.
+
+        Not while it was sent another since: it may be working with that.
+        """
         if not self.wants(name):
             return True
-        return self.acked.version(name) == version and (version is not None or not self.may_know(name))
+        if self.acked.version(name) != version or self.held.version(name) != version:
+            return False
+        later = any(each.plan.held.version(name) != version for each in self.unanswered)
+        return not later and (version is not None or not self.may_know(name))
 
     def had(self, name: str) -> bool:
         """Say whether the client may have some version of `name`."""
@@ -220,6 +238,12 @@ class Subscription:
         """Return the names of `type_` that any resource needs which the client may be working with now."""
         stages = (self.acked, self.held, *(each.plan.held for each in self.unanswered))
         return frozenset(name for held in dict.fromkeys(stages) for name in needs(held, type_))
+
+
+def _room(limit: int, arguments: tuple[object, ...]) -> int:
+    """Return how many results are kept when these arguments are kept with one of them."""
+    sizes = (each.size for each in arguments if isinstance(each, Subscription | Request))
+    return limit if max(sizes, default=0) <= MANY_NAMES else min(limit, SHARED_STATES)
 
 
 _FIELDS = tuple(Subscription.__dataclass_fields__)
@@ -346,8 +370,7 @@ def _rejected(state: Subscription, fault: Fault, told: tuple[Sent, ...], now_s: 
         for resource in each.plan.resources
         if state.acked.version(resource.name) != resource.version
     }
-    partly = fault.text.startswith(PARTLY_APPLIED)
-    blamed = {name: version for name, version in suspects.items() if partly and f" {name}: " in fault.text}
+    blamed = {name: suspects[name] for name in _blamed(fault.text, suspects)}
     if blamed:
         state = _accepted(state, plan, blamed, told)
     else:
@@ -363,6 +386,14 @@ def _rejected(state: Subscription, fault: Fault, told: tuple[Sent, ...], now_s: 
     return replace(state, rejected=rejected, rejection=rejection, again=again)
 
 
+def _blamed(text: str, names: Iterable[str]) -> frozenset[str]:
+    """Return the names that a NACK of Envoy's blames, each followed by a colon; none when it took nothing."""
+    if not text.startswith(PARTLY_APPLIED):
+        return NONE
+    words = {piece.rpartition(" ")[2] for piece in text.split(": ")[:-1]}  # once, for text and names are many
+    return frozenset(name for name in names if name in words or (" " in name and f" {name}: " in text))
+
+
 def _accepted(state: Subscription, plan: Plan, refused: Mapping[str, str], told: tuple[Sent, ...]) -> Subscription:
     """Return the state of a client that took a plan but for the versions by name that it refused."""
     names = {name for each in told for name in (*each.plan.names(), *each.plan.removed)}
@@ -370,9 +401,7 @@ def _accepted(state: Subscription, plan: Plan, refused: Mapping[str, str], told:
     unknown = state.unknown - names
     if WILDCARD in unknown:  # only SotW clusters and listeners: a response said all
         unknown = frozenset(refused)
-    held = plan.held
-    if not state.wildcard and not held.resources.keys() <= state.names:
-        held = restricted(held, state.names)
+    held = plan.held if state.wildcard else restricted(plan.held, state.names)
     return replace(
         state,
         acked=_without(held, rejected, state.acked),
@@ -392,9 +421,13 @@ def _without(held: Held, rejected: Mapping[str, str], before: Held) -> Held:
     return Held(MappingProxyType({name: each for name, each in kept.items() if each is not None or name not in bad}))
 
 
-@shared(SHARED_STATES)
 def restricted(held: Held, names: frozenset[str]) -> Held:
     """Return what is held under these names only."""
+    return held if held.resources.keys() <= names else _restricted(held, names)
+
+
+@shared(SHARED_STATES)
+def _restricted(held: Held, names: frozenset[str]) -> Held:
     return Held(MappingProxyType({name: each for name, each in held.resources.items() if name in names}))
 
 
@@ -423,9 +456,9 @@ def pulse(held: Held, protocol: str) -> Pulse | None:
 
 
 @shared(SHARED_STATES)
-def warming(held: Held, before: Held) -> frozenset[str]:
-    """Return the load assignments of the clusters that are held now and were not, or not so, before."""
-    changed = (each for each in held.resources.values() if each and before.version(each.name) != each.version)
+def warming(plan: Plan, before: Held) -> frozenset[str]:
+    """Return the load assignments of the clusters that a plan gives a client which had them not, or not so, before."""
+    changed = (each for each in plan.held.resources.values() if each and before.version(each.name) != each.version)
     return frozenset(name for each in changed for name in each.names(ENDPOINTS))
 
 

@@ -135,10 +135,10 @@ class Anyone:
             less = frozenset()
         else:
             more = record.effective(more)
-            was, before = WILDCARD in record.names, record.names
+            before = record.names
             record.rename(record.names - less | more)
-            stays = was and WILDCARD in record.names
-            again = (more | (less & before if stays else frozenset())) - {WILDCARD}
+            # A wildcard that comes with the same request counts: which of the two is first in it nobody can say.
+            again = (more | (less & before if WILDCARD in record.names else frozenset())) - {WILDCARD}
             record.pardoned |= again
             record.owed = {name for name in record.owed | again if record.wants(name)}
             record.due = record.due or WILDCARD in more

@@ -41,6 +41,11 @@ def test_who_must_pass_is_told_how_long_to_wait() -> None:
     assert bucket.take(RATE, 8.0) == 0.5
 
 
+def test_what_counts_for_several_uses_the_rate_of_several() -> None:
+    bucket = TokenBucket()
+    assert [bucket.take(RATE, 7.0, 3), bucket.take(RATE, 7.0, 2)] == [0, 1.0]
+
+
 def test_streams_start_at_a_limited_rate_and_the_refused_cost_the_others_nothing() -> None:
     admission, limits = Admission(), Limits(new_streams=RATE)
     assert [entered(admission, limits, ANYONE, 0.0) for _ in range(100)].count(True) == 3

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.xds.client import NODE, PROTOCOLS, SERVICE, cluster, read, served, shop
+from tests.xds.client import NODE, PROTOCOLS, SERVICE, cluster, read, route, served, shop
 from xds import proto
 from xds.cache import Cache
 from xds.errors import InvalidRequest
@@ -130,3 +130,16 @@ def test_other_type_on_a_stream_of_one_type_is_refused(protocol: str) -> None:
     client = Client(cache, protocol)
     with pytest.raises(InvalidRequest, match="on a stream that is only for routes"):
         client.send(ROUTES, "main", type_url=CLUSTERS.url)
+
+
+@both
+def test_nack_on_any_stream_is_in_the_status_of_the_node(protocol: str) -> None:
+    cache, client = connected(protocol)
+    cache.publish(served(*(each for each in shop("a") if each.type is not ROUTES), route("main", "a", mark=1)))
+    response = client.sessions[ROUTES].respond(client.now_s)
+    assert response is not None
+    names = client.names[ROUTES] if protocol == "sotw" else ()
+    client.send(ROUTES, *names, nonce=response.nonce, error_detail={"code": 3, "message": "cannot"})
+    (status,) = cache.connected()
+    rejections = {type_: each.rejection and each.rejection.text for type_, each in status.types.items()}
+    assert rejections == {CLUSTERS: None, ENDPOINTS: None, LISTENERS: None, ROUTES: "cannot"}

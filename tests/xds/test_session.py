@@ -240,6 +240,16 @@ def test_events_tell_the_life_of_a_session(protocol: str) -> None:
 
 
 @both
+def test_closed_session_does_not_join(protocol: str) -> None:
+    """Its first request may have been read in the moment in which it ended; nothing would ever take it out again."""
+    cache = ready()
+    client = Wire(cache, protocol)
+    client.session.close(1.0)
+    client.ask(CLUSTERS)
+    assert cache.members() == ()
+
+
+@both
 def test_sessions_in_equal_states_share_states_and_bytes(protocol: str) -> None:
     cache = ready()
     sessions = [Session(ControlPlane(cache), protocol, Peer("peer"), lambda: None) for _ in range(2)]

@@ -502,6 +502,21 @@ def test_resource_that_is_not_wanted_is_no_lag(protocol: str) -> None:
 
 
 @both
+def test_return_to_an_earlier_version_lags_until_that_is_acked(protocol: str) -> None:
+    """The client may be working with the version in between, though it did not say so."""
+    fixed = [each for each in shop("a") if each.type is not ROUTES]
+    cache, client = connected(protocol, *fixed, route("main", "a", mark=1), clusters=["a"])
+    cache.publish(served(*fixed, route("main", "a", mark=2)))
+    one(client, "routes main")
+    cache.publish(served(*fixed, route("main", "a", mark=1)))
+    assert lag(client, route("main", "a", mark=1)) == Lag("has not been sent routes 'main'")
+    back = one(client, "routes main")
+    assert lag(client, route("main", "a", mark=1)) == Lag("has not ACKed routes 'main'")
+    client.ack(back)
+    assert lag(client, route("main", "a", mark=1)) is None
+
+
+@both
 def test_removed_resource_lags_until_the_removal_is_acked(protocol: str) -> None:
     cache, client = connected(protocol, *shop("a", "b", routed=["a"]), clusters=["a", "b"])
     cache.publish(served(*shop("a")))

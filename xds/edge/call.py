@@ -85,11 +85,11 @@ class Call:
             self._idle.set_result(None)
 
     async def _read(self) -> None:
-        session, clock, rate = self.session, self._clock, self._plane.limits.requests
+        session, clock, limits = self.session, self._clock, self._plane.limits
         try:
             while (raw := await self._context.read()) is not grpc.aio.EOF:
                 now_s = clock()
-                wait_s = self._requests.take(rate, now_s)
+                wait_s = self._requests.take(limits.requests, now_s, 1 + len(raw) // limits.request_piece_bytes)
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)  # reads no further: HTTP/2's flow control slows the client down
                     now_s = clock()
