@@ -142,6 +142,10 @@ class Cache:
         """Return all sessions, sorted by node id, the oldest of a node first."""
         return tuple(member for _, members in sorted(self._members.items()) for member in members)
 
+    def sessions(self, node_id: str) -> int:
+        """Return how many sessions a node has."""
+        return len(self._members.get(node_id, ()))
+
     def beside(self, member: Member) -> tuple[Member, ...]:
         """Return the other sessions of a member's node."""
         return tuple(each for each in self._members.get(member.node.id, ()) if each is not member)

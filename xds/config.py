@@ -17,6 +17,7 @@ from xds.resources import BY_WORD, SECRETS, TYPES, ResourceType, is_eds_type, wa
 BOOTSTRAP = "envoy.config.bootstrap.v3.Bootstrap"
 BOOTSTRAP_FILES = frozenset({"bootstrap.yaml", "bootstrap.yml", "bootstrap.json"})
 RESOURCE = "envoy.service.discovery.v3.Resource"
+SHORTEST_TTL_S = 1.0
 ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 USUAL_DEPTH = 100  # of mappings and lists in each other
 
@@ -171,6 +172,8 @@ def _add_item(known: dict[str, Entry], type_: ResourceType, where: str, item: ob
         what = error.discreet if type_ is SECRETS else error.what
         yield Problem(f"{where}: {error.path}".rstrip(": "), what)
         return
+    if ttl_s is not None and ttl_s < SHORTEST_TTL_S:
+        yield Problem(f"{where}: ttl", f"{ttl_s:g}s is below {SHORTEST_TTL_S:g}s; it must leave time for heartbeats")
     name = getattr(message, type_.name_field)
     if not name:
         yield Problem(where, f"has no `{type_.name_field}`; every one of the {type_} needs one")

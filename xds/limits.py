@@ -1,6 +1,6 @@
 """How much one client, and all of them together, may ask of the server; each limit is set on purpose."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from xds.errors import Overloaded
@@ -31,11 +31,13 @@ class Limits:
     # To bring up a proxy costs some milliseconds of CPU, a push with its ACK a tenth of one. More than this at once
     # would make all of them wait, and every rollback with them; who is refused comes back by itself, in seconds.
     new_streams: Rate = Rate(per_s=300, burst=600)
+    new_streams_of_one: Rate = Rate(per_s=150, burst=300)  # of one identity or host: the other half is for the others
     # An Envoy asks some dozens of times when it starts and then ACKs. In a loop of NACKs it sends 2,100 a second.
     requests: Rate = Rate(per_s=100, burst=1_000)
     # A request counts as one for each so many bytes: 100,000 names take 60 ms of CPU, in which everybody waits.
-    request_piece_bytes: int = 16 * 1024
+    request_piece_bytes: int = 32 * 1024
     streams: int = 20_000  # a stream costs some 80 KB
+    streams_per_node: int = 40  # one for each type, twice while it reconnects; each looks at all the others
     # mutual TLS: a whole fleet may share one certificate, so this is wide, but nobody can take all places
     streams_per_identity: int = 10_000
     streams_per_connection: int = 100  # an Envoy has one, or one for each type; more come through a proxy
@@ -63,6 +65,11 @@ class Limits:
             what = f"a name or version of a resource has {characters} characters"
             raise Overloaded(f"{what}; at most {self.name_characters} are accepted")
 
+    def check_streams(self, node_id: str, count: int) -> None:
+        """Raise Overloaded when a node has all the streams that it may have."""
+        if count >= self.streams_per_node:
+            raise Overloaded(f"node '{node_id}' has {count} streams; give each proxy an id of its own")
+
 
 class TokenBucket:
     """Lets a Rate pass. Full at first; it holds no clock, and no list of what passed."""
@@ -87,11 +94,15 @@ class TokenBucket:
         return True
 
 
+ORIGINS = 10_000  # whose rates are kept; who is forgotten has a full bucket again
+
+
 class Admission:
     """The streams of a server: how many there are, whose they are, and whether one more may start now."""
 
     def __init__(self) -> None:
         self._new = TokenBucket()
+        self._new_of_one: OrderedDict[object, TokenBucket] = OrderedDict()  # the newest last
         self._streams = 0
         self._by_identity: Counter[frozenset[str]] = Counter()
 
@@ -106,11 +117,20 @@ class Admission:
         if peer.identities is not None and self._by_identity[peer.identities] >= limits.streams_per_identity:
             who = ", ".join(sorted(peer.identities))
             raise Overloaded(f"{who} has {limits.streams_per_identity} streams, and may have no more")
+        if not self._bucket_of(peer).try_take(limits.new_streams_of_one, now_s):
+            raise Overloaded(f"you start more than {limits.new_streams_of_one.per_s:g} streams a second; try again")
         if not self._new.try_take(limits.new_streams, now_s):
             raise Overloaded(f"more than {limits.new_streams.per_s:g} streams a second want to start; try again")
         self._streams += 1
         if peer.identities is not None:
             self._by_identity[peer.identities] += 1
+
+    def _bucket_of(self, peer: Peer) -> TokenBucket:
+        bucket = self._new_of_one.setdefault(peer.origin, TokenBucket())
+        self._new_of_one.move_to_end(peer.origin)
+        if len(self._new_of_one) > ORIGINS:
+            self._new_of_one.popitem(last=False)
+        return bucket
 
     def leave(self, peer: Peer) -> None:
         """Forget a stream that entered."""

@@ -30,3 +30,8 @@ class Peer:
 
     address: str
     identities: frozenset[str] | None = None
+
+    @property
+    def origin(self) -> object:
+        """Return what stands for who it is: its identities, else its host."""
+        return self.identities or self.address.rpartition(":")[0]

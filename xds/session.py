@@ -23,7 +23,6 @@ from xds.subscription import Dialect, Lag, Request, warming
 DIALECTS: Mapping[str, Dialect] = {"sotw": sotw, "delta": delta}
 
 
-# Clients in equal states send equal bytes, so these are decoded once.
 TTLS = "xds.config.supports-resource-ttl"
 FEATURES = frozenset({TTLS})  # that count here
 SHOWN = 128  # characters of a client's text in an error; a nonce or version of ours has fewer
@@ -31,8 +30,9 @@ NAMED = {
     "sotw": ("resource_names",),
     "delta": ("resource_names_subscribe", "resource_names_unsubscribe", "initial_resource_versions"),
 }
-REMEMBERED = 256
-REMEMBERED_BYTES = 8192
+# Clients in equal states send equal bytes, so these are decoded once; of this size none of their fields is too long.
+REMEMBERED = 1024
+REMEMBERED_BYTES = 1024
 REPEATED_BYTES = 512  # an ACK of that size has so many names that they are compared before they are decoded
 
 
@@ -201,6 +201,7 @@ class Session:
         return may_need(self.stream, type_, name)
 
     def _join(self, node: Node, now_s: float) -> None:
+        self._plane.limits.check_streams(node.id, self._plane.cache.sessions(node.id))
         self._grant = self._plane.access.admit(self.peer, node)
         self._node = node
         self.stream = replace(self.stream, since_s=now_s, ttls=TTLS in node.features)

@@ -37,7 +37,6 @@ ON_DEMAND_CDS = "envoy.extensions.filters.http.on_demand.v3.OnDemandCds"
 ASSIGNMENT = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 CHOOSERS = frozenset({"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"})
 FREE_TEXT = frozenset({"google.protobuf.Value", "google.protobuf.StringValue"})
-SHORTEST_TTL_S = 1.0
 _NEEDS_DELTA = "needs delta, but bootstrap.yaml has `api_type: GRPC`; write `api_type: DELTA_GRPC` there"
 _QUOTES = re.compile("[\"'`]")
 
@@ -240,16 +239,14 @@ def _expiring(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem
     for type_ in TYPES:
         for name, entry in config.of(type_).items():
             if entry.ttl_s is not None:
-                what = _ttl_fault(config, type_, entry.ttl_s)
+                what = _ttl_fault(config, type_)
                 if type_ is CLUSTERS and name in services:
                     what = "is not for a service, which rollouts keep in versions; remove it"
                 if what:
                     yield Problem(at(entry, "ttl"), what)
 
 
-def _ttl_fault(config: Config, type_: ResourceType, ttl_s: float) -> str:
+def _ttl_fault(config: Config, type_: ResourceType) -> str:
     if not type_.expires_in:
         return f"is not for {type_}: an Envoy keeps them beyond it; remove it"
-    if ttl_s < SHORTEST_TTL_S:
-        return f"{ttl_s:g}s is below {SHORTEST_TTL_S:g}s; it must leave time for heartbeats"
     return _NEEDS_DELTA if config.sotw and SOTW not in type_.expires_in else ""

@@ -3,7 +3,7 @@
 import pytest
 
 from xds.errors import Overloaded
-from xds.limits import Admission, Limits, Rate, TokenBucket
+from xds.limits import ORIGINS, Admission, Limits, Rate, TokenBucket
 from xds.node import Peer
 
 ANYONE = Peer("ipv4:10.0.0.1:1")
@@ -98,3 +98,21 @@ def test_subscription_may_name_so_many_resources() -> None:
     limits.check_names(2)
     with pytest.raises(Overloaded, match="names 3 resources; at most 2 are accepted"):
         limits.check_names(3)
+
+
+def test_one_who_starts_too_many_streams_leaves_room_for_others() -> None:
+    admission, limits = Admission(), Limits(new_streams=Rate(10, 20), new_streams_of_one=Rate(5, 10))
+    greedy, modest = Peer("ipv4:10.0.0.1:1"), Peer("ipv4:10.0.0.2:1")
+    assert [entered(admission, limits, Peer(f"ipv4:10.0.0.1:{port}"), 0.0) for port in range(50)].count(True) == 10
+    assert [entered(admission, limits, modest, 0.0) for _ in range(5)] == [True] * 5
+    with pytest.raises(Overloaded, match="you start more than 5 streams a second"):
+        admission.enter(limits, greedy, 0.0)
+    assert greedy.origin == "ipv4:10.0.0.1"
+    assert Peer("ipv4:10.0.0.1:1", frozenset({"spiffe://corp/edge"})).origin == {"spiffe://corp/edge"}
+
+
+def test_origins_that_are_remembered_are_bounded() -> None:
+    admission, limits = Admission(), Limits(new_streams=Rate(1e9, 10**9))
+    for number in range(ORIGINS + 10):
+        admission.enter(limits, Peer(f"ipv6:[::{number:x}]:1"), 0.0)
+    assert len(admission._new_of_one) == ORIGINS

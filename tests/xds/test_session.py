@@ -10,7 +10,8 @@ from tests.xds.client import PROTOCOLS, Wire, assignment, cluster, listener, rou
 from tests.xds.model import BAD, BAD_PORT, BROKEN, KINDS, Model
 from xds import proto
 from xds.cache import Cache
-from xds.errors import InvalidRequest, NotReady
+from xds.errors import InvalidRequest, NotReady, Overloaded
+from xds.limits import Limits
 from xds.node import Node, Peer
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Resource, content_version
 from xds.session import ControlPlane, Events, Session
@@ -247,6 +248,17 @@ def test_closed_session_does_not_join(protocol: str) -> None:
     client.session.close(1.0)
     client.ask(CLUSTERS)
     assert cache.members() == ()
+
+
+@both
+def test_node_that_has_too_many_streams_gets_no_more(protocol: str) -> None:
+    cache = ready()
+    plane = ControlPlane(cache, limits=Limits(streams_per_node=2))
+    request = Wire(cache, protocol).encode({"type_url": CLUSTERS.url})
+    for _ in range(2):
+        Session(plane, protocol, Peer("peer"), lambda: None).receive(request, 1.0)
+    with pytest.raises(Overloaded, match="node 'edge-1' has 2 streams; give each proxy an id of its own"):
+        Session(plane, protocol, Peer("peer"), lambda: None).receive(request, 1.0)
 
 
 @both

@@ -44,6 +44,7 @@ TYPED = {
 
 STOPPING = "the server is stopping; connect again"
 SPREAD, CANCEL = 0.75, 0.9  # of the time for stopping: streams are ended over it; those that are left are cancelled
+RESET_S = 1.0  # for grpc to see that its connections are gone
 PACE_S = 0.01  # between the ends of two streams, when there is the time
 LOOKS = 4  # at what takes too long, within the shortest limit
 
@@ -147,6 +148,8 @@ class GrpcEdge:
             await asyncio.wait((stopping,), timeout=grace_s)
             if not stopping.done():
                 reset(self._port)  # a connection whose other end reads nothing at all keeps grpc waiting
+                await asyncio.wait((stopping,), timeout=RESET_S)
+                stopping.cancel()
         self._plane.cache.changed = None
         for timer in (self._gathering, self._looking):
             if timer is not None:
