@@ -78,7 +78,7 @@ class Session:
         self.is_open = True
         self._plane = plane
         self._only = only
-        self.stream = Stream(DIALECTS[protocol], {})
+        self.stream = Stream(DIALECTS[protocol], {}, only=only)
         self._node: Node | None = None
         self._grant = Grant()
 
@@ -198,7 +198,7 @@ class Session:
         return lag(self.stream, wanted.type, wanted.name, wanted.version)
 
     def may_need(self, type_: ResourceType, name: str) -> bool:
-        return may_need(self.stream, type_, name)
+        return may_need((self.stream, *self._streams_beside()), type_, name)
 
     def _join(self, node: Node, now_s: float) -> None:
         self._plane.limits.check_streams(node.id, self._plane.cache.sessions(node.id))

@@ -12,6 +12,7 @@ from xds.node import Peer
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, ResourceType
 from xds.session import ControlPlane, Session
 
+LATER_S = 100.0
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
@@ -62,7 +63,7 @@ def connected(protocol: str) -> tuple[Cache, Client]:
     client.ask(LISTENERS)
     client.ask(ROUTES, "main")
     client.hear()
-    client.now_s = 5.0
+    client.now_s = LATER_S
     client.hear()
     client.woken.clear()
     return cache, client
@@ -82,25 +83,55 @@ def test_every_stream_gets_its_type(protocol: str) -> None:
 
 
 @both
-def test_route_waits_on_its_stream_for_the_ack_of_its_cluster_on_another(protocol: str) -> None:
+def test_route_waits_on_its_stream_for_its_new_cluster_to_be_warm_though_that_is_acked(protocol: str) -> None:
     cache, client = connected(protocol)
     cache.publish(served(*shop("a", "b")))
     assert client.hear(ROUTES) == []
-    client.hear(CLUSTERS, ack=False)
+    client.hear(CLUSTERS, ENDPOINTS)  # without ADS, Envoy ACKs clusters before they are warm
     assert client.hear(ROUTES) == []
-    assert client.sessions[ROUTES].wake_at_s(client.now_s) == 7.0
-    client.now_s = 7.0
+    assert client.sessions[ROUTES].wake_at_s(client.now_s) == LATER_S + 2.0
+    client.now_s = LATER_S + 2.0
     assert client.hear(ROUTES) == ["routes main"]
 
 
 @both
-def test_ack_on_one_stream_wakes_the_others(protocol: str) -> None:
+def test_weights_wait_for_nothing(protocol: str) -> None:
     cache, client = connected(protocol)
-    cache.publish(served(*shop("a", "b")))
+    cache.publish(served(*shop("a", routed=["a", "a"])))
+    assert client.hear(ROUTES) == ["routes main"]
+
+
+@both
+def test_answer_on_one_stream_wakes_the_others(protocol: str) -> None:
+    cache, client = connected(protocol)
+    cache.publish(served(*shop("a", mark=1)))
     client.woken.clear()
     client.hear(CLUSTERS)
     assert client.woken >= {ENDPOINTS, LISTENERS, ROUTES}
-    assert client.hear(ROUTES) == ["routes main"]
+
+
+@both
+def test_cluster_stays_until_the_stream_of_routes_is_back(protocol: str) -> None:
+    cache, client = connected(protocol)
+    for session in client.sessions.values():
+        session.close(client.now_s)
+    before = cache.fleet and cache.fleet.common.views
+    assert before
+    cache.publish(served(*shop("b")))
+    back = Client(cache, protocol)
+    back.now_s = client.now_s + 5.0
+    back.names |= client.names
+    words: dict[str, Any] = {"version_info": before[CLUSTERS].version}
+    if protocol == "delta":
+        words = {"initial_resource_versions": {"a": cluster("a").version}}
+    back.send(CLUSTERS, **words)
+    back.now_s += 30.0  # as long as Envoy may wait before it opens its other streams again
+    assert back.hear(CLUSTERS) == ["clusters a b" if protocol == "sotw" else "clusters b"]
+    back.ask(LISTENERS)
+    back.ask(ROUTES, "main")
+    back.now_s += 2.0
+    back.hear(LISTENERS, ROUTES)
+    assert back.hear(CLUSTERS) == ["clusters b" if protocol == "sotw" else "clusters -a"]
 
 
 @both
@@ -109,6 +140,7 @@ def test_cluster_stays_until_the_route_on_another_stream_is_acked(protocol: str)
     cache.publish(served(*shop("b")))
     assert client.hear(CLUSTERS) == ["clusters a b" if protocol == "sotw" else "clusters b"]
     client.hear(ENDPOINTS)
+    client.now_s += 2.0
     assert client.hear(ROUTES) == ["routes main"]
     assert client.hear(CLUSTERS) == ["clusters b" if protocol == "sotw" else "clusters -a"]
 

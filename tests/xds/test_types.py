@@ -191,7 +191,7 @@ def test_routes_stay_until_no_scope_needs_them() -> None:
     assert client.settle() == ["scoped_routes a", "routes new", "routes -old"]
 
 
-def test_extension_config_stays_until_no_listener_needs_it() -> None:
+def test_extension_config_stays_for_as_long_as_a_listener_that_drains_asks_for_it() -> None:
     discovery = {"config_discovery": {"config_source": ADS, "type_urls": [f"type.googleapis.com/{ROUTER}"]}}
 
     def edge(*filters: Mapping[str, Any]) -> Resource:
@@ -208,7 +208,11 @@ def test_extension_config_stays_until_no_listener_needs_it() -> None:
     client.settle()
     client.wire.now_s = INTRODUCED_S
     client.publish(edge({"name": "router"}))
-    assert client.settle() == ["listeners edge", "extension_configs -ext"]
+    assert client.settle() == ["listeners edge"]
+    client.wire.leave(EXTENSION_CONFIGS, "ext")
+    assert client.settle() == []
+    client.ask(EXTENSION_CONFIGS, "ext")
+    assert client.settle() == ["extension_configs -ext"]
 
 
 # TTL
