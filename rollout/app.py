@@ -90,6 +90,8 @@ def read_configs(folder: Path) -> Files:
 
     A folder in it holds the files of the proxies whose node.cluster is its name; hidden ones count for nothing.
     """
+    if folder.is_file():
+        raise InvalidSpec(f"{folder} is a file; name the folder that it is in")
     if not folder.is_dir():
         raise InvalidSpec(f"the folder {folder} does not exist; name the folder with Envoy's YAML")
     try:

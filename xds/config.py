@@ -164,7 +164,7 @@ def _add_item(known: dict[str, Entry], type_: ResourceType, where: str, item: ob
         yield Problem(where, what)
     ttl, item = (item.get("ttl"), item["resource"]) if wrapped else (None, item)
     label = item.get(type_.name_field)
-    where = f"{where} '{label}'" if label else where
+    where = f"{where} '{label}'" if label and isinstance(label, str) else where
     try:
         message = proto.parse(type_.message, item)
         ttl_s = None if ttl is None else proto.parse(RESOURCE, {"ttl": ttl}).ttl.ToNanoseconds() / 1e9

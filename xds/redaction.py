@@ -34,6 +34,7 @@ SECRET_SOURCES = SECRET_TEXTS | {
     "downstream_auth_password",
     "downstream_auth_passwords",
     "keys",
+    "local_jwks",
     "pkcs12",
     "secret_data",
     "secrets",

@@ -265,8 +265,8 @@ def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float)
     early = _too_early(streams, state, served, plan, now_s)
     if not early:
         return plan
-    # The first word on listeners is a whole one: it makes an Envoy ready. So is each for a client that names them (gRPC),
-    # which takes what is left out for deleted.
+    # The first word on listeners is a whole one: it makes an Envoy ready. So is each for a client that names them
+    # (gRPC), which takes what is left out for deleted.
     whole = state.type.full_state and not (state.nonce and state.wildcard)
     if whole and any(state.held.version(name) is None for name in early):
         return None

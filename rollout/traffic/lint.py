@@ -29,6 +29,7 @@ from xds.resources import (
     route_of,
     walk,
 )
+from xds.snapshot import Snapshot
 
 TCP_PROXY = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 TCP_FIELDS = {TCP_PROXY: "cluster", f"{TCP_PROXY}.WeightedCluster.ClusterWeight": "name"}
@@ -207,6 +208,23 @@ def _domains(route: Entry, hosts: Iterable[Entry]) -> Iterator[Problem]:
             first = seen.setdefault(domain.lower(), where)
             if first != where:
                 yield Problem(where, f"has the domain '{domain}', which stands already in {first}; remove one of them")
+
+
+def moved_keys(before: Snapshot, after: Snapshot) -> Iterator[Problem]:
+    """Yield a problem for each key that one scope leaves to another: Envoy would lose it, and answer 404."""
+    old, new = _scope_keys(before), _scope_keys(after)
+    owners = {key: name for name, key in new.items()}
+    for name, key in old.items():
+        owner = owners.get(key, name)
+        if owner != name and name in new:
+            what = f"goes to scope '{owner}' while '{name}' gets another, and an Envoy would lose it; rename '{name}',"
+            yield Problem(f"{SCOPED_ROUTES} '{name}': key", f"{what} or change one after the other")
+
+
+def _scope_keys(snapshot: Snapshot) -> dict[str, bytes]:
+    view = snapshot.views[SCOPED_ROUTES]
+    scope = proto.message_class(SCOPED_ROUTES.message)
+    return {name: proto.canonical(scope.FromString(each.body).key) for name, each in view.resources.items()}
 
 
 def _scopes(config: Config) -> Iterator[Problem]:

@@ -14,8 +14,9 @@ from rollout.traffic.compiler import (
     stat_name,
 )
 from rollout.traffic.groups import COMMON, Files, FleetCompiler, FleetTraffic, check_consistent, overlays
+from rollout.traffic.lint import moved_keys
 from rollout.traffic.overlay import Overlay, ServiceTemplate
-from xds.cache import Cache, Wanted
+from xds.cache import Cache, Fleet, Wanted
 from xds.errors import InvalidConfig, Problem
 from xds.node import Node
 from xds.resources import CLUSTERS, ENDPOINTS, Resource
@@ -94,6 +95,9 @@ class Publisher:
         }
         fleet = compiler.compile(following)  # makes again only what differs from check()
         check_consistent(files, compiler, fleet)
+        lost = tuple(_moved_keys(self._cache.fleet, fleet))
+        if lost:
+            raise InvalidConfig(lost)
         self._compiler, self._traffic, self._written = compiler, following, {}
         self._cache.publish(fleet)
         return warnings
@@ -244,3 +248,10 @@ def _overlay(compiler: FleetCompiler, group: str) -> Overlay:
 
 def _version(resource: Resource | None) -> str | None:
     return None if resource is None else resource.version
+
+
+def _moved_keys(before: Fleet | None, after: Fleet) -> Iterator[Problem]:
+    if before is not None:
+        yield from moved_keys(before.common, after.common)
+        for group in before.groups.keys() & after.groups.keys():
+            yield from moved_keys(before.groups[group], after.groups[group])

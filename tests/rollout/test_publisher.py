@@ -173,3 +173,25 @@ def test_envoy_must_have_the_cluster_of_the_service_itself_where_it_is_served(ca
     cache.join("edge-1", envoy)
     publisher.lagging("checkout", ())
     assert [each.type for each in envoy.wanted if each.name == "checkout"] == [CLUSTERS, ENDPOINTS]
+
+
+def scopes(**keys: str) -> Mapping[str, str]:
+    """Return a configuration with a scope of each name, on the key of each."""
+    (shop,) = (yaml.safe_load(text) for text in files("checkout").values())
+    scoped = [
+        {"name": name, "key": {"fragments": [{"string_key": key}]}, "route_configuration_name": "edge"}
+        for name, key in keys.items()
+    ]
+    return {"shop.yaml": yaml.safe_dump({**shop, "scoped_routes": scoped})}
+
+
+def test_key_that_moves_between_scopes_in_one_change_is_refused_for_an_envoy_would_lose_it(cache: Cache) -> None:
+    publisher = Publisher(cache)
+    publisher.load(scopes(one="a", two="b"), {})
+    before = version(cache)
+    with pytest.raises(InvalidConfig, match="scoped_routes 'one': key: goes to scope 'two' while 'one' gets another"):
+        publisher.load(scopes(one="b", two="a"), {})
+    assert version(cache) == before
+    publisher.load(scopes(three="b", four="a"), {})
+    publisher.load(scopes(three="c", four="a"), {})
+    publisher.load(scopes(three="c", four="b"), {})
