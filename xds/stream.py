@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from xds.answers import answered
 from xds.resources import (
     BY_URL,
     CLUSTERS,
@@ -42,7 +43,6 @@ from xds.subscription import (
     Plan,
     Request,
     Subscription,
-    answered,
     beyond,
     gone,
     pulse,
