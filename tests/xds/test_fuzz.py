@@ -206,4 +206,5 @@ def test_version_that_a_client_makes_up_is_not_remembered_for_others() -> None:
     for index in range(100):
         session = Session(ControlPlane(cache), "sotw", Peer("ipv4:127.0.0.1:1"), lambda: None)
         session.receive(first("sotw", url=CLUSTERS.url) + request("sotw", version=f"made-up-{index}"), 0.0)
+        session.close(0.0)
     assert not cache.recent
