@@ -277,7 +277,9 @@ def _too_early(streams: Streams, state: Subscription, served: Snapshot, plan: Pl
     """Return the resources of a plan that name a cluster which does not work at this client yet."""
     stream = next((each for each in streams if CLUSTERS in each.types), None)
     if stream is None:
-        return NONE
+        # It returns without ADS, and what it works with needs its clusters: these come on another stream.
+        returns = streams[0].only is not None and not streams[0].introduced
+        return frozenset(filter(state.had, plan.names())) if returns and users_of(plan, CLUSTERS) else NONE
     clusters = stream.types[CLUSTERS]
     # With every response answered, what was accepted works.
     unsure = clusters.unanswered or stream.fresh_s
@@ -326,10 +328,10 @@ def _send(stream: Stream, view: View, plan: Plan, now_s: float) -> tuple[Stream,
 def _fresh(stream: Stream, clusters: Subscription, plan: Plan, now_s: float) -> Mapping[str, float]:
     """Return which clusters may not be warm yet though they are ACKed: without ADS, Envoy ACKs them at once.
 
-    A client that has nothing yet is better off with all of it soon.
+    A client that has nothing yet, or loses what it has with this response, is better off with all of it soon.
     """
     still = {name: at_s for name, at_s in stream.fresh_s.items() if at_s + BARRIER_S > now_s}
-    if not clusters.nonce and not clusters.unknown and not clusters.acked.resources:
+    if not clusters.nonce and not clusters.acked.resources:
         return still
     return {**dict.fromkeys((name for name in plan.names() if not clusters.had(name)), now_s), **still}
 

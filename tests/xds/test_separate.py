@@ -175,3 +175,39 @@ def test_nack_on_any_stream_is_in_the_status_of_the_node(protocol: str) -> None:
     (status,) = cache.connected()
     rejections = {type_: each.rejection and each.rejection.text for type_, each in status.types.items()}
     assert rejections == {CLUSTERS: None, ENDPOINTS: None, LISTENERS: None, ROUTES: "cannot"}
+
+
+@both
+def test_route_of_a_returning_client_waits_until_its_stream_of_clusters_is_back(protocol: str) -> None:
+    cache, client = connected(protocol)
+    for session in client.sessions.values():
+        session.close(client.now_s)
+    before = cache.fleet and cache.fleet.common.views
+    assert before
+    cache.publish(served(*shop("b")))
+    back = Client(cache, protocol)
+    back.names |= client.names
+    words: dict[str, Any] = {"version_info": before[ROUTES].version}
+    if protocol == "delta":
+        words = {"initial_resource_versions": {"main": before[ROUTES].resources["main"].version}}
+    back.send(ROUTES, "main", **words)
+    assert back.hear(ROUTES) == []
+    words = {"version_info": before[CLUSTERS].version}
+    if protocol == "delta":
+        words = {"initial_resource_versions": {"a": cluster("a").version}}
+    back.now_s = 10.0
+    back.send(CLUSTERS, **words)
+    back.ask(ENDPOINTS, "a", "b")
+    back.hear(CLUSTERS, ENDPOINTS)
+    assert back.hear(ROUTES) == []
+    back.now_s = 12.0
+    assert back.hear(ROUTES) == ["routes main"]
+
+
+@both
+def test_client_that_begins_without_clusters_by_xds_gets_its_routes_at_once(protocol: str) -> None:
+    cache = Cache()
+    cache.publish(served(*shop("a")))
+    client = Client(cache, protocol)
+    client.ask(ROUTES, "main")
+    assert client.hear(ROUTES) == ["routes main"]
