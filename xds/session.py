@@ -118,8 +118,9 @@ class Session:
                 cache.remember(request.version, state.held)  # it was sent by a server before this one
         if answer is not None:
             self._plane.events.answered(self.node, answer)
-            for member in self._beside():
-                member.wake()
+            if self._only is not None:
+                for member in self._beside():
+                    member.wake()
 
     def _read(self, raw: bytes) -> Request:
         dialect = self.stream.dialect

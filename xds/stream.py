@@ -62,7 +62,7 @@ ROOTS = (RUNTIMES, LISTENERS, SCOPED_ROUTES, VIRTUAL_HOSTS)  # nothing refers to
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The state of one stream, since its first request at `since_s`.
+    """The state of one stream, since its first request at `since_s`; `types` are in the order of sending.
 
     `introduced` says that it had the time to ask for all that it wants. `last` is the highest number that was a nonce.
     `sent_s` says when the responses with clusters went out that are not answered yet, by nonce. With `ttls` the client
@@ -125,7 +125,9 @@ def receive(
     view = served.views[type_]
     before = stream.types.get(type_)
     if before is None:
-        return stream.with_state(unified(stream.dialect.first(request, Current(view, recent)))), None
+        types = {**stream.types, type_: unified(stream.dialect.first(request, Current(view, recent)))}
+        ordered = {each: types[each] for each in TYPES if each in types}
+        return stream.moved(ordered, stream.last, stream.sent_s), None
     if request.fault is None:
         state, answer = _received(view, before, request, stream.dialect)
     else:
@@ -161,12 +163,10 @@ def respond(stream: Stream, served: Snapshot, now_s: float, beside: Streams = ()
         stream = replace(stream, introduced=True)
     if stream.ttls:
         stream = _beating(stream, now_s)
-    for type_ in TYPES:
-        state = stream.types.get(type_)
-        if state is None:
-            continue
-        view = served.views[type_]
-        if _wish(view, state, stream.dialect) is None:
+    views, dialect = served.views, stream.dialect
+    for type_, state in stream.types.items():
+        view = views[type_]
+        if _wish(view, state, dialect) is None:
             continue
         plan = _next((stream, *beside), state, served, now_s)
         if plan is not None:

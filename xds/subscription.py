@@ -49,12 +49,11 @@ def shared(limit: int) -> Callable[[Pure[Key, Rest, Result]], Pure[Key, Rest, Re
     def wrap(function: Pure[Key, Rest, Result]) -> Pure[Key, Rest, Result]:
         @functools.wraps(function)
         def remembered(key: Key, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
-            assert not named, "only positional arguments are compared"
-            known = key.memo.get(function)
-            if known is None:
-                known = key.memo[function] = {}
-            if rest in known:
-                return known[rest]  # type: ignore[no-any-return]  # what this function returned
+            try:
+                return key.memo[function][rest]  # type: ignore[no-any-return]  # what this function returned
+            except KeyError:
+                assert not named, "only positional arguments are compared"
+            known = key.memo.setdefault(function, {})
             if len(known) >= _room(limit, rest):
                 known.clear()
             result = known[rest] = function(key, *rest, **named)
