@@ -259,6 +259,8 @@ def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float)
     kept = _needed(streams, state.type, lost) if lost else NONE
     if state.type is EXTENSION_CONFIGS:
         kept |= lost & state.names  # a listener that drains asks for its filters until it is gone
+    if state.type is CLUSTERS and lost and _arriving(streams, state, served):
+        kept |= lost & state.names
     plan = dialect.plan(state, view, kept) if kept else _wish(view, state, dialect)
     if plan is None or state.type is CLUSTERS or state.type in LEAVES:
         return plan
@@ -271,6 +273,25 @@ def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float)
     if whole and any(state.held.version(name) is None for name in early):
         return None
     return dialect.plan(state, view, kept | early)
+
+
+def _arriving(streams: Streams, clusters: Subscription, served: Snapshot) -> bool:
+    """Say whether a cluster that the client names is not ready there.
+
+    A gRPC channel ACKs a route before it has the clusters of it, and uses the old ones until then.
+    """
+    endpoints = next((each.types[ENDPOINTS] for each in streams if ENDPOINTS in each.types), None)
+    found = (served.get(CLUSTERS, name) for name in clusters.names)
+    for cluster in (each for each in found if each is not None):
+        wanted = cluster.names(ENDPOINTS) if endpoints is not None else NONE
+        if clusters.acked.version(cluster.name) is None:
+            return True
+        if endpoints is not None and any(
+            endpoints.wants(name) and endpoints.acked.version(name) is None and served.get(ENDPOINTS, name)
+            for name in wanted
+        ):
+            return True
+    return False
 
 
 def _too_early(streams: Streams, state: Subscription, served: Snapshot, plan: Plan, now_s: float) -> frozenset[str]:
