@@ -67,7 +67,8 @@ class Stream:
     `introduced` says that it had the time to ask for all that it wants. `last` is the highest number that was a nonce.
     `sent_s` says when the responses with clusters went out that are not answered yet, by nonce. With `ttls` the client
     lets resources go whose TTL has ended; `beaten_s` says when it last heard of those that it holds. `only` is the type
-    of a stream that is not aggregated, and `fresh_s` says when new clusters went out on it, by name.
+    of a stream that is not aggregated, and `fresh_s` says when new clusters went out on it, by name;
+    `routed_s` when a client that names its clusters was last told of other routes or listeners.
     """
 
     dialect: Dialect
@@ -80,6 +81,7 @@ class Stream:
     beaten_s: Mapping[ResourceType, float] = field(default_factory=lambda: MappingProxyType({}))
     only: ResourceType | None = None
     fresh_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    routed_s: float = float("-inf")
 
     def with_state(self, state: Subscription) -> "Stream":
         return self.moved({**self.types, state.type: state}, self.last, self.sent_s)
@@ -88,8 +90,8 @@ class Stream:
         self, types: Mapping[ResourceType, Subscription], last: int, sent_s: Mapping[str, float]
     ) -> "Stream":  # as replace() does, at a fourth of its cost
         since_s, introduced, ttls, beaten_s = self.since_s, self.introduced, self.ttls, self.beaten_s
-        only, fresh_s = self.only, self.fresh_s
-        return Stream(self.dialect, types, since_s, introduced, last, sent_s, ttls, beaten_s, only, fresh_s)
+        only, fresh_s, routed_s = self.only, self.fresh_s, self.routed_s
+        return Stream(self.dialect, types, since_s, introduced, last, sent_s, ttls, beaten_s, only, fresh_s, routed_s)
 
 
 Streams = tuple[Stream, ...]
@@ -182,10 +184,11 @@ def _wish(view: View, state: Subscription, dialect: Dialect) -> Plan | None:
 
 def wake_at_s(stream: Stream, now_s: float, beside: Streams = ()) -> float | None:
     """Return when time alone may allow another response, by the end of a barrier."""
-    if stream.introduced and not stream.sent_s and not beside and not stream.beaten_s:
+    named = stream.routed_s + BARRIER_S > now_s
+    if stream.introduced and not stream.sent_s and not beside and not stream.beaten_s and not named:
         return None
     starts = [start for each in (stream, *beside) for start in (*each.sent_s.values(), *each.fresh_s.values())]
-    ends = [start + BARRIER_S for start in starts]
+    ends = [start + BARRIER_S for start in (*starts, stream.routed_s)]
     ends += [each.since_s + _wait_s(each) for each in (stream, *beside) if not each.introduced]
     for type_, beaten_s in stream.beaten_s.items():
         beat = pulse(stream.types[type_].held, stream.dialect.NAME)
@@ -259,8 +262,8 @@ def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float)
     kept = _needed(streams, state.type, lost) if lost else NONE
     if state.type is EXTENSION_CONFIGS:
         kept |= lost & state.names  # a listener that drains asks for its filters until it is gone
-    if state.type is CLUSTERS and lost and _arriving(streams, state, served):
-        kept |= lost & state.names
+    if state.type is CLUSTERS and streams[0].routed_s + BARRIER_S > now_s:
+        kept |= lost & state.names  # a gRPC channel ACKs a route before it has its clusters, and uses the old ones
     plan = dialect.plan(state, view, kept) if kept else _wish(view, state, dialect)
     if plan is None or state.type is CLUSTERS or state.type in LEAVES:
         return plan
@@ -273,25 +276,6 @@ def _next(streams: Streams, state: Subscription, served: Snapshot, now_s: float)
     if whole and any(state.held.version(name) is None for name in early):
         return None
     return dialect.plan(state, view, kept | early)
-
-
-def _arriving(streams: Streams, clusters: Subscription, served: Snapshot) -> bool:
-    """Say whether a cluster that the client names is not ready there.
-
-    A gRPC channel ACKs a route before it has the clusters of it, and uses the old ones until then.
-    """
-    endpoints = next((each.types[ENDPOINTS] for each in streams if ENDPOINTS in each.types), None)
-    found = (served.get(CLUSTERS, name) for name in clusters.names)
-    for cluster in (each for each in found if each is not None):
-        wanted = cluster.names(ENDPOINTS) if endpoints is not None else NONE
-        if clusters.acked.version(cluster.name) is None:
-            return True
-        if endpoints is not None and any(
-            endpoints.wants(name) and endpoints.acked.version(name) is None and served.get(ENDPOINTS, name)
-            for name in wanted
-        ):
-            return True
-    return False
 
 
 def _too_early(streams: Streams, state: Subscription, served: Snapshot, plan: Plan, now_s: float) -> frozenset[str]:
@@ -341,6 +325,8 @@ def _send(stream: Stream, view: View, plan: Plan, now_s: float) -> tuple[Stream,
             stream = replace(stream, fresh_s=_fresh(stream, state, plan, now_s))
         if ENDPOINTS in types:
             types[ENDPOINTS] = _resending(types[ENDPOINTS], warming(plan, state.held))
+    if state.type not in LEAVES and CLUSTERS in types and not types[CLUSTERS].wildcard and types[CLUSTERS].names:
+        stream = replace(stream, routed_s=now_s if state.type is not CLUSTERS else stream.routed_s)
     if stream.ttls and state.type not in stream.beaten_s and pulse(plan.held, stream.dialect.NAME) is not None:
         stream = replace(stream, beaten_s={**stream.beaten_s, state.type: now_s})
     return stream.moved(types, number, sent_s), response
