@@ -13,7 +13,6 @@ ANY = "google.protobuf.Any"
 
 
 SOTW, DELTA = "sotw", "delta"
-NOWHERE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +32,7 @@ class ResourceType:
     name_field: str = "name"
     wildcard: bool = False
     full_state: bool = False
-    expires_in: frozenset[str] = NOWHERE
+    expires_in: frozenset[str] = frozenset()
     absent_by_alias: bool = False
 
     @property
@@ -44,20 +43,16 @@ class ResourceType:
         return self.word
 
 
-_EVERYWHERE = frozenset({SOTW, DELTA})
+_BOTH = frozenset({SOTW, DELTA})
 _DELTA_ONLY = frozenset({DELTA})
 
 SECRETS = ResourceType("secrets", "envoy.extensions.transport_sockets.tls.v3.Secret")
-RUNTIMES = ResourceType("runtimes", "envoy.service.runtime.v3.Runtime", expires_in=_EVERYWHERE)
-CLUSTERS = ResourceType(
-    "clusters", "envoy.config.cluster.v3.Cluster", wildcard=True, full_state=True, expires_in=_EVERYWHERE
-)
+RUNTIMES = ResourceType("runtimes", "envoy.service.runtime.v3.Runtime", expires_in=_BOTH)
+CLUSTERS = ResourceType("clusters", "envoy.config.cluster.v3.Cluster", wildcard=True, full_state=True, expires_in=_BOTH)
 ENDPOINTS = ResourceType("endpoints", "envoy.config.endpoint.v3.ClusterLoadAssignment", name_field="cluster_name")
-EXTENSION_CONFIGS = ResourceType(
-    "extension_configs", "envoy.config.core.v3.TypedExtensionConfig", expires_in=_EVERYWHERE
-)
+EXTENSION_CONFIGS = ResourceType("extension_configs", "envoy.config.core.v3.TypedExtensionConfig", expires_in=_BOTH)
 LISTENERS = ResourceType(
-    "listeners", "envoy.config.listener.v3.Listener", wildcard=True, full_state=True, expires_in=_EVERYWHERE
+    "listeners", "envoy.config.listener.v3.Listener", wildcard=True, full_state=True, expires_in=_BOTH
 )
 SCOPED_ROUTES = ResourceType(
     "scoped_routes",

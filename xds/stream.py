@@ -86,9 +86,8 @@ class Stream:
     def with_state(self, state: Subscription) -> "Stream":
         return self.moved({**self.types, state.type: state}, self.last, self.sent_s)
 
-    def moved(
-        self, types: Mapping[ResourceType, Subscription], last: int, sent_s: Mapping[str, float]
-    ) -> "Stream":  # as replace() does, at a fourth of its cost
+    def moved(self, types: Mapping[ResourceType, Subscription], last: int, sent_s: Mapping[str, float]) -> "Stream":
+        """Return the stream after a request or a response; replace() would cost four times as much."""
         since_s, introduced, ttls, beaten_s = self.since_s, self.introduced, self.ttls, self.beaten_s
         only, fresh_s, routed_s = self.only, self.fresh_s, self.routed_s
         return Stream(self.dialect, types, since_s, introduced, last, sent_s, ttls, beaten_s, only, fresh_s, routed_s)
@@ -217,11 +216,9 @@ def lag(stream: Stream, type_: ResourceType, name: str, version: str | None) -> 
     """Return why this client does not have this version of a resource yet (None: that it is gone), or None."""
     state = stream.types.get(type_)
     if state is None:
-        return (
-            None
-            if stream.introduced or stream.only is not None
-            else Lag(f"has just connected and may ask for {type_} yet")
-        )
+        if stream.introduced or stream.only is not None:
+            return None
+        return Lag(f"has just connected and may ask for {type_} yet")
     if state.has(name, version):
         return None
     if state.rejection is not None and version is not None and state.rejected.get(name) == version:
@@ -325,8 +322,9 @@ def _send(stream: Stream, view: View, plan: Plan, now_s: float) -> tuple[Stream,
             stream = replace(stream, fresh_s=_fresh(stream, state, plan, now_s))
         if ENDPOINTS in types:
             types[ENDPOINTS] = _resending(types[ENDPOINTS], warming(plan, state.held))
-    if state.type not in LEAVES and CLUSTERS in types and not types[CLUSTERS].wildcard and types[CLUSTERS].names:
-        stream = replace(stream, routed_s=now_s if state.type is not CLUSTERS else stream.routed_s)
+    clusters = types.get(CLUSTERS)
+    if state.type in (LISTENERS, ROUTES) and clusters is not None and not clusters.wildcard:
+        stream = replace(stream, routed_s=now_s)
     if stream.ttls and state.type not in stream.beaten_s and pulse(plan.held, stream.dialect.NAME) is not None:
         stream = replace(stream, beaten_s={**stream.beaten_s, state.type: now_s})
     return stream.moved(types, number, sent_s), response
