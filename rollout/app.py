@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -20,9 +21,12 @@ from rollout.api.server import Backstage, application
 from rollout.bootstrap import ADMIN_METADATA, is_loopback, split_address
 from rollout.controller import Controller, Outside
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
+from rollout.gate.checks import Reading
 from rollout.machine import weight_bp
 from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape
+from rollout.metrics.sources import Commands, Sources, open_session
 from rollout.observer import Stats, has_stats
+from rollout.prober import Prober, World
 from rollout.record import Rollout
 from rollout.signals import Signals
 from rollout.store import Store
@@ -42,7 +46,6 @@ from xds.resources import SECRETS
 from xds.session import ControlPlane, Events
 from xds.stream import Answer
 
-COLLECT_AFTER = (50_000, 20, 20)  # new objects; each push to a thousand proxies makes some thousands, and drops them
 COLLECT_AFTER = (50_000, 20, 20)  # new objects: a push to a thousand proxies makes some thousands, and drops them
 GRACE_S = 2.0
 XDS_GRACE_S = 5.0  # at most; streams end one after the other, and when none is left the server stops
@@ -60,7 +63,8 @@ class Settings:
     `token`: what changes by the API need; None is allowed on loopback only.
     `xds_cert`, `xds_key`: PEM files for TLS on the xDS port, None for plain text. `xds_client_ca`: the authorities of
     the certificates that clients must show, None when they need none. `xds_authz`: the rules of who may have what.
-    `xds_status`: HOST:PORT of the status port, None for no such port.
+    `xds_status`: HOST:PORT of the status port, None for no such port. `commands`: the folder of the programs that
+    strategies may have run as checks, None for none.
     """
 
     configs: Path = Path("envoy-configs")
@@ -74,6 +78,7 @@ class Settings:
     xds_client_ca: Path | None = None
     xds_authz: Path | None = None
     xds_status: str | None = None
+    commands: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ async def serve(settings: Settings, ready: Callable[[Listening], None]) -> None:
     _check(settings)
     store = await open_store(settings.data)
     try:
-        async with aiohttp.ClientSession() as http:
+        async with open_session() as http:
             await _Server(settings, store, http).run(ready)
     finally:
         await store.close()
@@ -151,6 +156,7 @@ def _check(settings: Settings) -> None:
     if settings.xds_status is not None and _status_token(settings) is None and not _is_local(settings.xds_status):
         what = f"--xds-status {settings.xds_status} is not loopback, so what it shows of the fleet needs a token"
         raise InvalidSpec(f"{what}; set ROLLOUT_TOKEN")
+    Commands(settings.commands).check_folder()
     _check_tls(settings)
 
 
@@ -202,22 +208,26 @@ class _Server:
         self._start_s = time.monotonic()
         self._cache = Cache()
         self._publisher = Publisher(self._cache)
+        commands = Commands(settings.commands, os.environ.get("PATH", os.defpath))
         outside = Outside(
-            Stats(lambda: self._scraper.latest, lambda: self._scraper.failures),
+            Stats(lambda: self._scraper.latest, lambda: self._scraper.failures, self._readings),
             self._survey,
             self._clock,
             lambda: datetime.now(UTC),
             self._changed,
             self._disk,
+            commands.check,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
         self._scraper = FleetScraper(
-            EnvoyAdmin(http, self._clock),
+            EnvoyAdmin(self._clock),
             self._targets,
             self._controller.observer.query,
             self._controller.scrape_every_s,
-            lambda _: self._controller.wake(),
+            self._controller.heard,
         )
+        sources = Sources(http, commands)
+        self._prober = Prober(World(self._controller.books.active, self._controller.names, sources.source, self._clock))
         self._registry = CollectorRegistry()
         self._signals = Signals(self._registry, self._controller, self._cache)
         self._refusals = TokenBucket()
@@ -249,12 +259,24 @@ class _Server:
             stack.push_async_callback(status.tell_end)  # before the streams end
             ready(Listening(_with_port(self._settings.xds, port), admin, await self._start_status(status)))
             async with asyncio.TaskGroup() as group:
-                lives = (self._controller.run, self._controller.save, self._scraper.run, self._reload_on_hang_up)
+                lives = (
+                    self._controller.run,
+                    self._controller.save,
+                    self._scraper.run,
+                    self._prober.run,
+                    self._reload_on_hang_up,
+                )
                 tasks = [group.create_task(live()) for live in lives]
                 await self._stop.wait()
                 self._log.info("stopping")
+                await self._save_histories()
                 for task in tasks:
                     task.cancel()
+
+    async def _save_histories(self) -> None:
+        with contextlib.suppress(Unavailable, TimeoutError):  # the disk's fault is logged; a minute of it is lost
+            async with asyncio.timeout(GRACE_S):
+                await self._controller.save_histories()
 
     async def _start_status(self, status: StatusEdge) -> str | None:
         address = self._settings.xds_status
@@ -312,6 +334,9 @@ class _Server:
 
     async def _survey(self, query: Query) -> Mapping[str, Scrape]:
         return await self._scraper.survey(query)
+
+    def _readings(self, rollout: Rollout) -> tuple[Reading, ...]:
+        return self._prober.take(rollout)
 
     def _clock(self) -> float:
         return time.monotonic() - self._start_s

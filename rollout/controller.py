@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollout.books import Books, name_of
+from rollout.checks import CheckSpec, Names
 from rollout.drain import Drain
 from rollout.drain import look as look_at_drain
 from rollout.errors import Conflict, Unavailable, Unknown
-from rollout.machine import Command, Effect, Phase, Retire, Role, Seen, Serve, State, advance, start
+from rollout.history import History
+from rollout.machine import advance, plan
 from rollout.metrics import Query, Scrape
+from rollout.metrics.sources import Commands
 from rollout.observer import Observer, Stats
 from rollout.record import (
     Backend,
@@ -23,6 +26,7 @@ from rollout.record import (
     Contents,
     DropVersion,
     PutBackend,
+    PutHistory,
     PutNodes,
     PutRollout,
     PutService,
@@ -30,16 +34,18 @@ from rollout.record import (
     Rollout,
     Service,
     Version,
+    VersionHistory,
 )
 from rollout.saver import Saver, Saving
 from rollout.spec import Deployment, Strategy, check_version_name
+from rollout.state import Command, Effect, LetGo, Phase, Retire, Role, Seen, Serve, State, start
 from rollout.store import Store
 from rollout.traffic.groups import Files
 from rollout.traffic.publisher import Checked, Publisher
 from xds.cache import Cache
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
-SCRAPE_DRAINING_S, SCRAPE_S = 0.1, 1.0
+SCRAPE_DRAINING_S, SCRAPE_S, SCRAPE_ENVOY_S = 0.1, 0.5, 0.002  # of a large fleet each Envoy is asked less often
 UNSAVED_SUSPECT = 5
 UNSAVED_LIMIT = 120  # steps of one service that wait for the disk; beyond, looks are dropped, but nothing else
 
@@ -50,6 +56,7 @@ class Outside:
 
     `survey` asks every Envoy one question now. `clock` gives the engine's seconds, which never go back and stand still
     while no server runs; `wall` is for people. `changed` hears each step with the one before, `disk` its faults.
+    `permit` raises InvalidSpec for checks that may not be run here.
     """
 
     stats: Stats
@@ -58,6 +65,7 @@ class Outside:
     wall: Callable[[], datetime]
     changed: Callable[[Rollout, Rollout | None], None]
     disk: Callable[[str], None]
+    permit: Callable[[tuple[CheckSpec, ...]], None] = Commands(None).check
 
 
 class Controller:
@@ -77,6 +85,7 @@ class Controller:
     def restore(self, contents: Contents, files: Files) -> tuple[str, ...]:
         """Take up what was saved and publish it; return the configuration's warnings. Raises InvalidConfig."""
         self.books.restore(contents)
+        self.observer.historian.restore({(each.service, each.version): each.history for each in contents.histories})
         self.observer.expect(contents.nodes)
         return self.reload(files)
 
@@ -101,6 +110,7 @@ class Controller:
 
     def reconcile(self) -> bool:
         """Take one look at everything; return whether anything is in progress."""
+        self.observer.watch()
         nodes = self.observer.note_nodes()
         if nodes is not None:
             self._saver.put(Saving((PutNodes(nodes),)))
@@ -109,11 +119,31 @@ class Controller:
             self._decide(rollout)
         for backend in draining:
             self._look_at_backend(backend)
+        if not self._saver.unsaved(""):
+            self._save_histories(self.observer.historian.to_save(self._outside.clock()))
         return bool(active or draining)
+
+    def heard(self, node: str) -> None:
+        """Take in what a node's admin endpoint said last, if it did."""
+        scrape = self._outside.stats.latest().get(node)
+        if scrape is not None:
+            self.observer.historian.heard(node, scrape)
+        self.wake()
+
+    async def save_histories(self) -> None:
+        """Save what was seen of services up to now. Raises Unavailable."""
+        saving = self._save_histories(self.observer.historian.all_to_save())
+        if saving is not None:
+            await self._saver.wait(saving)
+
+    def _save_histories(self, histories: Mapping[tuple[str, str], History]) -> Saving | None:
+        changes = tuple(PutHistory(VersionHistory(*key, history)) for key, history in histories.items())
+        return self._saver.put(Saving(changes)) if changes else None
 
     def scrape_every_s(self) -> float:
         draining = any(rollout.state.phase is Phase.DRAINING for rollout in self.books.active())
-        return SCRAPE_DRAINING_S if draining or self.books.draining() else SCRAPE_S
+        least_s = SCRAPE_DRAINING_S if draining or self.books.draining() else SCRAPE_S
+        return max(least_s, SCRAPE_ENVOY_S * self.observer.connected())
 
     # --- what may be asked ---
 
@@ -138,6 +168,11 @@ class Controller:
             return None
         return self._saver.fault or ("the disk does not answer" if steps > UNSAVED_SUSPECT else None)
 
+    def names(self, rollout: Rollout) -> Names:
+        """Return what a strategy's placeholders stand for."""
+        service, versions = rollout.service, (rollout.stable, rollout.candidate)
+        return Names(service, *versions, *(self._publisher.stat_name(service, each) for each in versions))
+
     def in_progress(self, service: str) -> bool:
         rollout = self.books.rollouts.get(service)
         return rollout is not None and not self.books.over(rollout)
@@ -150,9 +185,13 @@ class Controller:
         return tuple(map(str, self._publisher.load(config, traffic, self.books.busy() | self._changing)))
 
     async def deploy(self, deployment: Deployment, by: str) -> Rollout:
-        """Start a rollout, or return the one that does just this. Raises Unknown, Conflict or Unavailable."""
+        """Start a rollout, or return the one that does just this.
+
+        Raises Unknown, Conflict, Unavailable, or InvalidSpec for checks that may not be run here.
+        """
         service = deployment.service
         current = self.rollout(service)
+        self._outside.permit(deployment.strategy.checks)
         if current is not None and current.candidate == deployment.version and self.books.runs(deployment):
             if self.in_progress(service) and current.strategy != deployment.strategy:
                 raise Conflict(f"a rollout of '{service}' to '{current.candidate}' is in progress, by another strategy")
@@ -196,8 +235,13 @@ class Controller:
             PutService(Service(service, version)),
             PutVersion(Version(service, version, None)),
         )
+
+        def adopted() -> None:
+            self.books.adopt(service, version)
+            self.observer.renamed(service, before, version)
+
         with self._alone(service):
-            await self._saved(Saving(changes, service, lambda: self.books.adopt(service, version)))
+            await self._saved(Saving(changes, service, adopted))
 
     async def drain(self, service: str, address: str) -> Backend:
         """Let one backend go. Raises Unknown, or Conflict for the last healthy one of its version."""
@@ -261,14 +305,24 @@ class Controller:
                 self._publish(rollout.service)
             case Retire(role):
                 self._retire(rollout.service, name_of(rollout, role.other), name_of(rollout, role))
+            case LetGo(address):
+                self._let_go(Backend(rollout.service, rollout.candidate, address, Drain(self._outside.clock())))
 
     def _retire(self, service: str, winner: str, loser: str) -> None:
         def retired() -> None:
             self.books.retire(service, winner, loser)
             self.observer.forget(service)
+            self.observer.historian.drop(service, loser)
             self._publish(service)
 
         self._saver.put(Saving((PutService(Service(service, winner)), DropVersion(service, loser)), service, retired))
+
+    def _let_go(self, backend: Backend) -> None:
+        def let_go() -> None:
+            self.books.put_backend(backend)
+            self._publish(backend.service)
+
+        self._saver.put(Saving((PutBackend(backend),), backend.service, let_go))
 
     def _look_at_backend(self, backend: Backend) -> None:
         if self._saver.unsaved(backend.service):

@@ -4,186 +4,43 @@ Level-triggered: what should be served follows from the state, and is asked for 
 observation changes nothing twice, a lost effect is asked for again.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from types import MappingProxyType
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import replace
 
-from pydantic import BeforeValidator, PlainSerializer
-
-from rollout.drain import Active, Drain, look
+from rollout.drain import Drain, look
 from rollout.errors import Conflict
 from rollout.gate import (
-    Evidence,
+    BadHost,
+    Blind,
     Fail,
     Inconclusive,
-    Look,
     Pass,
-    Verdict,
+    Past,
+    Step,
+    WhenBlind,
+    blind_for_s,
     judge,
-    verdict_from_json,
-    verdict_to_json,
+    steps,
 )
 from rollout.spec import FULL_BP, Strategy
+from rollout.state import (
+    ENDED,
+    SETTLE_S,
+    TRANSITIONS,
+    Command,
+    Effect,
+    LetGo,
+    Phase,
+    Retire,
+    Role,
+    Seen,
+    Serve,
+    Split,
+    State,
+)
 
-SETTLE_S = 0.1  # after the last ACK: Envoy's workers hear of a change by a posted callback
-
-
-SavedVerdict = Annotated[
-    Verdict,
-    PlainSerializer(verdict_to_json),
-    BeforeValidator(lambda saved: verdict_from_json(saved) if isinstance(saved, Mapping) else saved),
-]
-
-
-class Phase(StrEnum):
-    PENDING = "pending"
-    WARMING = "warming"
-    SHIFTING = "shifting"
-    PAUSED = "paused"
-    RETAINING = "retaining"
-    ROLLING_BACK = "rolling_back"
-    DRAINING = "draining"
-    REMOVING = "removing"
-    COMPLETED = "completed"
-    ROLLED_BACK = "rolled_back"
-
-
-_FOLLOWING: dict[Phase, tuple[Phase, ...]] = {
-    Phase.PENDING: (Phase.WARMING, Phase.PAUSED, Phase.REMOVING),
-    Phase.WARMING: (Phase.SHIFTING, Phase.PAUSED, Phase.REMOVING),
-    Phase.SHIFTING: (Phase.SHIFTING, Phase.PAUSED, Phase.RETAINING, Phase.ROLLING_BACK),
-    Phase.PAUSED: (
-        Phase.PENDING,
-        Phase.WARMING,
-        Phase.SHIFTING,
-        Phase.RETAINING,
-        Phase.ROLLING_BACK,
-        Phase.REMOVING,
-    ),
-    Phase.RETAINING: (Phase.DRAINING, Phase.ROLLING_BACK),
-    Phase.ROLLING_BACK: (Phase.DRAINING, Phase.REMOVING),
-    Phase.DRAINING: (Phase.REMOVING,),
-    Phase.REMOVING: (Phase.COMPLETED, Phase.ROLLED_BACK),
-    Phase.COMPLETED: (),
-    Phase.ROLLED_BACK: (),
-}
-TRANSITIONS: Mapping[Phase, tuple[Phase, ...]] = MappingProxyType(_FOLLOWING)
-ENDED = frozenset({Phase.COMPLETED, Phase.ROLLED_BACK})
 _BEFORE_TRAFFIC = frozenset({Phase.PENDING, Phase.WARMING})
 _AFTER_TRAFFIC = frozenset({Phase.DRAINING, Phase.REMOVING})
-
-
-def diagram() -> str:
-    """Draw TRANSITIONS for docs/machine.md."""
-    arrows = [f"    {phase} --> {each}" for phase, following in TRANSITIONS.items() for each in following]
-    ends = [f"    {phase} --> [*]" for phase in TRANSITIONS if phase in ENDED]
-    return "\n".join(["stateDiagram-v2", f"    [*] --> {Phase.PENDING}", *arrows, *ends])
-
-
-class Role(StrEnum):
-    """The two versions of a rollout."""
-
-    STABLE = "stable"
-    CANDIDATE = "candidate"
-
-    @property
-    def other(self) -> "Role":
-        return Role.CANDIDATE if self is Role.STABLE else Role.STABLE
-
-
-class Command(StrEnum):
-    """What an operator may ask of a rollout in progress."""
-
-    PROMOTE = "promote"
-    PROMOTE_FULL = "promote_full"
-    PAUSE = "pause"
-    RESUME = "resume"
-    ABORT = "abort"
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """What Envoys should be served for a service: the candidate's weight, and which versions are there.
-
-    A version that is not `present` has no cluster; one that is `draining` has all its endpoints DRAINING.
-    """
-
-    candidate_bp: int
-    present: frozenset[Role]
-    draining: Role | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Where a rollout stands. `since_s` is when the phase, or in SHIFTING the stage, began.
-
-    `converged_s`: since when every Envoy has what the phase asks for, None before; of a stage it is the first time,
-    which neither an Envoy that restarts nor a pause takes back. `looked_s` stamps the last look that was judged.
-    `resume`: the phase behind a pause, None outside of one. `loser`: the version that goes, None until that is known.
-    `reason`: why it is in this phase; from the decision about the loser on, why that was decided.
-    """
-
-    phase: Phase
-    since_s: float
-    stage: int = 0
-    converged_s: float | None = None
-    looked_s: float = -1.0
-    evidence: Evidence = field(default_factory=Evidence.start)
-    verdict: SavedVerdict | None = None
-    reason: str = ""
-    resume: Phase | None = None
-    loser: Role | None = None
-    drain: Drain | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One observation of the world, all that a decision may rest on.
-
-    `connected` counts the Envoys on the line, `fleet` also those that were there and are remembered.
-    `served` is the split now published, None before the first. `lagging` says why a node does not have it yet;
-    `refused` those that NACKed. `unready` says what of the candidate is not healthy through which Envoy, None where
-    nobody has looked. `looked_s` stamps `look`, the increments since the look before. `retired`: the loser's record
-    is gone.
-    """
-
-    now_s: float
-    connected: int
-    fleet: int = 0
-    served: Split | None = None
-    lagging: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
-    unready: tuple[str, ...] | None = None
-    looked_s: float = -1.0
-    look: Look | None = None
-    active: Active | None = None
-    retired: bool = False
-    command: Command | None = None
-    by: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Serve:
-    """Publish this split."""
-
-    split: Split
-
-
-@dataclass(frozen=True, slots=True)
-class Retire:
-    """Forget the losing version: nothing serves it any more, its backends may stop."""
-
-    role: Role
-
-
-Effect = Serve | Retire
-
-
-def start(now_s: float, reason: str) -> State:
-    """Return the state of a rollout that was just asked for."""
-    return State(Phase.PENDING, now_s, reason=reason)
 
 
 def advance(strategy: Strategy, state: State, seen: Seen) -> tuple[State, tuple[Effect, ...]]:
@@ -191,7 +48,7 @@ def advance(strategy: Strategy, state: State, seen: Seen) -> tuple[State, tuple[
     known = _judged(strategy, _converging(strategy, state, seen), seen)
     if _behind(known) is Phase.SHIFTING and isinstance(known.verdict, Fail) and seen.command is not Command.ABORT:
         # From a pause, too, which stops going forward only; and whatever else is asked for in this moment.
-        following = _roll_back(known, seen, known.verdict.reason)
+        following = _failed(strategy, known, seen, known.verdict)
     elif seen.command is None:
         following = _STEPS[known.phase](strategy, known, seen)
     else:
@@ -208,6 +65,8 @@ def effects(strategy: Strategy, state: State, seen: Seen) -> tuple[Effect, ...]:
         return (Serve(split),)
     if state.phase in ENDED and not seen.retired:
         return (Retire(_loser(state)),)
+    if state.let_go and state.loser is None and state.let_go not in seen.leaving:
+        return (LetGo(state.let_go),)
     return ()
 
 
@@ -227,8 +86,22 @@ def wanted(strategy: Strategy, state: State) -> Split:
 def weight_bp(strategy: Strategy, state: State) -> int:
     """Return the candidate's wanted share of traffic in basis points."""
     if _behind(state) is Phase.SHIFTING:
-        return strategy.stages[state.stage].weight_bp
+        return step_of(strategy, state).weight_bp
     return FULL_BP if state.loser is Role.STABLE else 0
+
+
+def plan_of(strategy: Strategy, state: State) -> tuple[Step, ...]:
+    """Return the stages as they will be; as they are written while nothing is known of the traffic."""
+    return state.plan or plan(strategy, Past())
+
+
+def plan(strategy: Strategy, past: Past) -> tuple[Step, ...]:
+    """Return the stages as they will be with this traffic."""
+    return steps([stage.weight_bp for stage in strategy.stages], strategy.gate, past)
+
+
+def step_of(strategy: Strategy, state: State) -> Step:
+    return plan_of(strategy, state)[state.stage]
 
 
 def _behind(state: State) -> Phase:
@@ -279,10 +152,11 @@ def _judged(strategy: Strategy, state: State, seen: Seen) -> State:
     """
     if _behind(state) is not Phase.SHIFTING or seen.look is None or seen.looked_s <= state.looked_s:
         return state
-    evidence, verdict = judge(strategy.gate, state.evidence, seen.look)
+    checks = tuple(each.check for each in strategy.checks)
+    evidence, verdict = judge(strategy.gate, checks, state.evidence, seen.look, step_of(strategy, state))
     counts = state.converged_s is not None and state.looked_s > state.converged_s
     if state.converged_s is not None and not counts:
-        evidence = evidence.renew()
+        evidence = evidence.renew(seen.look.at_s)
     if isinstance(verdict, Pass) and not (counts and _converged(strategy, state, seen)):
         weight = _percent(weight_bp(strategy, state))
         verdict = Inconclusive(f"not every Envoy has had {weight} for the whole of this look", verdict.numbers)
@@ -299,7 +173,8 @@ def _warming(strategy: Strategy, state: State, seen: Seen) -> State:
     if seen.refused:
         return _pause(state, seen, _refusal(seen))
     if _settled(strategy, state, seen) and seen.unready == ():
-        return _to_stage(state, seen, 0, "the candidate is healthy through every Envoy")
+        known = state if seen.past is None else replace(state, plan=plan(strategy, seen.past))
+        return _to_stage(known, seen, 0, "the candidate is healthy through every Envoy")
     why, limit_s = _waiting_for(strategy, state, seen), strategy.warm_timeout.total_seconds()
     if not why or seen.now_s - state.since_s < limit_s:
         return state
@@ -309,15 +184,26 @@ def _warming(strategy: Strategy, state: State, seen: Seen) -> State:
 def _shifting(strategy: Strategy, state: State, seen: Seen) -> State:
     if seen.refused:
         return _pause(state, seen, _refusal(seen))
-    stage = strategy.stages[state.stage]
+    step = step_of(strategy, state)
+    stage = strategy.stages[step.stage]
     if isinstance(state.verdict, Pass) and _settled(strategy, state, seen):
         held = _held_s(strategy, state, seen) >= stage.hold.total_seconds()
         return _next_stage(strategy, state, seen, state.verdict.reason) if held else state
-    limit_s = (stage.hold + stage.timeout).total_seconds()
-    if seen.now_s - state.since_s < limit_s:
+    blind_s = blind_for_s(state.evidence) if isinstance(state.verdict, Blind) else 0.0
+    if strategy.gate.when_blind is WhenBlind.PAUSE and blind_s >= strategy.gate.blind_timeout_s > 0:
+        return _pause(state, seen, f"data has been missing for {blind_s:.0f} s: {_undecided(state)}")
+    if seen.now_s - state.since_s < stage.limit_s:
         return state
     why = _waiting_for(strategy, state, seen) or _undecided(state)
-    return _pause(state, seen, f"no decision at {_percent(stage.weight_bp)} after {limit_s:g} s: {why}")
+    return _pause(state, seen, f"no decision at {_percent(step.weight_bp)} after {stage.limit_s:g} s: {why}")
+
+
+def _failed(strategy: Strategy, state: State, seen: Seen, verdict: Fail) -> State:
+    """Roll back; or, where that is wanted and one backend explains it all, let that one go and judge the others."""
+    if not verdict.host or state.let_go or strategy.gate.bad_host is not BadHost.DRAIN:
+        return _roll_back(state, seen, verdict.reason)
+    going_on = Inconclusive(f"{verdict.host} is let go, the others go on: {verdict.reason}", verdict.numbers)
+    return replace(state, let_go=verdict.host, verdict=going_on, evidence=state.evidence.pardoned(seen.now_s))
 
 
 def _retaining(strategy: Strategy, state: State, seen: Seen) -> State:
@@ -419,7 +305,8 @@ def _resumed(state: State, seen: Seen, reason: str) -> State | None:
     if state.resume is None:
         return None
     following = _enter(state, state.resume, seen, reason)
-    return replace(following, verdict=None, converged_s=_of_stage(state))
+    evidence = replace(state.evidence, blind_s=None)  # somebody has looked into it: its time begins anew
+    return replace(following, verdict=None, converged_s=_of_stage(state), evidence=evidence)
 
 
 def _promoted(strategy: Strategy, state: State, seen: Seen, reason: str) -> State | None:
@@ -427,7 +314,7 @@ def _promoted(strategy: Strategy, state: State, seen: Seen, reason: str) -> Stat
 
 
 def _promoted_full(strategy: Strategy, state: State, seen: Seen, reason: str) -> State | None:
-    last = len(strategy.stages) - 1
+    last = len(plan_of(strategy, state)) - 1
     if _behind(state) is not Phase.SHIFTING or state.stage == last:
         return _promoted(strategy, state, seen, reason)
     return _to_stage(state, seen, last, reason)
@@ -453,7 +340,7 @@ def _to_stage(state: State, seen: Seen, stage: int, reason: str) -> State:
 
 
 def _next_stage(strategy: Strategy, state: State, seen: Seen, reason: str) -> State:
-    if state.stage + 1 < len(strategy.stages):
+    if state.stage + 1 < len(plan_of(strategy, state)):
         return _to_stage(state, seen, state.stage + 1, reason)
     return replace(_enter(state, Phase.RETAINING, seen, reason), loser=Role.STABLE)
 

@@ -6,29 +6,36 @@ from dataclasses import dataclass, replace
 from rollout.books import Books, name_of
 from rollout.bootstrap import ADMIN_METADATA
 from rollout.drain import Active
-from rollout.gate import Counts
-from rollout.looks import Looks, total
-from rollout.machine import Command, Phase, Seen
+from rollout.gate import Past
+from rollout.gate.checks import Reading
+from rollout.historian import Historian, watched
+from rollout.looks import Looks, Sides
 from rollout.metrics import Failure, Query, Scrape
+from rollout.readings import Readings
 from rollout.record import Backend, Rollout
+from rollout.split import Route
+from rollout.state import Command, Phase, Seen
 from rollout.traffic.publisher import Publisher
 from xds.cache import Cache, NodeStatus
 from xds.node import Node
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.5
 PAUSED_LOOK_EVERY_S = 10.0  # each look is a line of the journal, and a pause may last for days
 STALE_SCRAPE_S = 5.0
 DISCONNECT_GRACE_S = 30.0  # so long a node that went away is waited for: a restart, a cut line
 REASON_LIMIT = 300
+BLAMABLE_BACKENDS = 200
+WATCH_EVERY_S = 300.0
 NO_STATS = "none"  # what a client without stats, as gRPC's own is, says under ADMIN_METADATA
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The fleet's latest stats by node id, as the scraper has them."""
+    """The fleet's latest stats by node id, as the scraper has them, and what checks have read outside of Envoy."""
 
     latest: Callable[[], Mapping[str, Scrape]]
     failures: Callable[[], Mapping[str, Failure]]
+    readings: Callable[[Rollout], Iterable[Reading]] = lambda _: ()
 
 
 class Observer:
@@ -42,10 +49,12 @@ class Observer:
         self._cache = cache
         self._stats = stats
         self._clock = clock
+        self.historian = Historian()
+        self._watching: object = None
         self._nodes: dict[str, float] = {}
         self._looks: dict[str, Looks] = {}
         self._looked_s: dict[str, float] = {}
-        self._recent: dict[str, tuple[Counts, Counts]] = {}
+        self._readings = Readings(stats.readings)
 
     def observe(self, rollout: Rollout, command: Command | None, by: str) -> Seen:
         """Return all that a decision about this rollout may rest on now."""
@@ -61,12 +70,14 @@ class Observer:
             served=self._books.splits.get(service),
             lagging={**missing, **lagging},
             refused={**_fresh_rejections(connected, state.since_s), **refused},
+            leaving=frozenset(each.address for each in self._books.backends(service) if _is_candidates(each, rollout)),
             command=command,
             by=by,
         )
         match state.phase:
             case Phase.WARMING:
-                return replace(seen, unready=tuple(self._unready(rollout, connected)))
+                unready = tuple(self._unready(rollout, connected))
+                return replace(seen, unready=unready, past=None if unready else self._past(rollout))
             case Phase.SHIFTING | Phase.PAUSED if seen.served is not None and seen.served.candidate_bp:
                 return self._with_look(seen, rollout, connected, seen.served.candidate_bp)
             case Phase.DRAINING if state.loser is not None:
@@ -78,12 +89,19 @@ class Observer:
 
     def forget(self, service: str) -> None:
         """Drop what was collected for a rollout that is over."""
-        for collected in (self._looks, self._looked_s, self._recent):
+        for collected in (self._looks, self._looked_s):
             collected.pop(service, None)
+        self._readings.forget(service)
 
-    def recent(self, service: str) -> tuple[Counts, Counts]:
+    def recent(self, service: str) -> Sides:
         """Return what stable and candidate did in the last look."""
-        return self._recent.get(service, (Counts(), Counts()))
+        looks = self._looks.get(service)
+        return looks.recent() if looks else Sides()
+
+    def routes(self, service: str, limit: int) -> tuple[Route, ...]:
+        """Return how Envoys split a service's requests: those who deviate most from what they have ACKed."""
+        looks = self._looks.get(service)
+        return looks.routes(limit) if looks else ()
 
     def connected(self) -> int:
         """Return how many Envoys are on the line."""
@@ -116,8 +134,23 @@ class Observer:
         self._nodes = nodes
         return tuple(sorted(nodes)) if changed else None
 
-    def query(self) -> Query:
-        """Return what to ask of each Envoy now."""
+    def watch(self) -> None:
+        """Collect the histories of what is in use now, from the Envoys that are here."""
+        nodes = [status.node for status in self._connected().values() if has_stats(status.node)]
+        rollouts = [(each.service, each.candidate, each.state.loser) for each in self._books.active()]
+        # Once in a while all the same: errors tell whose backends are asked for, where there are many.
+        watching = (nodes, rollouts, self._publisher.compiler, self._clock() // WATCH_EVERY_S)
+        if watching != self._watching:
+            self._watching = watching
+            self.historian.watch(watched(self._books, self._publisher, nodes), self._books.addresses)
+
+    def renamed(self, service: str, before: str, after: str) -> None:
+        """Go on with the history of a version that has another name now."""
+        self.historian.rename(service, before, after)
+        self._watching = None
+
+    def query(self, node: str) -> Query | None:
+        """Return what to ask of an Envoy now, for decisions and for histories; None when there is nothing."""
         backends = {each.address for each in self._books.draining()}
         names: list[str] = []
         for service in sorted(self._books.busy()):
@@ -126,7 +159,18 @@ class Observer:
             if bare:
                 names += bare
                 backends.update(self._leaving(service))
-        return Query(tuple(names), tuple(sorted(backends)))
+            backends.update(self._blamable(service))
+        more, their_backends = self.historian.question(node, self._clock())
+        asked = tuple(dict.fromkeys((*names, *more)))
+        return Query(asked, tuple(sorted(backends.union(their_backends)))) if asked else None
+
+    def _blamable(self, service: str) -> tuple[str, ...]:
+        """Return the candidate's backends while their errors count, unless they make questions too long."""
+        rollout = self._books.rollouts.get(service)
+        if rollout is None or rollout.state.loser is not None or self._books.over(rollout):
+            return ()
+        addresses = self._books.addresses(service, rollout.candidate)
+        return addresses if len(addresses) <= BLAMABLE_BACKENDS else ()
 
     def _leaving(self, service: str) -> tuple[str, ...]:
         """Return the backends of a version that is drained."""
@@ -228,27 +272,37 @@ class Observer:
         service = rollout.service
         looks = self._looks.get(service)
         if looks is None:
-            stable = self._publisher.stat_name(service, rollout.stable)
-            looks = self._looks[service] = Looks(stable, self._publisher.stat_name(service, rollout.candidate))
+            looks = self._looks[service] = self._looks_at(rollout)
+        # A command may be refused, and a look that is taken is gone: leave it to the next observation.
+        due = seen.command is None and seen.now_s - self._looked_s.get(service, 0.0) >= _look_every_s(rollout, seen)
+        if due or not looks.knows(weight_bp):
+            looks.know(weight_bp, self._past(rollout))
         looks.acked(connected.keys() - seen.lagging.keys(), weight_bp, seen.now_s)
         latest = self._stats.latest()
         for node in connected.keys() & latest.keys():
             looks.add(node, latest[node])
-        paused_s = seen.now_s - rollout.state.since_s if rollout.state.phase is Phase.PAUSED else 0.0
-        every_s = PAUSED_LOOK_EVERY_S if paused_s > 60 else LOOK_EVERY_S
-        # A command may be refused, and a look that is taken is gone: leave it to the next observation.
-        if seen.command is not None or seen.now_s - self._looked_s.get(service, 0.0) < every_s:
+        if not due:
             return seen
         self._looked_s[service] = seen.now_s
-        look = looks.take(connected, self._blind(connected, seen.now_s))
+        look = looks.take(seen.now_s, connected, self._blind(service, connected, seen.now_s))
         # What an Envoy did at an earlier weight is no evidence for this stage: dropped at a change of weight.
         look = replace(look, strata=tuple(each for each in look.strata if each.weight_bp == weight_bp))
-        self._recent[service] = total(look)
-        return replace(seen, looked_s=seen.now_s, look=look)
+        readings = self._readings.after(rollout, looks.recent().candidate, seen.now_s)
+        return replace(seen, looked_s=seen.now_s, look=replace(look, readings=readings))
 
-    def _blind(self, connected: Mapping[str, NodeStatus], now_s: float) -> Mapping[str, str]:
+    def _past(self, rollout: Rollout) -> Past:
+        return self.historian.past(rollout.service, rollout.stable, rollout.strategy.gate)
+
+    def _looks_at(self, rollout: Rollout) -> Looks:
+        names = (rollout.stable, rollout.candidate)
+        stable, candidate = (self._publisher.stat_name(rollout.service, each) for each in names)
+        return Looks(stable, candidate, names, rollout.strategy.gate.errors)
+
+    def _blind(self, service: str, connected: Mapping[str, NodeStatus], now_s: float) -> Mapping[str, str]:
+        """Return why Envoys cannot be read now; one that is gone may still have traffic."""
         latest, failures = self._stats.latest(), self._stats.failures()
-        blind: dict[str, str] = {}
+        without = {each.node.id for each in self._cache.gone() if not has_stats(each.node)}
+        blind = {node: why for node, why in self._missing(service, self._connected()).items() if node not in without}
         for node, status in connected.items():
             if not has_stats(status.node):
                 continue
@@ -257,6 +311,11 @@ class Observer:
             if unseen or (scrape is not None and now_s - scrape.started_s > STALE_SCRAPE_S):
                 blind[node] = failure.why if failure else "no stats yet"
         return blind
+
+
+def _look_every_s(rollout: Rollout, seen: Seen) -> float:
+    paused_s = seen.now_s - rollout.state.since_s if rollout.state.phase is Phase.PAUSED else 0.0
+    return PAUSED_LOOK_EVERY_S if paused_s > 60 else LOOK_EVERY_S
 
 
 def has_stats(node: Node) -> bool:
@@ -271,6 +330,10 @@ def _active_on(scrape: Scrape, stat_name: str, address: str) -> int | None:
     stats = scrape.clusters.get(stat_name)
     found = stats.backends.get(address) if stats else None
     return None if found is None else found.active
+
+
+def _is_candidates(backend: Backend, rollout: Rollout) -> bool:
+    return backend.version == rollout.candidate
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

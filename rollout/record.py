@@ -7,8 +7,9 @@ from functools import cache
 from pydantic import TypeAdapter
 
 from rollout.drain import Drain
-from rollout.machine import Seen, State
+from rollout.history import History
 from rollout.spec import Endpoint, Strategy
+from rollout.state import Seen, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,15 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionHistory:
+    """What a version of a service has done."""
+
+    service: str
+    version: str
+    history: History
+
+
+@dataclass(frozen=True, slots=True)
 class JournalEntry:
     """One saved step: the state, and the observation that led to it (None for the first).
 
@@ -77,6 +87,7 @@ class Contents:
     rollouts: tuple[Rollout, ...]
     backends: tuple[Backend, ...]
     nodes: tuple[str, ...]
+    histories: tuple[VersionHistory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,7 @@ class PutVersion:
 
 @dataclass(frozen=True, slots=True)
 class DropVersion:
-    """Forget a version and the drains of its backends."""
+    """Forget a version, the drains of its backends and its history."""
 
     service: str
     name: str
@@ -117,7 +128,12 @@ class PutNodes:
     ids: tuple[str, ...]
 
 
-Change = PutService | PutVersion | DropVersion | PutRollout | PutBackend | PutNodes
+@dataclass(frozen=True, slots=True)
+class PutHistory:
+    history: VersionHistory
+
+
+Change = PutService | PutVersion | DropVersion | PutRollout | PutBackend | PutNodes | PutHistory
 
 
 @cache
@@ -133,6 +149,11 @@ def _observations() -> TypeAdapter[Seen]:
 @cache
 def _endpoints() -> TypeAdapter[tuple[Endpoint, ...]]:
     return TypeAdapter(tuple[Endpoint, ...])
+
+
+@cache
+def _histories() -> TypeAdapter[History]:
+    return TypeAdapter(History)
 
 
 @cache
@@ -170,6 +191,14 @@ def dump_drain(drain: Drain) -> str:
 
 def load_drain(text: str) -> Drain:
     return _drains().validate_json(text)
+
+
+def dump_history(history: History) -> str:
+    return _histories().dump_json(history).decode()
+
+
+def load_history(text: str) -> History:
+    return _histories().validate_json(text)
 
 
 def dump_strategy(strategy: Strategy) -> str:

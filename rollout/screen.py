@@ -1,10 +1,9 @@
-"""What people see: tables, a rollout's story and its live panel, made from the admin API's JSON. Pure."""
+"""What people see: tables, and a rollout's live panel, made from the admin API's JSON. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Any
 
 from rich import box
@@ -80,23 +79,23 @@ def milliseconds(value: float | None) -> str:
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
-def _instant(text: str) -> datetime:
+def instant(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _seconds(start: str, end: str) -> float:
-    return max(0.0, (_instant(end) - _instant(start)).total_seconds())
+def seconds_between(start: str, end: str) -> float:
+    return max(0.0, (instant(end) - instant(start)).total_seconds())
 
 
-def _style(word: str) -> str:
+def style_of(word: str) -> str:
     return STYLES.get(word, "cyan")
 
 
-def _move(rollout: Json) -> str:
+def move(rollout: Json) -> str:
     return f"{rollout['stable']} → {rollout['candidate']}"
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
@@ -109,8 +108,8 @@ def _table(*columns: str) -> Table:
 
 def rollout_line(rollout: Json) -> Text:
     """Say where a rollout stands, in one line."""
-    line = plain(f"{rollout['service']} {_move(rollout)}: ")
-    line.append(phase_words(rollout["phase"]), _style(rollout["phase"]))
+    line = plain(f"{rollout['service']} {move(rollout)}: ")
+    line.append(phase_words(rollout["phase"]), style_of(rollout["phase"]))
     if rollout["phase"] not in ENDED:
         line.append(f" at {percent(rollout['weight_percent'])}")
     return line.append_text(plain(f" ({rollout['reason']})"))
@@ -146,7 +145,7 @@ def _drain_words(drain: Json, *, safe: bool) -> Text:
         state = "waiting until every Envoy knows of the drain"
     else:
         idle = f"idle {min(drain['idle_looks'], IDLE_LOOKS)} of {IDLE_LOOKS} looks in a row"
-        state = f"{_plural(drain['running'], 'request')} running, {idle}"
+        state = f"{plural(drain['running'], 'request')} running, {idle}"
     return plain(f"{ran}{state}; ").append("do not stop yet", "bold yellow")
 
 
@@ -170,7 +169,7 @@ def services_table(services: Sequence[Json]) -> RenderableType:
 
 def _phase_cell(service: Json) -> Text:
     rollout = service["rollout"]
-    return plain(phase_words(rollout["phase"]), _style(rollout["phase"])) if rollout else Text(NOTHING)
+    return plain(phase_words(rollout["phase"]), style_of(rollout["phase"])) if rollout else Text(NOTHING)
 
 
 def status_table(services: Sequence[Json]) -> RenderableType:
@@ -190,11 +189,11 @@ def status_table(services: Sequence[Json]) -> RenderableType:
         table.add_row(
             name,
             stable,
-            plain(_move(rollout)),
+            plain(move(rollout)),
             _phase_cell(service),
             percent(rollout["weight_percent"]),
             percent(measured["weight_percent"]) if measured else NOTHING,
-            plain(verdict["verdict"], _style(verdict["verdict"])) if verdict else NOTHING,
+            plain(verdict["verdict"], style_of(verdict["verdict"])) if verdict else NOTHING,
         )
     return table
 
@@ -208,10 +207,10 @@ def history_table(rollouts: Sequence[Json]) -> RenderableType:
     for rollout in rollouts:
         table.add_row(
             str(rollout["id"]),
-            plain(_move(rollout)),
-            plain(phase_words(rollout["phase"]), _style(rollout["phase"])),
-            f"{_instant(rollout['started_at']):%Y-%m-%d %H:%M}",
-            duration(_seconds(rollout["started_at"], rollout["changed_at"])),
+            plain(move(rollout)),
+            plain(phase_words(rollout["phase"]), style_of(rollout["phase"])),
+            f"{instant(rollout['started_at']):%Y-%m-%d %H:%M}",
+            duration(seconds_between(rollout["started_at"], rollout["changed_at"])),
             plain(rollout["reason"]),
         )
     return table
@@ -267,14 +266,14 @@ def service_panel(view: Json, note: str = "") -> RenderableType:
         parts.append(plain(note, "bold yellow"))
     title = plain(view["service"], "bold")
     if rollout:
-        title = title.append_text(plain(f": {_move(rollout)}, rollout {rollout['id']}", "not bold"))
-    border = _style(rollout["phase"]) if rollout else ""
+        title = title.append_text(plain(f": {move(rollout)}, rollout {rollout['id']}", "not bold"))
+    border = style_of(rollout["phase"]) if rollout else ""
     panel = Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style=border)
     return Constrain(panel, PANEL_COLUMNS)
 
 
 def _rollout_parts(rollout: Json) -> Iterator[RenderableType]:
-    line = Text(phase_words(rollout["phase"]).upper(), _style(rollout["phase"]))
+    line = Text(phase_words(rollout["phase"]).upper(), style_of(rollout["phase"]))
     if rollout["phase"] == "shifting":
         line.append(f", stage {rollout['stage'] + 1} of {len(rollout['stages'])}", "default")
     elif rollout["resume"]:
@@ -309,7 +308,7 @@ def track(rollout: Json) -> Text:
         if number:
             line.append("  ")
         if step.here:
-            line.append(f"▶ [{step.name}]".replace(" ", "\u00a0"), f"reverse {_style(rollout['phase'])}")
+            line.append(f"▶ [{step.name}]".replace(" ", "\u00a0"), f"reverse {style_of(rollout['phase'])}")
         else:
             mark, style = ("●", "green") if step.reached else ("○", "dim")
             line.append(f"{mark} {step.name}".replace(" ", "\u00a0"), style)
@@ -401,86 +400,4 @@ def _findings(rollout: Json) -> Iterator[RenderableType]:
 def verdict_text(verdict: Json) -> Text:
     """A verdict and why, in words."""
     name = verdict["verdict"]
-    return Text.assemble((VERDICTS.get(name, name), _style(name)), ": ", plain(verdict["reason"]))
-
-
-@dataclass(frozen=True, slots=True)
-class Chapter:
-    """Consecutive journal entries of one phase and stage; `seconds` until the next chapter, None for the last."""
-
-    first: Json
-    last: Json
-    steps: int
-    seconds: float | None
-
-
-def chapters(journal: Iterable[Json]) -> tuple[Chapter, ...]:
-    """Fold a journal: one chapter for each change of phase or stage."""
-    groups = [tuple(group) for _, group in groupby(journal, key=lambda entry: (entry["phase"], entry["stage"]))]
-    following = [*(group[0]["at"] for group in groups[1:]), None]
-    return tuple(
-        Chapter(group[0], group[-1], len(group), None if end is None else _seconds(group[0]["at"], end))
-        for group, end in zip(groups, following, strict=True)
-    )
-
-
-def story(rollout: Json) -> RenderableType:
-    """For `explain`: what happened, when, at which weight, and why."""
-    head = plain(f"rollout {rollout['id']} of {rollout['service']}: {_move(rollout)}, ", "bold")
-    head.append(phase_words(rollout["phase"]), _style(rollout["phase"]))
-    took = duration(_seconds(rollout["started_at"], rollout["changed_at"]))
-    when = Text(f"started {_instant(rollout['started_at']):%Y-%m-%d %H:%M:%S} UTC, {took} until its last change", "dim")
-    table = Table.grid(padding=(0, 2), pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    day = _instant(rollout["started_at"]).date()
-    for chapter in chapters(rollout["journal"]):
-        at = _instant(chapter.first["at"])
-        if at.date() != day:
-            day = at.date()
-            table.add_row(f"{day}")
-        table.add_row(
-            f"{at:%H:%M:%S}",
-            percent(chapter.first["weight_percent"]),
-            _chapter_name(chapter),
-            Group(*_telling(chapter)),
-        )
-    return Group(head, when, Text(), table)
-
-
-def _chapter_name(chapter: Chapter) -> Text:
-    phase = chapter.first["phase"]
-    name = f"stage {chapter.first['stage'] + 1}" if phase == "shifting" else phase_words(phase)
-    return Text(name, _style(phase))
-
-
-def _telling(chapter: Chapter) -> Iterator[RenderableType]:
-    yield plain(chapter.first["reason"])
-    by = chapter.first["by"]
-    if by and by not in chapter.first["reason"]:
-        yield plain(f"asked for by {by}")
-    if chapter.steps > 1:
-        lasted = f" in {duration(chapter.seconds)}" if chapter.seconds is not None else ""
-        yield Text(f"{chapter.steps} steps{lasted}", "dim")
-    verdict = chapter.last["verdict"]
-    if verdict and chapter.first["phase"] in ("shifting", "paused", "rolling_back"):
-        if verdict["reason"] != chapter.first["reason"]:
-            yield Text.assemble(("last verdict ", "dim"), verdict_text(verdict))
-        yield from _numbers(verdict["numbers"])
-    for node, why in sorted(chapter.last["waiting_for"].items())[:WAITING_LIMIT]:
-        if chapter.seconds is None:
-            yield Text.assemble(("waiting for ", "bold"), plain(f"{node}: {why}"))
-
-
-def _numbers(numbers: Json) -> Iterator[Text]:
-    """A verdict's figures in words, a line for each version."""
-    for version in ("candidate", "stable"):
-        if not numbers.get(f"{version}_requests"):
-            continue
-        words = [_plural(int(numbers[f"{version}_requests"]), "request")]
-        words.append(f"{share(numbers.get(f'{version}_error_share', 0.0))} errors")
-        if f"{version}_p99_ms" in numbers:
-            words.append(f"p99 {milliseconds(numbers[f'{version}_p99_ms'])}")
-        yield Text(f"{version}: {', '.join(words)}", "dim")
+    return Text.assemble((VERDICTS.get(name, name), style_of(name)), ": ", plain(verdict["reason"]))

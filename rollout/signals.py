@@ -8,7 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rollout.controller import Controller
-from rollout.machine import ENDED, weight_bp
+from rollout.machine import weight_bp
+from rollout.state import ENDED
 from xds.cache import Cache
 from xds.resources import TYPES, ResourceType
 from xds.stream import Answer, Response

@@ -4,15 +4,13 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import timedelta
 from typing import Annotated, Any
 
 import yaml
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -21,17 +19,16 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from rollout.checks import CheckSpec, told_apart
 from rollout.errors import InvalidSpec
+from rollout.fields import Duration, Limit, Spec, duration, share
 from rollout.gate import Gate
 
 FULL_BP = 10_000
 DEFAULT_WEIGHTS = ("1%", "10%", "50%", "100%")
-LONGEST = timedelta(days=30)
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 VERSION_NAME_RULE = "use up to 63 of A-Z a-z 0-9 . _ -, the first a letter or digit"
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ENDPOINT = re.compile(
     r"(?:\[(?P<v6>[^\]\s]*)\]|(?P<host>[^@:\s\[\]]+)):(?P<port>[0-9]{1,9})"
     r"(?:@(?P<region>[^/\s]+)(?:/(?P<zone>\S+))?)?"
@@ -43,26 +40,6 @@ _WORDS = {
     r"a valid dictionary( or instance of \w+)?": "a mapping",
     "a valid tuple": "a list",
 }
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"{value} has no unit; write '{abs(value)}s'")  # noqa: TRY004 - pydantic wants a ValueError
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"'{value}' is no duration; write 500ms, 30s, 5m or 1h")
-    seconds = float(match[1]) * _UNIT_S[match[2]]
-    if seconds > LONGEST.total_seconds():
-        raise ValueError(f"{value} is too long; write up to {LONGEST.days * 24}h")
-    return timedelta(seconds=seconds)
-
-
-def _some_time(value: timedelta) -> timedelta:
-    if value <= timedelta():
-        raise ValueError("0s leaves no time at all; write a longer one, like 30s")
-    return value
 
 
 def _basis_points(value: object) -> object:
@@ -77,36 +54,67 @@ def _basis_points(value: object) -> object:
     return round(basis_points)
 
 
-def _seconds(duration: timedelta) -> str:
-    return f"{duration / timedelta(seconds=1):.6f}".rstrip("0").rstrip(".") + "s"
-
-
 def _percent(weight_bp: int) -> str:
     return f"{weight_bp / 100:g}%"
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_seconds)]
-Limit = Annotated[Duration, AfterValidator(_some_time)]
+def _gate(value: object) -> object:
+    """Read the gate's settings as they are written, `warmup: 10s` and `margin: 0.5%`. Raises ValueError."""
+    if not isinstance(value, Mapping):
+        return value
+    names = {setting.name.removesuffix("_s"): setting for setting in fields(Gate)}
+    unknown = next((name for name in value if name not in names), None)
+    if unknown is not None:
+        raise ValueError(f"{unknown} is no setting; there are {', '.join(names)}")
+    return {names[name].name: _setting(name, names[name].metadata["unit"], given) for name, given in value.items()}
+
+
+def _setting(name: str, unit: str, given: object) -> object:
+    if given is None:
+        return None
+    try:
+        match unit:
+            case "share":
+                return share(given)
+            case "duration":
+                return duration(given).total_seconds()
+            case _:
+                return given
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _written(gate: Gate) -> dict[str, object]:
+    """Write it as `_gate` reads it, defaults too: a rollout in progress keeps them when a release changes them."""
+    return {
+        name.removesuffix("_s"): f"{value:.6f}s" if name.endswith("_s") and value is not None else value
+        for name, value in ((setting.name, getattr(gate, setting.name)) for setting in fields(Gate))
+    }
+
+
 BasisPoints = Annotated[int, BeforeValidator(_basis_points), PlainSerializer(_percent)]
+GateSpec = Annotated[Gate, BeforeValidator(_gate), PlainSerializer(_written)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Stage(_Spec):
+class Stage(Spec):
     """One step of a rollout: `weight` is the candidate's share of the service's traffic.
 
-    `hold` is the least time at this weight, counted from when every Envoy has it. After `timeout` beyond it without
-    a decision the rollout pauses and asks.
+    `hold` is the least time at this weight, counted from when every Envoy has it. Without a decision after `timeout`
+    (or after the hold and it, where the hold is longer) the rollout pauses and asks.
     """
 
     weight_bp: BasisPoints = Field(alias="weight")
     hold: Duration = timedelta(seconds=5)
     timeout: Limit = timedelta(minutes=5)
 
+    @property
+    def limit_s(self) -> float:
+        """How long the stage may take to be decided."""
+        limit = self.timeout if self.hold <= self.timeout else self.hold + self.timeout
+        return limit.total_seconds()
 
-class Strategy(_Spec):
+
+class Strategy(Spec):
     """How a rollout goes: stages, what the gate demands, and how the losing version is let go.
 
     `warm_timeout`: how long the candidate may take until it is healthy through every Envoy, before the rollout pauses.
@@ -114,10 +122,13 @@ class Strategy(_Spec):
     """
 
     stages: tuple[Stage, ...] = tuple(Stage.model_validate({"weight": weight}) for weight in DEFAULT_WEIGHTS)
-    gate: Gate = Field(default_factory=Gate)
+    gate: GateSpec = Field(default_factory=Gate)
+    checks: tuple[CheckSpec, ...] = ()
     warm_timeout: Limit = timedelta(minutes=2)
     keep_stable: Duration = timedelta()
     drain_timeout: Duration = timedelta(seconds=30)
+
+    _told_apart = field_validator("checks")(told_apart)
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -140,7 +151,7 @@ class Strategy(_Spec):
         return stages
 
 
-class Endpoint(_Spec):
+class Endpoint(Spec):
     """One backend: an IP address and port, and the locality it is in ("" where it has none)."""
 
     host: str
@@ -174,7 +185,7 @@ class Endpoint(_Spec):
         return str(address)
 
 
-class Deployment(_Spec):
+class Deployment(Spec):
     """A wish: move this service's traffic to this version, which runs on these endpoints."""
 
     service: str

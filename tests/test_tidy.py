@@ -13,8 +13,8 @@ import typer.main
 from rollout.api import server
 from rollout.cli import app as cli
 from rollout.gate import Gate
-from rollout.machine import Command, Phase
 from rollout.spec import Stage, Strategy
+from rollout.state import Command, Phase
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("xds/**/*.py"), *ROOT.glob("rollout/**/*.py"), ROOT / "hatch_build.py"])
@@ -27,6 +27,7 @@ TASKS_ALLOWED = {
     "xds/edge/call.py",
     "xds/edge/grpcio.py",
     "rollout/metrics/fleet.py",
+    "rollout/prober.py",
     "rollout/demo/load.py",
     "rollout/demo/__main__.py",
 }

@@ -1,5 +1,6 @@
 """The HTTP admin API: JSON in and out, faults as problem documents (RFC 9457)."""
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from rollout.api.views import fleet_view, rollout_view, service_view, story_view
 from rollout.bootstrap import is_loopback
 from rollout.controller import Controller
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
-from rollout.machine import Command
 from rollout.metrics import Failure
+from rollout.record import JournalEntry, Rollout
+from rollout.replay import dump_recording, recording
 from rollout.spec import parse_deployment, parse_endpoint
+from rollout.state import Command
 from rollout.store import Store
 from xds.cache import Cache
 from xds.errors import InvalidConfig
@@ -64,6 +67,7 @@ class _Api:
             web.post(service + "/rollouts", self.deploy),
             web.get(service + "/rollouts", self.history),
             web.get(service + "/rollouts/{id}", self.explain),
+            web.get(service + "/rollouts/{id}/record", self.record),
             web.post(service + "/commands/{command}", self.command),
             web.post(service + "/drains", self.drain),
             web.post(service + "/adopt", self.adopt),
@@ -108,19 +112,13 @@ class _Api:
         return web.json_response({"rollouts": [summary(each) for each in rollouts]})
 
     async def explain(self, request: web.Request) -> web.Response:
-        service, wanted = request.match_info["service"], request.match_info["id"]
-        last = self._is.controller.rollout(service)
-        if last is None:
-            raise Unknown(f"'{service}' has had no rollout")
-        if wanted != "last" and not (wanted.isascii() and wanted.isdecimal()):
-            raise InvalidSpec(f"'{wanted}' is no rollout's id; give a number, or `last`")
-        number = last.id if wanted == "last" else int(wanted)
-        rollouts = await self._is.store.rollouts(service, HISTORY_LIMIT)
-        rollout = next((each for each in rollouts if each.id == number), None)
-        if rollout is None:
-            raise Unknown(f"'{service}' has no rollout {number}; see `rollout history {service}`")
-        entries = await self._is.store.journal(service, number)
+        rollout, entries = await self._journal(request)
         return web.json_response(story_view(rollout, entries))
+
+    async def record(self, request: web.Request) -> web.Response:
+        rollout, entries = await self._journal(request)
+        text = await asyncio.to_thread(dump_recording, recording(rollout, entries))
+        return web.Response(body=text, content_type="application/json")
 
     async def command(self, request: web.Request) -> web.Response:
         await _body(request)
@@ -148,6 +146,21 @@ class _Api:
     async def reload(self, request: web.Request) -> web.Response:
         await _body(request)
         return web.json_response({"warnings": list(await self._is.reload())})
+
+    async def _journal(self, request: web.Request) -> tuple[Rollout, tuple[JournalEntry, ...]]:
+        """Return the rollout that is asked for, or the last, and its steps."""
+        service, wanted = request.match_info["service"], request.match_info["id"]
+        last = self._is.controller.rollout(service)
+        if last is None:
+            raise Unknown(f"'{service}' has had no rollout")
+        if wanted != "last" and not (wanted.isascii() and wanted.isdecimal()):
+            raise InvalidSpec(f"'{wanted}' is no rollout's id; give a number, or `last`")
+        number = last.id if wanted == "last" else int(wanted)
+        rollouts = await self._is.store.rollouts(service, HISTORY_LIMIT)
+        rollout = next((each for each in rollouts if each.id == number), None)
+        if rollout is None:
+            raise Unknown(f"'{service}' has no rollout {number}; see `rollout history {service}`")
+        return rollout, await self._is.store.journal(service, number)
 
     def _service(self, request: web.Request) -> dict[str, Any]:
         return service_view(self._is.controller, request.match_info["service"], self._is.clock())

@@ -5,13 +5,19 @@ from typing import Any
 
 from rollout.books import name_of
 from rollout.controller import Controller
-from rollout.gate import Counts, verdict_to_json
-from rollout.machine import ENDED, Phase, weight_bp
+from rollout.gate import Errors, Past, verdict_to_json
+from rollout.history import History
+from rollout.machine import weight_bp
+from rollout.metrics import Counts, tally
 from rollout.record import Backend, JournalEntry, Rollout
 from rollout.spec import Strategy
+from rollout.split import Route
+from rollout.state import ENDED, Phase
 from xds.cache import NodeStatus
 from xds.resources import TYPES
 from xds.subscription import Rejection
+
+ENVOYS_SHOWN = 20
 
 
 def percent(basis_points: int) -> float:
@@ -34,7 +40,23 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
             for version in controller.books.versions(service)
         ],
         "drains": [backend_view(each) for each in controller.books.backends(service)],
+        "history": _history(controller.observer.historian.history(service, controller.books.stable(service))),
         "rollout": rollout and rollout_view(controller, rollout, now_s),
+    }
+
+
+def _history(history: History | None) -> dict[str, Any] | None:
+    """What the stable version has done lately; of `requests` the older ones count less."""
+    if history is None:
+        return None
+    return {
+        "requests_per_s": _rounded(history.rate_rps),
+        "error_share": history.error_share(),
+        "p50_ms": _rounded(history.quantile_ms(0.5)),
+        "p99_ms": _rounded(history.quantile_ms(0.99)),
+        "phi": round(history.phi, 3),
+        "requests": round(history.requests),
+        "minutes": round(history.seconds / 60, 1),
     }
 
 
@@ -50,7 +72,7 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "stage": state.stage,
         "stages": [percent(stage.weight_bp) for stage in strategy.stages],
         "weight_percent": percent(weight_bp(strategy, state)),
-        "measured": _measured(controller.observer.recent(rollout.service)) if shifting else None,
+        "measured": _measured(controller, rollout) if shifting else None,
         "verdict": state.verdict and verdict_to_json(state.verdict),
         "waiting_for": _waiting(controller, rollout.service) if in_progress else {},
         "resume": state.resume,
@@ -85,23 +107,37 @@ def outcome(rollout: Rollout) -> str:
     return rollout.state.phase.value if rollout.state.phase in ENDED else "in_progress"
 
 
-def _measured(recent: tuple[Counts, Counts]) -> dict[str, Any] | None:
-    stable, candidate = recent
-    requests = stable.requests + candidate.requests
+def _measured(controller: Controller, rollout: Rollout) -> dict[str, Any] | None:
+    """What the last look saw, and how Envoys have split requests since they have this weight, the worst first."""
+    service, errors = rollout.service, rollout.strategy.gate.errors
+    sides = controller.observer.recent(service)
+    requests = sides.stable.requests + sides.candidate.requests
     if not requests:
         return None
     return {
-        "weight_percent": round(100 * candidate.requests / requests, 2),
-        "stable": _counts(stable),
-        "candidate": _counts(candidate),
+        "weight_percent": round(100 * sides.candidate.requests / requests, 2),
+        "stable": _counts(sides.stable, errors),
+        "candidate": _counts(sides.candidate, errors),
+        "envoys": [_route(route) for route in controller.observer.routes(service, ENVOYS_SHOWN)],
     }
 
 
-def _counts(counts: Counts) -> dict[str, Any]:
+def _route(route: Route) -> dict[str, Any]:
     return {
-        "requests": counts.requests,
-        "errors": counts.errors,
-        "error_share": counts.error_share,
+        "node": route.node,
+        "weight_percent": round(100 * route.sent.share, 2),
+        "acked_percent": percent(route.weight_bp),
+        "requests": route.sent.requests,
+        "astray": route.astray,
+    }
+
+
+def _counts(counts: Counts, errors: Errors) -> dict[str, Any]:
+    judged = tally(counts, Past(), errors)
+    return {
+        "requests": judged.requests,
+        "errors": judged.errors,
+        "error_share": judged.error_share,
         "p50_ms": _rounded(counts.latency.quantile(0.5)),
         "p99_ms": _rounded(counts.latency.quantile(0.99)),
     }

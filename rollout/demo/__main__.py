@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollout.client import path_of
+from rollout.demo.backend import Behaviour
 from rollout.demo.load import PROXY, LoadPlan, Tally, mix, run_load
 from rollout.demo.picture import picture
 from rollout.demo.world import SERVICE, Cast, World
@@ -27,7 +28,7 @@ from rollout.errors import RolloutError, Unavailable
 from rollout.screen import service_panel
 
 BACKENDS = {"v1": 3, "v2": 3, "v3": 3}
-BROKEN = {"v3": 0.3}
+BROKEN = {"v3": Behaviour(error_share=0.3)}
 RATE_PER_S = 300
 POLL_S = 0.05
 LIMIT_S = 150.0

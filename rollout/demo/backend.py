@@ -1,12 +1,15 @@
-"""A backend of the demo: one real HTTP server, whose version marks every answer and may fail a share of them."""
+"""A backend of the demo: one real HTTP server, whose version marks every answer, and which may misbehave."""
 
 import argparse
 import asyncio
+import json
+import math
 import random
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from aiohttp import web
@@ -17,37 +20,104 @@ MARK = "x-backend"
 KEEPALIVE_S = 7200.0
 """Longer than Envoy's idle timeout of one hour: the proxy must be the one who closes, or it races with us."""
 
+BEHAVIOUR_PATH = "/behaviour"
+"""POST the JSON of a Behaviour here, and the backend behaves so from its next request on."""
+
+OUTAGE_SHARE = 0.5
+COLD_TIMES = 5.0
 STREAM_PIECE_S = 0.1
 SHUTDOWN_S = 30.0
 BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How a backend answers; times count from its first request with this behaviour.
+
+    `error_share` of the answers (0 to 1) are 500. Each takes lognormal time with `median_ms` and `sigma`; a median of
+    0 is at once. From `hang_after_s` on nothing is answered any more; None: it never hangs. While the file `outage` is
+    there, which stands for a dependency that all backends share, half of the answers are 500; "": it has none. In the
+    first `cold_s` seconds answers take five times as long, and `cold_error_share` of them are 500.
+    """
+
+    error_share: float = 0.0
+    median_ms: float = 0.0
+    sigma: float = 0.5
+    hang_after_s: float | None = None
+    outage: str = ""
+    cold_s: float = 0.0
+    cold_error_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("error_share", "cold_error_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not between 0 and 1")
+
+
+NAMES = tuple(each.name for each in fields(Behaviour))
+
+
+def option(name: str) -> str:
+    """How a behaviour is called on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """What one backend is started with; `error_share` of the answers (0 to 1) are 500."""
+    """What one backend is started with."""
 
     version: str
     host: str = "127.0.0.1"
     port: int = 0
-    error_share: float = 0.0
+    behaviour: Behaviour = Behaviour()
     port_file: Path | None = None
 
 
-def application(settings: BackendSettings) -> web.Application:
-    """The server's paths: `/`, `/fast`, `/slow?ms=`, `/stream?ms=` and `/healthz`, which is always well."""
+class Conduct:
+    """A behaviour as it is lived: when it began, and what the next request gets. The latest one counts."""
 
-    def status() -> int:
-        return 500 if random.random() < settings.error_share else 200
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+        self._first_s: float | None = None
+
+    def change(self, behaviour: Behaviour) -> None:
+        """From the next request on."""
+        self._behaviour, self._first_s = behaviour, None
+
+    async def status(self) -> int:
+        """Take the time that the answer takes, for ever if it hangs; the answer's status."""
+        behaviour, now_s = self._behaviour, time.monotonic()
+        self._first_s = now_s if self._first_s is None else self._first_s
+        age_s = now_s - self._first_s
+        if behaviour.hang_after_s is not None and age_s >= behaviour.hang_after_s:
+            await asyncio.Event().wait()
+        cold = age_s < behaviour.cold_s
+        if behaviour.median_ms > 0:
+            median_s = behaviour.median_ms / 1000 * (COLD_TIMES if cold else 1)
+            await asyncio.sleep(random.lognormvariate(math.log(median_s), behaviour.sigma))
+        share = behaviour.cold_error_share if cold else behaviour.error_share
+        if behaviour.outage and Path(behaviour.outage).exists():  # noqa: ASYNC240  # a stat of a few microseconds
+            share = max(share, OUTAGE_SHARE)
+        return 500 if random.random() < share else 200
+
+
+def application(settings: BackendSettings) -> web.Application:
+    """The server's paths: `/`, `/fast`, `/slow?ms=`, `/stream?ms=`, and `/healthz`, which is always well."""
+    conduct = Conduct(settings.behaviour)
 
     async def fast(_request: web.Request) -> web.Response:
-        return web.Response(status=status(), text=f"{settings.version}\n")
+        return web.Response(status=await conduct.status(), text=f"{settings.version}\n")
 
     async def slow(request: web.Request) -> web.Response:
         await asyncio.sleep(duration_s(request, otherwise_ms=800))
-        return web.Response(status=status(), text=f"{settings.version}\n")
+        return web.Response(status=await conduct.status(), text=f"{settings.version}\n")
 
     async def stream(request: web.Request) -> web.StreamResponse:
         return await send_pieces(request, settings.version, duration_s(request, otherwise_ms=1500))
+
+    async def change(request: web.Request) -> web.Response:
+        conduct.change(behaviour_of(await request.text()))
+        return web.Response(text="ok\n")
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -64,8 +134,17 @@ def application(settings: BackendSettings) -> web.Application:
     }
     app = web.Application()
     app.add_routes([web.get(path, handler) for path, handler in routes.items()])
+    app.add_routes([web.post(BEHAVIOUR_PATH, change)])
     app.on_response_prepare.append(mark)
     return app
+
+
+def behaviour_of(text: str) -> Behaviour:
+    """Read the JSON of a behaviour; what it leaves out is as in a good one."""
+    try:
+        return Behaviour(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise web.HTTPBadRequest(text=f"{error}; give an object with any of {', '.join(NAMES)}\n") from error
 
 
 def duration_s(request: web.Request, *, otherwise_ms: int) -> float:
@@ -118,23 +197,22 @@ def announce(port: int, port_file: Path | None) -> None:
         beside.replace(port_file)
 
 
-def share(text: str) -> float:
-    """A share of 0 to 1 from the command line."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
 def main() -> None:
     """Run one backend as the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m rollout.demo.backend", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rollout.demo.backend", description=Behaviour.__doc__)
     parser.add_argument("--version", required=True, help=f"what the header {MARK} of each answer says")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one, which is printed")
-    parser.add_argument("--error-share", type=share, default=0.0, help="share of 500 answers, 0 to 1")
     parser.add_argument("--port-file", type=Path, help="where to write the bound port")
-    asyncio.run(serve(BackendSettings(**vars(parser.parse_args()))))
+    for name in NAMES:
+        kind = str if name == "outage" else float
+        parser.add_argument(option(name), type=kind, default=getattr(Behaviour(), name), help="see above")
+    given = vars(parser.parse_args())
+    try:
+        behaviour = Behaviour(**{name: given.pop(name) for name in NAMES})
+    except ValueError as error:
+        parser.error(str(error))
+    asyncio.run(serve(BackendSettings(**given, behaviour=behaviour)))
 
 
 if __name__ == "__main__":

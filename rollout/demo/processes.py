@@ -8,11 +8,13 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
 import aiohttp
 
+from rollout.demo.backend import BEHAVIOUR_PATH, NAMES, Behaviour, option
 from rollout.errors import Conflict, Unavailable
 
 START_S = 15.0
@@ -147,13 +149,19 @@ class Backend:
     """One HTTP server of a version (`rollout.demo.backend`), in a process of its own."""
 
     def __init__(
-        self, version: str, folder: Path, *, name: str, error_share: float = 0.0, host: str = "127.0.0.1"
+        self,
+        version: str,
+        folder: Path,
+        *,
+        name: str,
+        behaviour: Behaviour | None = None,  # None: a good one
+        host: str = "127.0.0.1",
     ) -> None:
         self.version = version
         self.host = host
         self.port = 0
         """Bound by the first start and kept by later ones; 0 before."""
-        self._error_share = error_share
+        self._behaviour = behaviour or Behaviour()
         self._port_file = folder / f"{name}.port"
         self.process = Process(name, folder)
 
@@ -169,9 +177,10 @@ class Backend:
             "--version": self.version,
             "--host": self.host,
             "--port": str(self.port),
-            "--error-share": str(self._error_share),
             "--port-file": str(self._port_file.absolute()),
         }
+        given = {option(name): getattr(self._behaviour, name) for name in NAMES}
+        options |= {name: str(value) for name, value in given.items() if value not in (None, "")}
         command = (sys.executable, "-m", "rollout.demo.backend", *(word for pair in options.items() for word in pair))
         what = f"backend {self.process.name} of {self.version} to listen"
         await self.process.start(*command, cwd=PACKAGE_PARENT)
@@ -182,6 +191,19 @@ class Backend:
             raise
         self.port = int(self._port_file.read_text())
         return self.port
+
+    async def behave(self, behaviour: Behaviour) -> None:
+        """Have it behave so from its next request on, and after its next start."""
+        self._behaviour = behaviour
+        timeout = aiohttp.ClientTimeout(total=STOP_S)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.post(f"http://{self.address}{BEHAVIOUR_PATH}", json=asdict(behaviour)) as answer,
+            ):
+                answer.raise_for_status()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"backend {self.process.name}: POST {BEHAVIOUR_PATH}: {error!r}") from error
 
     async def kill(self) -> None:
         """SIGKILL: connections break, requests in flight are lost."""

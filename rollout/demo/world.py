@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +13,7 @@ import yaml
 
 from rollout.bootstrap import Proxy, bootstrap
 from rollout.client import Client, connect, path_of
+from rollout.demo.backend import Behaviour
 from rollout.demo.load import Target
 from rollout.demo.processes import Backend, Envoy, Process, free_port, until
 from rollout.errors import RolloutError, Unavailable
@@ -24,13 +25,14 @@ START_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who takes part: backends by version (the first is in envoy-configs), error shares of the broken, Envoys.
+    """Who takes part: backends by version (the first is in envoy-configs), and Envoys.
 
-    An Envoy is (location, whether it speaks delta).
+    `behaviour` is by version (`v2`) or by backend (`v2-0`, which goes first); others behave well. An Envoy is
+    (location, whether it speaks delta).
     """
 
     backends: Mapping[str, int]
-    error_share: Mapping[str, float]
+    behaviour: Mapping[str, Behaviour] = field(default_factory=dict)
     envoys: tuple[tuple[str, bool], ...] = (("eu/eu-1", False), ("us/us-1", False), ("ap/ap-1", True))
 
 
@@ -45,8 +47,8 @@ class World:
         self.admin = f"127.0.0.1:{free_port()}"
         self.backends = {
             version: tuple(
-                Backend(version, folder, name=f"{version}-{number}", error_share=cast.error_share.get(version, 0.0))
-                for number in range(count)
+                Backend(version, folder, name=name, behaviour=cast.behaviour.get(name, cast.behaviour.get(version)))
+                for name in (f"{version}-{number}" for number in range(count))
             )
             for version, count in cast.backends.items()
         }
@@ -118,8 +120,11 @@ class World:
     async def service(self) -> dict[str, Any]:
         return await self.client.get(path_of("services", SERVICE))
 
-    async def deploy(self, version: str, strategy: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        endpoints = [backend.address for backend in self.backends[version]]
+    async def deploy(
+        self, version: str, strategy: Mapping[str, Any] | None = None, *, on: str | None = None
+    ) -> dict[str, Any]:
+        """Ask for a rollout of this version, on the backends of that name or else of `on`."""
+        endpoints = [backend.address for backend in self.backends[on or version]]
         body = {"version": version, "endpoints": endpoints, "strategy": strategy or {}}
         return await self.client.post(path_of("services", SERVICE, "rollouts"), body)
 

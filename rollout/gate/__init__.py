@@ -1,11 +1,13 @@
 """The judge: sequential tests on what a look saw, which end in Pass, Fail, Inconclusive or Blind."""
 
-from rollout.gate.betting import EFFECTS, Bet, Trial, mixture_llr, rollback_llr
-from rollout.gate.evidence import Evidence, Metric
+from rollout.gate.checks import Check, Outage, Reading, Watched
+from rollout.gate.evidence import Evidence
 from rollout.gate.histogram import Bucket, Histogram
-from rollout.gate.judge import judge
-from rollout.gate.sample import Counts, Look, Stratum
-from rollout.gate.settings import Gate
+from rollout.gate.judge import blind_for_s, judge
+from rollout.gate.plan import Step, steps
+from rollout.gate.rollback import Metric
+from rollout.gate.sample import Host, Look, Past, Quantile, Stratum, Tally
+from rollout.gate.settings import BadHost, Errors, Gate, WhenBlind
 from rollout.gate.verdict import (
     Blind,
     Fail,
@@ -18,26 +20,34 @@ from rollout.gate.verdict import (
 )
 
 __all__ = [
-    "EFFECTS",
-    "Bet",
+    "BadHost",
     "Blind",
     "Bucket",
-    "Counts",
+    "Check",
+    "Errors",
     "Evidence",
     "Fail",
     "Gate",
     "Histogram",
+    "Host",
     "Inconclusive",
     "Look",
     "Metric",
+    "Outage",
     "Pass",
+    "Past",
+    "Quantile",
+    "Reading",
+    "Step",
     "Stratum",
-    "Trial",
+    "Tally",
     "Verdict",
     "VerdictName",
+    "Watched",
+    "WhenBlind",
+    "blind_for_s",
     "judge",
-    "mixture_llr",
-    "rollback_llr",
+    "steps",
     "verdict_from_json",
     "verdict_to_json",
 ]

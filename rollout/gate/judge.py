@@ -1,174 +1,165 @@
-"""The verdict of one look: bets for rolling back, plain comparisons for going on."""
+"""The verdict of one look: rolled back on evidence that it is worse, promoted on evidence that it is not."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from rollout.gate.evidence import FULL_WEIGHT_BP, RESOLUTION_MS, Evidence
-from rollout.gate.sample import Counts, Look
-from rollout.gate.settings import Gate
+from rollout.gate import attribution, words
+from rollout.gate import checks as limits
+from rollout.gate.attribution import blame
+from rollout.gate.checks import Check
+from rollout.gate.evidence import Evidence
+from rollout.gate.guards import FULL_BP, gets_no_traffic, some_hang
+from rollout.gate.plan import Step
+from rollout.gate.rollback import Metric
+from rollout.gate.sample import Look
+from rollout.gate.settings import Gate, WhenBlind
 from rollout.gate.verdict import Blind, Fail, Inconclusive, Pass, Verdict
 
-SUSPICION = math.log(5.0)
-"""From this evidence on nothing passes, though it is not enough to fail."""
-EXCESS_ERRORS = 10
-EXCESS_FACTOR = 5.0
 
+def judge(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look, step: Step) -> tuple[Evidence, Verdict]:
+    """What is known after this look, and what follows from it. Call it for each look at this step's weight.
 
-def judge(gate: Gate, evidence: Evidence, look: Look) -> tuple[Evidence, Verdict]:
-    """What is known after this look, and what follows from it. Call it for each look at a converged weight.
-
-    Fail: the evidence has reached 1/alpha in this rollout (and stays so: a record that was lost is judged again). Where
-    the candidate takes all requests there is nothing to compare it with at the same time; it fails there only by a
-    clear excess over the error share that stable had before, which is outside alpha.
-    Blind: an Envoy could not be read, or none reports. What could be read still counts, and may fail the candidate.
-    Pass: enough requests, no suspicion, and neither errors, retries nor latency clearly higher than stable's.
+    Fail: the evidence has reached 1/alpha in this rollout (and stays so: a record that was lost is judged again), a
+    guard alarms, a critical check is broken, or the error budget is spent.
+    Blind: an Envoy or a check could not be read, or none reports. What could be read still counts, and may fail it.
+    Pass: it is shown that the candidate is not worse by the step's margin in errors, p95 and p99, without a doubt.
+    Where the candidate takes all requests there is nothing to compare with: it holds while it has clearly more errors
+    than stable had before, and fails only when that lasts.
     """
-    after = evidence.after(gate, look.strata)
-    numbers = _numbers(gate, after)
-    worse = _worse(gate, after)
+    after = _held(gate, _seeing(evidence.after(gate, checks, look, step), checks, look), look, step)
+    numbers = words.numbers(gate, after, step)
+    worse = next(_faults(gate, checks, after, look), None)
     if worse is not None:
-        return after, Fail(worse, numbers)
-    blind = look.blind or (() if look.strata else ("no Envoy reports",))
-    if blind:
-        return after, Blind("; ".join(blind), numbers)
-    doubt = next(_doubts(gate, after, look), None)
+        return after, _blaming(worse, numbers, gate, after)
+    if after.blind_s is not None and not _ignored(gate, after, look):
+        return after, Blind(words.listed(_unseen(checks, after, look)), numbers)
+    doubt = next(_doubts(gate, checks, after, look, step), None)
     if doubt is not None:
         return after, Inconclusive(doubt, numbers)
-    return after, Pass(_comparison(after), numbers)
+    return after, Pass(_shown(after, look, step), numbers)
 
 
-def _worse(gate: Gate, evidence: Evidence) -> str | None:
-    """Why the candidate fails; None when it does not."""
-    if evidence.peak_ln_e >= -math.log(gate.alpha):
-        return f"{_loss(evidence)}, evidence {_odds(evidence.peak_ln_e)} (limit {_odds(-math.log(gate.alpha))})"
-    alone, before = evidence.stage_alone, evidence.stable.error_share
-    excess = EXCESS_FACTOR * gate.max_error_increase
-    if alone.errors >= EXCESS_ERRORS and alone.error_share > before + excess:
-        return (
-            f"error share {_percent(alone.error_share)} after {alone.requests} requests, all of them the candidate's, "
-            f"against {_percent(before)} of stable before (limit {_percent(excess)} more)"
-        )
-    return None
+def blind_for_s(evidence: Evidence) -> float:
+    """For how long data has been missing, 0 while it is all there."""
+    return 0.0 if evidence.blind_s is None else evidence.looked_s - evidence.blind_s
 
 
-def _doubts(gate: Gate, evidence: Evidence, look: Look) -> Iterator[str]:
+def _seeing(evidence: Evidence, checks: Sequence[Check], look: Look) -> Evidence:
+    if not _unseen(checks, evidence, look):
+        return replace(evidence, blind_s=None)
+    return replace(evidence, blind_s=look.at_s if evidence.blind_s is None else evidence.blind_s)
+
+
+def _unseen(checks: Sequence[Check], evidence: Evidence, look: Look) -> tuple[str, ...]:
+    envoys = look.blind or (() if look.strata else ("no Envoy reports",))
+    return (*envoys, *limits.blind(checks, evidence.watched))
+
+
+def _ignored(gate: Gate, evidence: Evidence, look: Look) -> bool:
+    """Whether who cannot be read is left out: somebody else must be left."""
+    overdue = blind_for_s(evidence) >= gate.blind_timeout_s
+    return gate.when_blind is WhenBlind.IGNORE and overdue and bool(look.strata)
+
+
+def _held(gate: Gate, evidence: Evidence, look: Look, step: Step) -> Evidence:
+    if next(_holds(gate, evidence, look, step), None) is None:
+        return replace(evidence, held_s=None)
+    return replace(evidence, held_s=look.at_s if evidence.held_s is None else evidence.held_s)
+
+
+def _faults(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look) -> Iterator[str]:
+    """Why the candidate fails."""
+    if evidence.rollback.peak_ln_e >= -math.log(gate.alpha):
+        yield words.loss(gate, evidence, look)
+    if evidence.hang.alarm(gate):
+        counts = f"{evidence.candidate.requests:,} of its requests ended beside {evidence.stable.requests:,} of"
+        yield f"{look.names[1]} hangs: {counts} {look.names[0]}, evidence {words.odds(evidence.hang.level)}"
+    broken = limits.failed(checks, evidence.watched, look.names[1])
+    if broken is not None:
+        yield broken
+    if gate.error_budget is not None and evidence.excess >= gate.error_budget:
+        cost = f"it has cost {evidence.excess:.0f} bad answers more than {look.names[0]} would have"
+        yield f"{cost}, and the error budget is {gate.error_budget}"
+    if _lasts(gate.hold_timeout_s, evidence.slo.since_s, look) and not _better(gate, evidence):
+        yield f"{_above_slo(gate, evidence, look)} for {gate.hold_timeout_s:g} s"
+    if _lasts(gate.alone_timeout_s, evidence.alone.since_s, look):
+        yield f"{words.errors(evidence, look)}, for {gate.alone_timeout_s:g} s"
+    if gate.when_blind is WhenBlind.ROLLBACK and blind_for_s(evidence) >= gate.blind_timeout_s > 0:
+        unseen = words.listed(_unseen(checks, evidence, look))
+        yield f"data has been missing for {blind_for_s(evidence):.0f} s: {unseen}"
+
+
+def _lasts(limit_s: float | None, since_s: float | None, look: Look) -> bool:
+    return limit_s is not None and since_s is not None and look.at_s - since_s >= limit_s
+
+
+def _better(gate: Gate, evidence: Evidence) -> bool:
+    """Whether the candidate has fewer errors than stable: then it is the cure, and nothing holds it."""
+    return evidence.promotion.better >= -math.log(gate.beta)
+
+
+def _above_slo(gate: Gate, evidence: Evidence, look: Look) -> str:
+    return f"{words.errors(evidence, look)}; more than {words.percent(gate.slo_errors or 0.0)} (slo_errors)"
+
+
+def _holds(gate: Gate, evidence: Evidence, look: Look, step: Step) -> Iterator[str]:
+    """What keeps the weight as it is, whatever the comparison says."""
+    if evidence.slo.since_s is not None and not _better(gate, evidence):
+        yield _above_slo(gate, evidence, look)
+    if evidence.alone.since_s is not None:
+        limit = words.percent(evidence.limit_alone(look.past, step))
+        yield f"{words.errors(evidence, look)}; it goes on below {limit}"
+    waiting = sum(each.stable.requests for each in evidence.carried)
+    if step.weight_bp < FULL_BP and not evidence.candidate.requests:
+        stable = replace(evidence.stable, requests=evidence.stable.requests + waiting)
+        if gets_no_traffic(stable, evidence.candidate, step.weight_bp / FULL_BP):
+            yield f"{look.names[1]} gets no traffic, or answers nothing, beside {stable.requests:,} of {look.names[0]}"
+
+
+def _doubts(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look, step: Step) -> Iterator[str]:
     """Why the candidate does not pass yet, the most basic doubt first."""
     weights = {stratum.weight_bp for stratum in look.strata} - {0}
     if not weights:
-        yield "no Envoy sends the candidate any requests"
-    elif weights == {FULL_WEIGHT_BP}:
-        yield from _doubts_alone(gate, evidence)
+        yield f"no Envoy sends {look.names[1]} any requests"
+    yield from _holds(gate, evidence, look, step)
+    if evidence.hang.suspicion(gate):
+        yield f"it looks as if {look.names[1]} hung, evidence {words.odds(evidence.hang.level)}"
+    hanging = some_hang(look.strata) if gate.hang_guard else None
+    if hanging is not None:
+        yield f"{look.names[1]} may hang: {hanging}"
+    if weights == {FULL_BP}:
+        if not evidence.candidate.requests:
+            yield f"{look.names[1]} has not answered anything at 100 % yet"
     else:
-        yield from _doubts_compared(gate, evidence)
+        yield from _doubts_compared(gate, evidence, look, step)
+    yield from limits.doubts(checks, evidence.watched, look.names[1])
 
 
-def _doubts_alone(gate: Gate, evidence: Evidence) -> Iterator[str]:
-    """Where no stable runs beside it: its errors against stable's of the stages before, or against none at all."""
-    alone, before = evidence.stage_alone, evidence.stable.error_share
-    if alone.requests < gate.min_requests:
-        yield f"{alone.requests} of {gate.min_requests} requests of the candidate so far"
-    if alone.error_share > before + gate.max_error_increase:
-        yield _too_high("error share", alone.error_share, before, gate.max_error_increase)
-
-
-def _doubts_compared(gate: Gate, evidence: Evidence) -> Iterator[str]:
+def _doubts_compared(gate: Gate, evidence: Evidence, look: Look, step: Step) -> Iterator[str]:
     """Where both versions run."""
-    stable, candidate = evidence.stage_stable, evidence.stage_candidate
-    if candidate.requests < gate.min_requests:
-        yield f"{candidate.requests} of {gate.min_requests} requests of the candidate beside stable so far"
-    if evidence.ln_e >= SUSPICION:
-        yield f"{_loss(evidence)}, evidence {_odds(evidence.ln_e)} (it passes below {_odds(SUSPICION)})"
-    if candidate.error_share > stable.error_share + gate.max_error_increase:
-        yield _too_high("error share", candidate.error_share, stable.error_share, gate.max_error_increase)
+    if evidence.is_cold(gate, look.at_s):
+        yield f"{look.names[1]} is cold: it is judged from {gate.warmup_s:g} s after its first answer on"
+    if evidence.ln_e >= math.log(gate.doubt):
+        yield words.suspicion(gate, evidence, look)
     # Retries hide errors from clients and from upstream_rq_5xx, but a version that needs them is no good one.
-    if candidate.retry_share > stable.retry_share + gate.max_error_increase:
-        yield _too_high("retry share", candidate.retry_share, stable.retry_share, gate.max_error_increase)
-    yield from _doubts_latency(gate, evidence)
+    stable, candidate = evidence.stable, evidence.candidate
+    if candidate.retry_share > stable.retry_share + gate.max_retry_increase:
+        shares = f"{words.percent(candidate.retry_share)} against {words.percent(stable.retry_share)}"
+        yield f"retry share {shares} (limit {words.points(gate.max_retry_increase)} more)"
+    if any(won < -math.log(gate.beta) for won in evidence.promotion.by_metric().values()):
+        yield words.progress(gate, evidence, step)
 
 
-def _doubts_latency(gate: Gate, evidence: Evidence) -> Iterator[str]:
-    """The p99, or with fewer samples the highest quantile that has at least one sample above it."""
-    compared = _compared_quantiles(evidence)
-    if compared is None:
-        yield "no latency samples of both versions yet"
-        return
-    quantile, stable_ms, candidate_ms = compared
-    if candidate_ms > gate.max_p99_ratio * stable_ms + RESOLUTION_MS:
-        yield f"{quantile} {candidate_ms:.1f} ms against {stable_ms:.1f} ms (limit {gate.max_p99_ratio:g} times)"
+def _shown(evidence: Evidence, look: Look, step: Step) -> str:
+    shown = words.comparison(evidence, look, step)
+    return f"{shown}; left out: {words.listed(look.blind)}" if look.blind else shown
 
 
-def _compared_quantiles(evidence: Evidence) -> tuple[str, float, float] | None:
-    """Name, stable's and the candidate's value in ms; None while one of them has no samples."""
-    stable, candidate = evidence.stage_stable.latency, evidence.stage_candidate.latency
-    fewest = min(stable.count, candidate.count)
-    q = 0.99 if fewest >= 100 else 0.95 if fewest >= 20 else 0.5
-    stable_ms, candidate_ms = stable.quantile(q), candidate.quantile(q)
-    if stable_ms is None or candidate_ms is None:
-        return None
-    return f"p{100 * q:.0f}", stable_ms, candidate_ms
-
-
-def _loss(evidence: Evidence) -> str:
-    """What speaks most against the candidate, in the counts of this stage."""
-    stable, candidate, metric = evidence.stage_stable, evidence.stage_candidate, evidence.strongest()
-    edge_ms = evidence.edge_ms(metric)
-    if edge_ms is None:
-        shares, after = (candidate.error_share, stable.error_share), candidate.requests
-        return f"error share {_percent(shares[0])} against {_percent(shares[1])} after {after} requests"
-    slow, slow_stable = (_share(counts.slow(edge_ms), counts.timed) for counts in (candidate, stable))
-    return (
-        f"{_percent(slow)} slower than {edge_ms:g} ms against {_percent(slow_stable)} after {candidate.timed} requests"
-    )
-
-
-def _comparison(evidence: Evidence) -> str:
-    """What a passed stage has shown."""
-    if not evidence.stage_candidate.requests:
-        shares, after = (evidence.stage_alone.error_share, evidence.stable.error_share), evidence.stage_alone.requests
-        return f"error share {_percent(shares[0])} against {_percent(shares[1])} before, after {after} requests"
-    stable, candidate = evidence.stage_stable, evidence.stage_candidate
-    latency, compared = "", _compared_quantiles(evidence)
-    if compared is not None:
-        latency = f", {compared[0]} {compared[2]:.1f} ms against {compared[1]:.1f} ms"
-    shares, after = (candidate.error_share, stable.error_share), candidate.requests
-    return f"error share {_percent(shares[0])} against {_percent(shares[1])}{latency}, after {after} requests"
-
-
-def _numbers(gate: Gate, evidence: Evidence) -> Mapping[str, float]:
-    """The stage's figures; a quantile without samples is left out."""
-    numbers = {"ln_e": evidence.ln_e, "ln_limit": -math.log(gate.alpha), "p_value": evidence.p_value}
-    candidate = evidence.stage_candidate.merge(evidence.stage_alone)
-    for version, counts in (("stable", evidence.stage_stable), ("candidate", candidate)):
-        numbers |= {f"{version}_{name}": value for name, value in _figures(counts).items()}
-    return numbers
-
-
-def _figures(counts: Counts) -> Mapping[str, float]:
-    quantiles = {"p50_ms": counts.latency.quantile(0.5), "p99_ms": counts.latency.quantile(0.99)}
-    return {
-        "requests": counts.requests,
-        "errors": counts.errors,
-        "error_share": counts.error_share,
-        "retries": counts.retries,
-        "timeouts": counts.timeouts,
-        **{name: value for name, value in quantiles.items() if value is not None},
-    }
-
-
-def _too_high(what: str, candidate: float, stable: float, margin: float) -> str:
-    return f"{what} {_percent(candidate)} against {_percent(stable)} (limit {_percent(margin)} more)"
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _odds(ln_e: float) -> str:
-    """Evidence as a bet: 1:3,400 is as likely as one in 3,400 when nothing is wrong."""
-    if ln_e >= math.log(1e7):
-        return f"1:10^{ln_e / math.log(10):.0f}"
-    return f"1:{math.exp(ln_e):,.0f}" if ln_e >= math.log(10) else f"1:{math.exp(ln_e):.2g}"
+def _blaming(worse: str, numbers: Mapping[str, float], gate: Gate, evidence: Evidence) -> Fail:
+    """With the backend that explains the errors, when there is one and errors are what failed it."""
+    tolerable = evidence.stable.error_share * gate.tolerance + gate.margin
+    blamed = blame(evidence.hosts, tolerable)
+    if blamed is None or evidence.rollback.strongest() is not Metric.ERRORS or evidence.hang.alarm(gate):
+        return Fail(worse, numbers)
+    return Fail(f"{worse}; {attribution.words(blamed)}", numbers, blamed.address)

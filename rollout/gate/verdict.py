@@ -28,11 +28,12 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The candidate is worse: roll back."""
+    """The candidate is worse: roll back. `host`: the address of the one backend that explains it, "" when none does."""
 
     name: ClassVar[VerdictName] = VerdictName.FAIL
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,11 @@ _TYPES: Mapping[VerdictName, type[Pass | Fail | Inconclusive | Blind]] = {
 
 def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     """Plain values for a JSON document."""
-    return {"verdict": str(verdict.name), "reason": verdict.reason, "numbers": dict(verdict.numbers)}
+    known = {"verdict": str(verdict.name), "reason": verdict.reason, "numbers": dict(verdict.numbers)}
+    return known | {"host": verdict.host} if isinstance(verdict, Fail) else known
 
 
 def verdict_from_json(saved: Mapping[str, Any]) -> Verdict:
     """The verdict that `verdict_to_json` wrote; ValueError for a name that no verdict has."""
-    return _TYPES[VerdictName(saved["verdict"])](saved["reason"], saved["numbers"])
+    name, reason, numbers = VerdictName(saved["verdict"]), saved["reason"], saved["numbers"]
+    return Fail(reason, numbers, saved.get("host", "")) if name is VerdictName.FAIL else _TYPES[name](reason, numbers)

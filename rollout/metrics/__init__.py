@@ -1,12 +1,15 @@
 """Where the numbers come from: the Envoys' own admin endpoints."""
 
 from rollout.metrics.admin import EnvoyAdmin
-from rollout.metrics.envoy import BackendStats, ClusterStats, Query, Scrape, increments, parse_stats, stats_query
+from rollout.metrics.counts import Counts, increments
+from rollout.metrics.envoy import BackendStats, ClusterStats, Query, Scrape, parse_stats, stats_paths
 from rollout.metrics.fleet import Failure, FleetScraper
+from rollout.metrics.tally import tally
 
 __all__ = [
     "BackendStats",
     "ClusterStats",
+    "Counts",
     "EnvoyAdmin",
     "Failure",
     "FleetScraper",
@@ -14,5 +17,6 @@ __all__ = [
     "Scrape",
     "increments",
     "parse_stats",
-    "stats_query",
+    "stats_paths",
+    "tally",
 ]

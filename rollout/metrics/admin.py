@@ -1,72 +1,70 @@
-"""The client of an Envoy's admin endpoint: one bounded scrape."""
+"""The client of Envoys' admin endpoints: one bounded scrape, over connections that are kept."""
 
 import asyncio
-import re
-from collections.abc import Callable
-
-import aiohttp
-from yarl import URL
+import contextlib
+from collections.abc import Callable, Collection
 
 from rollout.errors import Unavailable
-from rollout.metrics.envoy import ClusterStats, Query, Scrape, chunks, parse_stats, stats_query
+from rollout.metrics.connection import Connection
+from rollout.metrics.envoy import Query, Scrape, parse_stats, stats_paths
 
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# With `stats_flush_on_admin` histograms lag one scrape behind: this one is thrown away and makes Envoy merge them.
-FLUSH_QUERY = "filter=%5E%24"
+FLUSH_PATH = "/stats?type=TextReadouts&filter=%5E%24"
+"""With `stats_flush_on_admin` histograms lag one request behind: the answer to this one is thrown away.
 
-_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+Asking for nothing of the rarest type makes an Envoy walk the fewest of its stats: with 500 clusters 11 ms, not 32.
+It has to be answered before the next is sent, for Envoy's workers merge their histograms in between.
+"""
 
 
 class EnvoyAdmin:
     """Reads cluster stats of Envoys; `clock` is in seconds and stamps the scrapes."""
 
-    def __init__(self, session: aiohttp.ClientSession, clock: Callable[[], float], *, timeout_s: float = 1.0) -> None:
+    def __init__(self, clock: Callable[[], float], *, timeout_s: float = 1.0) -> None:
         self.clock = clock
-        self._session = session
         self._timeout_s = timeout_s
+        self._idle: dict[str, Connection] = {}
 
     async def scrape(self, address: str, query: Query) -> Scrape:
         """The stats of these clusters at `host:port`; Unavailable, with the address and why, when it cannot be had."""
         started_s = self.clock()
         try:
             async with asyncio.timeout(self._timeout_s):
-                clusters = await self._clusters(address, query)
+                answers = await self._ask(address, stats_paths(query))
+            uptime_s, clusters = parse_stats(answers, query)
         except TimeoutError as error:
             raise Unavailable(f"no answer from {address} within {self._timeout_s:g} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise Unavailable(f"no stats from {address}: {error or type(error).__name__}") from error
-        return Scrape(started_s, self.clock(), clusters)
+        return Scrape(started_s, self.clock(), clusters, uptime_s, address)
 
-    async def _clusters(self, address: str, query: Query) -> dict[str, ClusterStats]:
-        await self._get(_stats_url(address, FLUSH_QUERY))
-        clusters: dict[str, ClusterStats] = {}
-        for names in chunks(query.stat_names):
-            answer = await self._get(_stats_url(address, stats_query(names, query.backends)))
-            clusters |= parse_stats(answer, names, query.backends)
-        return clusters
+    def keep(self, addresses: Collection[str]) -> None:
+        """Close what is kept open to anywhere else."""
+        for address in self._idle.keys() - addresses:
+            self._idle.pop(address).close()
 
-    async def _get(self, url: URL) -> bytes:
-        headers = {"Accept-Encoding": "identity"}
-        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-            if response.status != 200:
-                raise ValueError(f"HTTP {response.status} from its admin endpoint")
-            return await _read(response)
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self.keep(())
 
+    async def _ask(self, address: str, paths: tuple[str, ...]) -> tuple[bytes, ...]:
+        await self._get(address, FLUSH_PATH)
+        return tuple([await self._get(address, path) for path in paths])
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, as long as it is not longer than any honest one."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise ValueError(f"its answer is longer than {MAX_ANSWER_BYTES} bytes")
-    return bytes(body)
+    async def _get(self, address: str, path: str) -> bytes:
+        kept = self._idle.pop(address, None)
+        if kept is not None:
+            with contextlib.suppress(ConnectionError):  # it may have ended meanwhile
+                return await self._get_on(kept, address, path)
+        return await self._get_on(await Connection.open(address), address, path)
 
-
-def _stats_url(address: str, query_string: str) -> URL:
-    """Built from parts, so that an address can name a host and a port and nothing else."""
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not 0 < int(match["port"]) < 65536:
-        raise ValueError("not an address of the form HOST:PORT")
-    host, port = match["host"], int(match["port"])
-    return URL.build(scheme="http", host=host, port=port, path="/stats", query_string=query_string, encoded=True)
+    async def _get_on(self, connection: Connection, address: str, path: str) -> bytes:
+        try:
+            answer = await connection.get(path)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.kept and address not in self._idle:
+            self._idle[address] = connection
+        else:
+            connection.close()
+        return answer

@@ -1,20 +1,21 @@
-"""What an Envoy's admin endpoint says of clusters: the query, its answer, and the increments between two answers."""
+"""What an Envoy's admin endpoint says of clusters: what to ask it for, and its answer."""
 
 from __future__ import annotations
 
-import json
+import functools
 import math
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote
 
-from rollout.gate import Counts, Histogram
+from rollout.gate.histogram import Bucket, Histogram
 
 NAMES_PER_QUERY = 100
+NAMED_BACKENDS = 100  # with more of them an Envoy is asked for all that it knows: a path has at most 60 KiB
 
-_COUNTERS: Mapping[str, str] = {
+_FIELDS: Mapping[str, str] = {
     "upstream_rq_completed": "completed",
     "upstream_rq_5xx": "errors_5xx",
     "upstream_rq_retry": "retries",
@@ -23,17 +24,37 @@ _COUNTERS: Mapping[str, str] = {
     "upstream_rq_pending_active": "rq_pending_active",
     "membership_total": "membership_total",
     "membership_healthy": "membership_healthy",
+    "upstream_rq_total": "attempts",
+    "upstream_rq_502": "gateway_errors",
+    "upstream_rq_503": "gateway_errors",
+    "upstream_rq_504": "gateway_errors",
+    "upstream_rq_pending_failure_eject": "unanswered",
+    "upstream_rq_pending_overflow": "unanswered",
+    "upstream_rq_per_try_timeout": "unanswered",
+    "upstream_rq_rx_reset": "unanswered",
+    "upstream_cx_none_healthy": "unanswered",
+    "upstream_cx_destroy_remote_with_active_rq": "unanswered",
 }
+"""Stat -> field of ClusterStats; those with the same field are added."""
 _LATENCY = "upstream_rq_time"
-_BACKEND = ("rq_active", "rq_pending_active", "healthy")
+_UPTIME = "server.uptime"
+_BACKEND = ("rq_active", "rq_pending_active", "healthy", "rq_success", "rq_error")
+_CLUSTER, _ENDPOINT, _GRPC = "cluster.", ".endpoint.", ".grpc"
+_TOTALS = "  totals="
 
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """One backend as one Envoy sees it: the requests that run on it or wait for it, and whether it gets new ones."""
+    """One backend as one Envoy sees it: the requests that run on it or wait for it, and whether it gets new ones.
+
+    `requests` are attempts that ended, and `errors` those of them that failed: 5xx, a gRPC status of the same meaning,
+    a timeout, a broken or refused connection. A retried request counts once for each attempt.
+    """
 
     active: int
     healthy: bool
+    requests: int = 0
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +62,10 @@ class ClusterStats:
     """One cluster in one Envoy: counters since its start, gauges as they are.
 
     `completed` counts each request of a client once, `errors_5xx` its final answers only (attempts that a retry has
-    hidden are in `retries`). `backends` has those that were asked for, by address. Neither timeouts nor refused
-    connections have a sample in `latency`. A cluster which that
-    Envoy does not have, or never used, is all zeros.
+    hidden are in `retries`), `timeouts` those that the route's timeout ended. `attempts` are requests that got a
+    connection, `gateway_errors` the final 502, 503 and 504, `unanswered` the attempts that no backend answered, the
+    route's timeouts aside. `grpc` counts final answers by gRPC status, where there is a `grpc_stats` filter. `backends`
+    has those that were asked for, by address. A cluster which that Envoy does not have, or never used, is all zeros.
     """
 
     completed: int = 0
@@ -56,6 +78,10 @@ class ClusterStats:
     membership_healthy: int = 0
     latency: Histogram = field(default_factory=Histogram)
     backends: Mapping[str, BackendStats] = field(default_factory=dict)
+    attempts: int = 0
+    gateway_errors: int = 0
+    unanswered: int = 0
+    grpc: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,109 +94,175 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """All asked clusters of one Envoy, by stat name, read between two moments of the scraper's clock."""
+    """All asked clusters of one Envoy, by stat name, read between two moments of the scraper's clock.
+
+    `uptime_s` is how long it had been running, None when it keeps no such stat; `address` is where it was asked.
+    """
 
     started_s: float
     finished_s: float
     clusters: Mapping[str, ClusterStats]
+    uptime_s: int | None = None
+    address: str = ""
 
 
-def chunks(stat_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The names, each once, in groups that one query can ask for."""
-    distinct = sorted(set(stat_names))
-    return tuple(tuple(distinct[at : at + NAMES_PER_QUERY]) for at in range(0, len(distinct), NAMES_PER_QUERY))
+@functools.lru_cache(maxsize=64)
+def stats_paths(query: Query) -> tuple[str, ...]:
+    """What to GET: unused stats left out, native buckets.
+
+    As text, which has a quarter of the size that JSON has, and is as exact.
+    """
+    names = sorted(set(query.stat_names))
+    chunks = (names[at : at + NAMES_PER_QUERY] for at in range(0, len(names), NAMES_PER_QUERY))
+    return tuple(
+        f"/stats?usedonly&histogram_buckets=detailed&filter={_filter(each, query.backends)}" for each in chunks
+    )
 
 
-def stats_query(stat_names: Sequence[str], backends: Sequence[str] = ()) -> str:
-    """The URL-encoded query string that asks for these clusters: unused stats left out, native buckets."""
+def _filter(stat_names: Sequence[str], backends: Sequence[str]) -> str:
     # RE2 takes every escape that re.escape writes.
-    names = "|".join(map(re.escape, stat_names))
-    stats = "|".join((*_COUNTERS, _LATENCY))
+    stats = [*_FIELDS, _LATENCY, r"grpc\.(?:.+\.)?[0-9]+"]
     if backends:
-        addresses = "|".join(re.escape(_backend_stat(each)) for each in backends)
-        stats += rf"|endpoint\.({addresses})\.({'|'.join(_BACKEND)})"
-    wanted = quote(rf"^cluster\.({names})\.({stats})$", safe="")
-    return f"format=json&usedonly&histogram_buckets=detailed&filter={wanted}"
+        few = len(backends) <= NAMED_BACKENDS
+        addresses = "|".join(re.escape(_in_stat(each)) for each in backends) if few else ".+"
+        stats.append(rf"endpoint\.(?:{addresses})\.(?:{'|'.join(_BACKEND)})")
+    names = "|".join(map(re.escape, stat_names))
+    return quote(rf"^(?:{re.escape(_UPTIME)}|cluster\.(?:{names})\.(?:{'|'.join(stats)}))$", safe="")
 
 
-def _backend_stat(address: str) -> str:
+def _in_stat(address: str) -> str:
     """Envoy writes a colon in a stat's name as an underscore."""
     return address.replace(":", "_")
 
 
-def parse_stats(text: bytes, stat_names: Sequence[str], backends: Sequence[str] = ()) -> Mapping[str, ClusterStats]:
-    """The answer to a `stats_query`, for each of the names; ValueError when it is none."""
-    try:
-        found = dict(_stats(json.loads(text)))
-        return {name: _cluster_stats(found, name, backends) for name in stat_names}
-    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"not the form of Envoy's stats ({type(error).__name__}: {error})") from error
+@dataclass(slots=True)
+class _Found:
+    """What an answer has of one cluster so far."""
+
+    fields: dict[str, int] = field(default_factory=dict)
+    latency: Histogram = field(default_factory=Histogram)
+    grpc: dict[int, int] = field(default_factory=dict)
+    backends: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
-    """What happened between two scrapes of one Envoy.
-
-    None when there is nothing to count from: the cluster was not asked for before, or a counter went down, for Envoy
-    restarted or the cluster was removed and added; then `after` is the new baseline. A changed cluster (CDS) restarts
-    its histogram alone: all of the new one came since then, and the samples between `before` and the change are lost.
-    """
-    earlier, later = before.clusters.get(stat_name), after.clusters.get(stat_name)
-    if earlier is None or later is None:
-        return None
-    grown = (
-        later.completed - earlier.completed,
-        later.errors_5xx - earlier.errors_5xx,
-        later.retries - earlier.retries,
-        later.timeouts - earlier.timeouts,
-    )
-    if min(grown) < 0:
-        return None
-    latency = later.latency.subtract(earlier.latency)
-    return Counts(*grown, latency=later.latency if latency is None else latency)
+def parse_stats(answers: Sequence[bytes], query: Query) -> tuple[int | None, Mapping[str, ClusterStats]]:
+    """The answers to `stats_paths`: the Envoy's uptime, and each of the clusters; ValueError when it is none."""
+    uptime_s: int | None = None
+    found = {name: _Found() for name in query.stat_names}
+    for answer in answers:
+        if not answer:
+            raise ValueError("an empty answer; is it an Envoy's admin endpoint?")
+        for name, value in _stats(answer):
+            if isinstance(value, Histogram):
+                cluster = found.get(name.removeprefix(_CLUSTER).removesuffix(f".{_LATENCY}"))
+                if cluster is not None:
+                    cluster.latency = value
+            elif name == _UPTIME:
+                uptime_s = value
+            else:
+                _put(found, name, value)
+    asked = {_in_stat(address): address for address in query.backends}
+    return uptime_s, {name: _cluster_stats(cluster, asked) for name, cluster in found.items()}
 
 
-def _stats(answer: Any) -> Iterator[tuple[str, Any]]:
-    """All stats of an answer by full name: numbers, and histograms."""
-    for stat in answer["stats"]:
-        if "histograms" in stat:
-            yield from ((histogram["name"], _histogram(histogram)) for histogram in stat["histograms"]["details"])
-        else:
-            yield stat["name"], _number(stat["value"])
+def _stats(answer: bytes) -> Iterator[tuple[str, int | Histogram]]:
+    """All stats of an answer by full name: a line for a number, four for a histogram, of which the second counts."""
+    lines = iter(answer.decode().removesuffix("\n").split("\n"))
+    for line in lines:
+        name, separator, value = line.rpartition(": ")
+        if separator:
+            yield name, _number(value)
+            continue
+        totals = next(lines, "")
+        if not line.endswith(":") or not totals.startswith(_TOTALS):
+            raise ValueError(f"not a stat of Envoy's: {line[:40]!r}")
+        yield line[:-1], _histogram(totals.removeprefix(_TOTALS))
+        _skip(lines, "  intervals=", "  summary=")
 
 
-def _number(value: Any) -> int:
+def _skip(lines: Iterator[str], *starts: str) -> None:
+    """`intervals` is since the last flush, whoever caused it, and `summary` has quantiles, which do not add up."""
+    for start in starts:
+        line = next(lines, "")
+        if not line.startswith(start):
+            raise ValueError(f"not a histogram of Envoy's: {line[:40]!r}")
+
+
+def _number(text: str) -> int:
     """A counter or gauge as Envoy has it, 64 bits; whoever answers is not to be trusted with more."""
-    if isinstance(value, int) and 0 <= value < 2**64:
-        return value
-    raise ValueError(f"{str(value)[:40]} is no counter of Envoy's")
+    if len(text) <= 20 and text.isascii() and text.isdigit():
+        value = int(text)
+        if value < 2**64:
+            return value
+    raise ValueError(f"{text[:40]!r} is no counter of Envoy's")
 
 
-def _bound(value: Any) -> float:
-    bound = float(value)
-    if math.isfinite(bound) and bound >= 0:
-        return bound
-    raise ValueError(f"{bound} is no bound of a bucket")
+@functools.lru_cache(maxsize=4096)
+def _bounds(text: str) -> tuple[float, float]:
+    """Of a bucket, as `1.1,0.1`."""
+    lower, _, width = text.partition(",")
+    bounds = round(float(lower), 6), round(float(width), 6)
+    if all(math.isfinite(bound) and bound >= 0 for bound in bounds):
+        return bounds
+    raise ValueError(f"{text[:40]!r} are no bounds of a bucket")
 
 
-def _histogram(stat: Mapping[str, Any]) -> Histogram:
-    """`totals` is since the start; `intervals` is since the last flush, whoever caused it."""
-    return Histogram.of((_bound(b["lower_bound"]), _bound(b["width"]), _number(b["count"])) for b in stat["totals"])
+def _histogram(totals: str) -> Histogram:
+    """`totals` is since the start: `1.1,0.1:60, 20,1:40`, in rising order and none empty, as a Histogram has them."""
+    if not totals:
+        return Histogram()
+    pairs = [each.split(":") for each in totals.split(", ")]
+    samples = [int(count) for _, count in pairs]
+    bounds = [_bounds(each) for each, _ in pairs]
+    buckets = [Bucket(lower_ms, width_ms, count) for (lower_ms, width_ms), count in zip(bounds, samples, strict=True)]
+    lowest, most = min(samples), max(samples)
+    if lowest < 0 or most >= 2**64:
+        raise ValueError("a bucket has more samples than Envoy can count, or less than none")
+    rising = all(map(operator.lt, bounds, bounds[1:]))
+    return Histogram(tuple(buckets)) if rising and lowest else Histogram.of(buckets)
 
 
-def _cluster_stats(found: Mapping[str, Any], name: str, backends: Sequence[str]) -> ClusterStats:
-    """Looked up by full names, so that dots in a cluster's name do no harm."""
-    counters = {field_name: found.get(f"cluster.{name}.{stat}", 0) for stat, field_name in _COUNTERS.items()}
-    latency = found.get(f"cluster.{name}.{_LATENCY}", Histogram())
-    if not isinstance(latency, Histogram) or not all(isinstance(value, int) for value in counters.values()):
-        raise TypeError(f"the stats of {name} are of other kinds")
-    seen = {address: _backend_stats(found, f"cluster.{name}.endpoint.{_backend_stat(address)}") for address in backends}
-    known = {address: stats for address, stats in seen.items() if stats is not None}
-    return ClusterStats(**counters, latency=latency, backends=known)
+def _put(found: Mapping[str, _Found], name: str, value: int) -> None:
+    """A stat to its cluster, by whole names, so that dots in a cluster's name do no harm; others are none of ours."""
+    prefix, _, stat = name.removeprefix(_CLUSTER).rpartition(".")
+    field_name = _FIELDS.get(stat)
+    cluster = found.get(prefix)
+    if field_name is not None:
+        if cluster is not None:
+            cluster.fields[field_name] = cluster.fields.get(field_name, 0) + value
+    elif stat in _BACKEND:
+        of, _, address = prefix.rpartition(_ENDPOINT)
+        if of in found:
+            found[of].backends.setdefault(address, {})[stat] = value
+    elif stat.isdigit() and len(stat) < 10:
+        cluster = _with_grpc(found, prefix)
+        if cluster is not None:
+            cluster.grpc[int(stat)] = cluster.grpc.get(int(stat), 0) + value
 
 
-def _backend_stats(found: Mapping[str, Any], prefix: str) -> BackendStats | None:
-    """None when the Envoy does not know the backend, or its cluster keeps no stats by endpoint."""
-    active, waiting, healthy = (found.get(f"{prefix}.{stat}") for stat in _BACKEND)
-    if active is None or waiting is None or healthy is None:
+def _with_grpc(found: Mapping[str, _Found], prefix: str) -> _Found | None:
+    """The cluster of `NAME.grpc` or `NAME.grpc.SERVICE.METHOD`, where either name may have `.grpc` in it as well."""
+    end = len(prefix)
+    while (end := prefix.rfind(_GRPC, 0, end)) >= 0:
+        rest = prefix[end + len(_GRPC) :]
+        if prefix[:end] in found and (not rest or rest.startswith(".")):
+            return found[prefix[:end]]
+    return None
+
+
+def _cluster_stats(found: _Found, asked: Mapping[str, str]) -> ClusterStats:
+    backends = {
+        asked[address]: known
+        for address, stats in found.backends.items()
+        if address in asked and (known := _backend_stats(stats)) is not None
+    }
+    return ClusterStats(**found.fields, latency=found.latency, backends=backends, grpc=found.grpc)
+
+
+def _backend_stats(stats: Mapping[str, int]) -> BackendStats | None:
+    """None when the Envoy does not say all that matters of a backend."""
+    if not all(stat in stats for stat in _BACKEND[:3]):
         return None
-    return BackendStats(active + waiting, healthy > 0)
+    errors = stats.get("rq_error", 0)
+    active = stats["rq_active"] + stats["rq_pending_active"]
+    return BackendStats(active, stats["healthy"] > 0, stats.get("rq_success", 0) + errors, errors)

@@ -11,6 +11,7 @@ from rollout.metrics.admin import EnvoyAdmin
 from rollout.metrics.envoy import Query, Scrape
 
 SCRAPES_AT_ONCE = 64
+DOUBTFUL_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +25,19 @@ class Failure:
 class FleetScraper:
     """Scrapes all targets each interval; each result is stored the moment it arrives.
 
-    `targets` gives the admin address by node id, `query` what to ask for and `interval_s` the pause: all
-    three are asked in every round. `on_scrape` hears the node id of every attempt that ended, well or not. An endpoint
-    that is still being scraped is left out of the round, so one that hangs delays nobody else.
+    `targets` gives the admin address by node id, `query` what to ask a node for (None: nothing now, so it is not read)
+    and `interval_s` the pause: all three are asked in every round. `on_scrape` hears the node id of every attempt that
+    ended, well or not.
+
+    An endpoint that is still being scraped is left out of the round, and those that failed last time wait only for each
+    other: however many of them hang, those that answer are read in time.
     """
 
     def __init__(
         self,
         admin: EnvoyAdmin,
         targets: Callable[[], Mapping[str, str]],
-        query: Callable[[], Query],
+        query: Callable[[str], Query | None],
         interval_s: Callable[[], float],
         on_scrape: Callable[[str], None],
     ) -> None:
@@ -43,6 +47,8 @@ class FleetScraper:
         self._interval_s = interval_s
         self._on_scrape = on_scrape
         self._at_once = asyncio.Semaphore(SCRAPES_AT_ONCE)
+        self._doubtful_at_once = asyncio.Semaphore(DOUBTFUL_AT_ONCE)
+        self._addresses: Mapping[str, str] = {}
         self._in_flight: set[str] = set()
         self._latest: dict[str, Scrape] = {}
         self._failures: dict[str, Failure] = {}
@@ -60,39 +66,52 @@ class FleetScraper:
     async def survey(self, query: Query) -> Mapping[str, Scrape]:
         """Ask every target this one question now; those that do not answer are left out."""
 
-        async def ask(address: str) -> Scrape | None:
-            with contextlib.suppress(Unavailable):
-                return await self._admin.scrape(address, query)
+        async def ask(node_id: str, address: str) -> Scrape | None:
+            async with self._lane(node_id):
+                with contextlib.suppress(Unavailable):
+                    return await self._admin.scrape(address, query)
             return None
 
         targets = dict(self._targets())
-        answers = await asyncio.gather(*map(ask, targets.values()))
+        answers = await asyncio.gather(*(ask(*target) for target in targets.items()))
         return {node_id: answer for node_id, answer in zip(targets, answers, strict=True) if answer is not None}
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup() as scrapes:
-            while True:
-                for node_id, address in self._next_round().items():
-                    scrapes.create_task(self._scrape(node_id, address), name=f"scrape {node_id}")
-                await asyncio.sleep(self._interval_s())
+        try:
+            async with asyncio.TaskGroup() as scrapes:
+                while True:
+                    for node_id, (address, query) in self._next_round().items():
+                        scrapes.create_task(self._scrape(node_id, address, query), name=f"scrape {node_id}")
+                    await asyncio.sleep(self._interval_s())
+        finally:
+            self._admin.close()
 
-    def _next_round(self) -> Mapping[str, str]:
-        """Forgets the nodes that are no targets any more, and claims those that are not in flight."""
-        targets = self._targets()
-        for known in (self._latest, self._failures):
-            for node_id in known.keys() - targets.keys():
-                del known[node_id]
-        due = {node_id: address for node_id, address in targets.items() if node_id not in self._in_flight}
+    def _next_round(self) -> Mapping[str, tuple[str, Query]]:
+        """Forgets who is no target any more, or not there; claims those that are to be asked and not in flight."""
+        self._addresses = targets = dict(self._targets())
+        self._admin.keep(frozenset(targets.values()))
+        for node_id in self._failures.keys() - targets.keys():
+            del self._failures[node_id]
+        for node_id in [each for each, scrape in self._latest.items() if targets.get(each) != scrape.address]:
+            del self._latest[node_id]
+        due: dict[str, tuple[str, Query]] = {}
+        for node_id in targets.keys() - self._in_flight:
+            query = self._query(node_id)
+            if query is not None:
+                due[node_id] = (targets[node_id], query)
         self._in_flight.update(due)
         return due
 
-    async def _scrape(self, node_id: str, address: str) -> None:
+    def _lane(self, node_id: str) -> asyncio.Semaphore:
+        return self._doubtful_at_once if node_id in self._failures else self._at_once
+
+    async def _scrape(self, node_id: str, address: str, query: Query) -> None:
         try:
-            async with self._at_once:
+            async with self._lane(node_id):
                 started_s = self._admin.clock()
                 try:
-                    outcome: Scrape | Failure = await self._admin.scrape(address, self._query())
+                    outcome: Scrape | Failure = await self._admin.scrape(address, query)
                 except Unavailable as error:
                     outcome = Failure(started_s, str(error))
         finally:
@@ -101,7 +120,7 @@ class FleetScraper:
 
     def _store(self, node_id: str, address: str, outcome: Scrape | Failure) -> None:
         """An answer from where the node is not (any more) says nothing of it."""
-        if self._targets().get(node_id) != address:
+        if self._addresses.get(node_id) != address:
             return
         match outcome:
             case Scrape():

@@ -17,7 +17,6 @@ from sqlite_utils import Database
 
 from rollout.errors import Conflict, Unavailable
 from rollout.gate import Evidence
-from rollout.machine import ENDED
 from rollout.record import (
     Backend,
     Change,
@@ -25,6 +24,7 @@ from rollout.record import (
     DropVersion,
     JournalEntry,
     PutBackend,
+    PutHistory,
     PutNodes,
     PutRollout,
     PutService,
@@ -32,17 +32,22 @@ from rollout.record import (
     Rollout,
     Service,
     Version,
+    VersionHistory,
     dump_drain,
     dump_endpoints,
+    dump_history,
     dump_seen,
     dump_state,
     dump_strategy,
     load_drain,
     load_endpoints,
+    load_history,
     load_seen,
     load_state,
     load_strategy,
 )
+from rollout.state import ENDED
+from rollout.store.schema import APPLICATION_ID, MIGRATIONS
 
 DATABASE_NAME = "rollout.db"
 LOCK_NAME = "lock"
@@ -51,7 +56,6 @@ BUSY_TIMEOUT_MS = (
     1_000  # no server but us can lock it: only a backup or somebody's sqlite3, and the next reconcile tries again
 )
 
-_APPLICATION_ID = 0x524F4C4C  # "ROLL": tells our database from any other program's
 _REMEDIES: Mapping[int, str] = MappingProxyType(
     {
         sqlite3.SQLITE_BUSY: "another program has it locked: end that one",
@@ -206,10 +210,10 @@ def _inspect(path: Path) -> None:
     if fault != "ok":
         remedy = "restore a backup of it, or move it away to begin with nothing remembered"
         raise Unavailable(f"the database {path} is damaged: {' '.join(fault.split())}; {remedy}")
-    if tables and application != _APPLICATION_ID:
+    if tables and application != APPLICATION_ID:
         raise Conflict(f"the database {path} is another program's; give --data another folder")
-    if version > len(_MIGRATIONS):
-        formats = f"its format is {version}, this version knows up to {len(_MIGRATIONS)}"
+    if version > len(MIGRATIONS):
+        formats = f"its format is {version}, this version knows up to {len(MIGRATIONS)}"
         remedy = "install that version again or give --data another folder"
         raise Conflict(f"the database {path} was written by a newer version of rollout ({formats}); {remedy}")
 
@@ -224,49 +228,10 @@ def _set_up(database: Database, path: Path) -> None:
     database.execute("PRAGMA synchronous = FULL")  # what was saved must outlast a power cut
     database.execute("PRAGMA foreign_keys = ON")
     known = database.execute("PRAGMA user_version").fetchone()[0]
-    for number, migrate in enumerate(_MIGRATIONS[known:], start=known + 1):
+    for number, migrate in enumerate(MIGRATIONS[known:], start=known + 1):
         with _transaction(database):
             migrate(database)
             database.execute(f"PRAGMA user_version = {number}")
-
-
-def _create_tables(database: Database) -> None:
-    database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    database["meta"].create({"engine_s": float}, not_null={"engine_s"})
-    database["meta"].insert({"engine_s": 0.0})
-    database["nodes"].create({"id": str}, pk="id", not_null={"id"})
-    database["services"].create({"name": str, "stable": str}, pk="name", not_null={"name", "stable"})
-    # endpoints NULL: those that envoy-configs gives the service
-    versions = {"service": str, "name": str, "endpoints": str}
-    database["versions"].create(versions, pk=("service", "name"), not_null={"service", "name"})
-    backends = {"service": str, "version": str, "address": str, "drain": str, "removed": int}
-    database["backends"].create(backends, pk=("service", "version", "address"), not_null=set(backends))
-    rollouts = {
-        "service": str,
-        "id": int,
-        "revision": int,
-        "ended": int,
-        "started_at": str,
-        "changed_at": str,
-        "stable": str,
-        "candidate": str,
-        "strategy": str,
-        "state": str,
-    }
-    database["rollouts"].create(rollouts, pk=("service", "id"), not_null=set(rollouts))
-    database["rollouts"].create_index(["ended", "service", "id"])
-    database["rollouts"].create_index(["started_at"])
-    # because NULL: the first step follows from no observation
-    database["journal"].create(
-        {"service": str, "rollout_id": int, "revision": int, "at": str, "state": str, "because": str},
-        pk=("service", "rollout_id", "revision"),
-        not_null={"service", "rollout_id", "revision", "at", "state"},
-        foreign_keys=[(("service", "rollout_id"), "rollouts", ("service", "id"))],
-    )
-
-
-# Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
-_MIGRATIONS: tuple[Callable[[Database], None], ...] = (_create_tables,)
 
 
 @contextmanager
@@ -314,6 +279,7 @@ def _apply(database: Database, change: Change) -> None:
             database["versions"].upsert(row, pk=("service", "name"))
         case DropVersion(service_name, name):
             database.execute("DELETE FROM backends WHERE service = ? AND version = ?", [service_name, name])
+            database.execute("DELETE FROM histories WHERE service = ? AND version = ?", [service_name, name])
             database.execute("DELETE FROM versions WHERE service = ? AND name = ?", [service_name, name])
         case PutRollout(rollout, because):
             _put_rollout(database, rollout)
@@ -322,6 +288,9 @@ def _apply(database: Database, change: Change) -> None:
                 _forget_old(database, rollout.service)
         case PutBackend(backend):
             _put_backend(database, backend)
+        case PutHistory(each):
+            row = {"service": each.service, "version": each.version, "history": dump_history(each.history)}
+            database["histories"].upsert(row, pk=("service", "version"))
         case PutNodes(ids):
             database.execute("DELETE FROM nodes")
             database["nodes"].insert_all([{"id": node_id} for node_id in dict.fromkeys(ids)])
@@ -414,6 +383,7 @@ def _load(files: _Files) -> Contents:
             rollouts=tuple(map(_to_rollout, database.query(_UNFINISHED_AND_NEWEST))),
             backends=tuple(map(_to_backend, database["backends"].rows_where(order_by="rowid"))),
             nodes=tuple(row["id"] for row in database["nodes"].rows_where(order_by="rowid")),
+            histories=tuple(map(_to_history, database["histories"].rows_where(order_by="service, version"))),
         )
 
 
@@ -466,6 +436,10 @@ def _to_rollout(row: Mapping[str, Any]) -> Rollout:
 def _to_backend(row: Mapping[str, Any]) -> Backend:
     removed = bool(row["removed"])
     return Backend(row["service"], row["version"], row["address"], load_drain(row["drain"]), removed)
+
+
+def _to_history(row: Mapping[str, Any]) -> VersionHistory:
+    return VersionHistory(row["service"], row["version"], load_history(row["history"]))
 
 
 def _to_entry(row: Mapping[str, Any]) -> JournalEntry:

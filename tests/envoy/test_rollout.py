@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rollout.demo.backend import Behaviour
 from rollout.demo.processes import until
 from rollout.demo.world import Cast, World
 from tests.envoy.conftest import UnderLoad
@@ -16,7 +17,7 @@ QUICK = {
     "gate": {"min_requests": 10},
     "keep_stable": "1s",
 }
-CAST = Cast({"v1": 2, "v2": 2, "v3": 2}, {"v3": 0.5}, (("eu/eu-1", False), ("us/us-1", True)))
+CAST = Cast({"v1": 2, "v2": 2, "v3": 2}, {"v3": Behaviour(error_share=0.5)}, (("eu/eu-1", False), ("us/us-1", True)))
 PHASES = (
     ("warming", None),
     ("shifting", 0),

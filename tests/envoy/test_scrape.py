@@ -15,7 +15,10 @@ import envoy
 import pytest
 from aiohttp import web
 
-from rollout.metrics import EnvoyAdmin, FleetScraper, Query, increments
+from rollout.gate.sample import Past, Quantile
+from rollout.gate.settings import Errors
+from rollout.metrics import Counts, EnvoyAdmin, FleetScraper, Query, Scrape, increments, tally
+from rollout.metrics.envoy import NAMED_BACKENDS, NAMES_PER_QUERY
 
 pytestmark = pytest.mark.envoy
 

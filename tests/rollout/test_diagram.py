@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rollout.machine import ENDED, TRANSITIONS, Phase, diagram
+from rollout.state import ENDED, TRANSITIONS, Phase, diagram
 
 
 @pytest.fixture

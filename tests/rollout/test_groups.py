@@ -17,12 +17,12 @@ from rollout.cli import app
 from rollout.controller import Controller, Outside
 from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec
-from rollout.machine import Phase, State
 from rollout.metrics import Query, Scrape
 from rollout.metrics.envoy import BackendStats, ClusterStats
 from rollout.observer import Observer, Stats
 from rollout.record import Backend, Rollout
 from rollout.spec import FULL_BP, Strategy, parse_endpoint
+from rollout.state import Phase, State
 from rollout.store import Store
 from rollout.store.sqlite import open_store
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic

@@ -8,23 +8,9 @@ import pytest
 from rollout.drain import Active, Drain
 from rollout.errors import Conflict
 from rollout.gate import Blind, Counts, Evidence, Fail, Histogram, Inconclusive, Look, Pass, Stratum, judge
-from rollout.machine import (
-    ENDED,
-    TRANSITIONS,
-    Command,
-    Phase,
-    Retire,
-    Role,
-    Seen,
-    Serve,
-    Split,
-    State,
-    advance,
-    start,
-    wanted,
-    weight_bp,
-)
+from rollout.machine import advance, wanted, weight_bp
 from rollout.spec import Strategy
+from rollout.state import ENDED, TRANSITIONS, Command, Phase, Retire, Role, Seen, Serve, Split, State, start
 
 STRATEGY = Strategy.model_validate(
     {

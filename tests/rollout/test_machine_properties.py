@@ -11,24 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from rollout.drain import Active
 from rollout.errors import Conflict
 from rollout.gate import Blind, Counts, Fail, Histogram, Look, Pass, Stratum, judge
-from rollout.machine import (
-    ENDED,
-    SETTLE_S,
-    Command,
-    Effect,
-    Phase,
-    Role,
-    Seen,
-    Serve,
-    Split,
-    State,
-    advance,
-    start,
-    wanted,
-    weight_bp,
-)
+from rollout.machine import advance, wanted, weight_bp
 from rollout.record import dump_seen, dump_state, load_seen, load_state
 from rollout.spec import FULL_BP, Strategy
+from rollout.state import ENDED, SETTLE_S, Command, Effect, Phase, Role, Seen, Serve, Split, State, start
 
 NODES = ("a", "b", "c")
 STRATEGY = Strategy.model_validate(

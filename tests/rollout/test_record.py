@@ -8,7 +8,6 @@ from hypothesis import strategies as some
 
 from rollout.drain import Active, Drain, look
 from rollout.gate import Blind, Counts, Evidence, Fail, Histogram, Inconclusive, Look, Pass, Stratum
-from rollout.machine import Command, Phase, Role, Seen, Split, State, start
 from rollout.record import (
     dump_drain,
     dump_endpoints,
@@ -22,6 +21,7 @@ from rollout.record import (
     load_strategy,
 )
 from rollout.spec import FULL_BP, Endpoint, Strategy
+from rollout.state import Command, Phase, Role, Seen, Split, State, start
 
 numbers = some.floats(allow_nan=False, allow_infinity=False)
 counters = some.integers(0, 2**53)

@@ -8,10 +8,10 @@ from hypothesis import strategies as some
 from pydantic import ValidationError
 
 from rollout.errors import InvalidSpec
+from rollout.fields import LONGEST
 from rollout.gate import Gate
 from rollout.record import dump_strategy, load_strategy
 from rollout.spec import (
-    LONGEST,
     Deployment,
     Endpoint,
     Stage,

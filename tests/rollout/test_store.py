@@ -19,7 +19,6 @@ import pytest
 from rollout.drain import Active, Drain
 from rollout.errors import Conflict, RolloutError, Unavailable
 from rollout.gate import Counts, Histogram, Look, Pass, Stratum
-from rollout.machine import Phase, Role, Seen, Split, State, start
 from rollout.record import (
     Backend,
     Change,
@@ -36,6 +35,7 @@ from rollout.record import (
     Version,
 )
 from rollout.spec import Strategy, parse_endpoint
+from rollout.state import Phase, Role, Seen, Split, State, start
 from rollout.store import Store
 from rollout.store.sqlite import KEPT_ROLLOUTS, open_store
 

@@ -1,0 +1,149 @@
+"""What one cluster of one Envoy did between two scrapes: counts, which add up over time and over Envoys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rollout.gate.histogram import Bucket, Histogram
+from rollout.metrics.envoy import ClusterStats, Scrape
+
+GRPC_FAULTS = frozenset({2, 4, 12, 13, 14, 15})
+"""The gRPC statuses that are the server's fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and
+DATA_LOSS. They are the ones that Envoy translates to 5xx, and that OpenTelemetry calls a server's errors; the others
+depend on what the client asked for or on how much (RESOURCE_EXHAUSTED is a 429)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one version did in some span of time.
+
+    `requests` are finished ones, each counted once however often it was retried; `errors` those of them that ended
+    in 5xx for the client; `retries` attempts that Envoy repeated; `timeouts` requests that the route's timeout ended,
+    `refused` those that Envoy answered for the backend: no connection, one that broke, no healthy backend, a circuit
+    breaker, a try's timeout. Neither of these two has a sample in `latency`. `grpc` has the answers by gRPC status.
+    `started` are requests that began, `active` those that run at the end of the span.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    retries: int = 0
+    timeouts: int = 0
+    refused: int = 0
+    started: int = 0
+    active: int = 0
+    grpc: Mapping[int, int] = field(default_factory=dict)
+    latency: Histogram = field(default_factory=Histogram)
+
+    def merge(self, other: Counts) -> Counts:
+        """The sum of two Envoys, or of two spans; of spans that follow each other `active` is no sum, so set it."""
+        return Counts(
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            retries=self.retries + other.retries,
+            timeouts=self.timeouts + other.timeouts,
+            refused=self.refused + other.refused,
+            started=self.started + other.started,
+            active=self.active + other.active,
+            grpc=_added(self.grpc, other.grpc),
+            latency=self.latency.merge(other.latency),
+        )
+
+    @property
+    def timed(self) -> int:
+        """The requests whose slowness is known: those with a latency sample, the timed out and the refused ones."""
+        return self.latency.count + self.timeouts + self.refused
+
+    @property
+    def grpc_answers(self) -> int:
+        """The answers that had a gRPC status."""
+        return sum(self.grpc.values())
+
+    @property
+    def grpc_faults(self) -> int:
+        """The answers whose gRPC status is the server's fault."""
+        return sum(count for status, count in self.grpc.items() if status in GRPC_FAULTS)
+
+
+def _added(one: Mapping[int, int], other: Mapping[int, int]) -> Mapping[int, int]:
+    if not one or not other:
+        return one or other
+    return {status: one.get(status, 0) + other.get(status, 0) for status in sorted(one.keys() | other.keys())}
+
+
+def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
+    """What happened between two scrapes of one Envoy.
+
+    None when there is nothing to count from: the cluster was not asked for before, or Envoy restarted, or the cluster
+    was removed and added, so that a counter went down; then `after` is the new baseline. A changed cluster (CDS)
+    restarts its histogram alone: all of the new one came since then, and the samples between `before` and the change
+    are lost: they are in `requests`, but neither in `timed` nor slow.
+    """
+    earlier, later = before.clusters.get(stat_name), after.clusters.get(stat_name)
+    if earlier is None or later is None or restarted(before, after):
+        return None
+    requests, errors, retries, timeouts, attempts, gateway_errors, unanswered = grown = tuple(
+        new - old for new, old in zip(_counters(later), _counters(earlier), strict=True)
+    )
+    statuses = _grown(earlier.grpc, later.grpc)
+    if min(grown) < 0 or statuses is None:
+        return None
+    latency = _samples_since(earlier.latency, later.latency)
+    return Counts(
+        requests=requests,
+        errors=errors,
+        retries=retries,
+        timeouts=timeouts,
+        # An attempt without an answer may have been retried, and a backend may send a 503 itself: neither is too many.
+        refused=max(0, min(unanswered, gateway_errors - timeouts)),
+        # Requests that their clients gave up are not in the first, those that got no connection not in the second.
+        started=max(0, requests + _running(later) - _running(earlier), attempts - retries),
+        active=_running(later),
+        grpc=statuses,
+        latency=latency,
+    )
+
+
+def restarted(before: Scrape, after: Scrape) -> bool:
+    """Whether it is another process that answered: its counters may be past the old ones already."""
+    if before.address != after.address:
+        return True
+    return before.uptime_s is not None and after.uptime_s is not None and after.uptime_s < before.uptime_s
+
+
+def _counters(stats: ClusterStats) -> tuple[int, ...]:
+    return (
+        stats.completed,
+        stats.errors_5xx,
+        stats.retries,
+        stats.timeouts,
+        stats.attempts,
+        stats.gateway_errors,
+        stats.unanswered,
+    )
+
+
+def _samples_since(earlier: Histogram, later: Histogram) -> Histogram:
+    """All of `later` when a bucket went down: it was reset between. Both have each bucket once."""
+    left = {(lower_ms, width_ms): count for lower_ms, width_ms, count in earlier.buckets}
+    rest = []
+    for bucket in later.buckets:
+        lower_ms, width_ms, count = bucket
+        count -= left.pop((lower_ms, width_ms), 0)
+        if count < 0:
+            return later
+        if count:
+            rest.append(Bucket(lower_ms, width_ms, count))
+    return later if left else Histogram(tuple(rest))
+
+
+def _running(stats: ClusterStats) -> int:
+    return stats.rq_active + stats.rq_pending_active
+
+
+def _grown(earlier: Mapping[int, int], later: Mapping[int, int]) -> Mapping[int, int] | None:
+    """None when one went down; those that stayed as they were are left out."""
+    grown = {status: count - earlier.get(status, 0) for status, count in later.items()}
+    if earlier.keys() - later.keys() or any(count < 0 for count in grown.values()):
+        return None
+    return {status: count for status, count in grown.items() if count}

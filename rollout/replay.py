@@ -1,0 +1,135 @@
+"""A rollout's recording, and whether machine and judge decide the same when its observations come again. Pure."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from rollout.errors import Conflict, InvalidSpec
+from rollout.gate import Evidence, Verdict
+from rollout.machine import advance, weight_bp
+from rollout.record import JournalEntry, Rollout
+from rollout.spec import Strategy
+from rollout.state import State
+
+FORMAT = 1
+_WITHOUT_EVIDENCE = {"entries": {"__all__": {"state": {"evidence"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """All that decided a rollout: its strategy, its first state, and the observation behind each step after it."""
+
+    format: Literal[1]
+    service: str
+    id: int
+    stable: str
+    candidate: str
+    strategy: Strategy
+    entries: tuple[JournalEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first step that came out otherwise, and in what."""
+
+    entry: JournalEntry
+    what: str
+    recorded: str
+    replayed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """`looks` that were judged, and `decisions`: moves to another phase or stage. `difference` None: all the same."""
+
+    looks: int
+    decisions: int
+    difference: Difference | None = None
+
+
+@cache
+def _recordings() -> TypeAdapter[Recording]:
+    return TypeAdapter(Recording)
+
+
+def recording(rollout: Rollout, entries: Sequence[JournalEntry]) -> Recording:
+    """That of a rollout with this journal."""
+    names = (rollout.service, rollout.id, rollout.stable, rollout.candidate)
+    return Recording(FORMAT, *names, rollout.strategy, tuple(entries))
+
+
+def dump_recording(given: Recording) -> bytes:
+    """As JSON; of the states the evidence is left out, for the observations give it again."""
+    return _recordings().dump_json(given, by_alias=True, exclude=_WITHOUT_EVIDENCE)
+
+
+def load_recording(text: bytes) -> Recording:
+    """Raises InvalidSpec for what is none, or one that this version cannot read."""
+    try:
+        found = _recordings().validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise InvalidSpec(
+            f"is no recording of a rollout that this version can read: {where}: {first['msg']}"
+        ) from error
+    if not found.entries or found.entries[0].because is not None:
+        raise InvalidSpec("is a recording without its beginning, so nothing can be replayed")
+    return found
+
+
+def replay(strategy: Strategy, entries: Sequence[JournalEntry]) -> Replayed:
+    """Take the first entry's state and advance it by each observation, up to the first difference."""
+    state = replace(entries[0].state, evidence=Evidence.start())
+    looks = decisions = 0
+    for entry in entries[1:]:
+        assert entry.because is not None, entry.revision
+        before = state
+        try:
+            state, _ = advance(strategy, before, entry.because)
+        except Conflict as error:
+            refused = Difference(entry, "command", f"{entry.because.command} was obeyed", str(error))
+            return Replayed(looks, decisions, refused)
+        looks += state.looked_s > before.looked_s
+        decisions += (state.phase, state.stage) != (before.phase, before.stage)
+        difference = next(_differences(strategy, entry, state), None)
+        if difference is not None:
+            return Replayed(looks, decisions, difference)
+    return Replayed(looks, decisions)
+
+
+def _differences(strategy: Strategy, entry: JournalEntry, state: State) -> Iterator[Difference]:
+    recorded = entry.state
+    compared = (
+        ("phase", recorded.phase, state.phase),
+        ("stage", str(recorded.stage + 1), str(state.stage + 1)),
+        ("weight", _percent(strategy, recorded), _percent(strategy, state)),
+        ("verdict", _words(recorded.verdict), _words(state.verdict)),
+        ("reason", recorded.reason, state.reason),
+    )
+    for what, before, after in compared:
+        if before != after:
+            yield Difference(entry, what, before, after)
+    yield from _differing_numbers(entry, state)
+
+
+def _differing_numbers(entry: JournalEntry, state: State) -> Iterator[Difference]:
+    """Logarithms may differ in their last digit from one machine to the next."""
+    recorded = {} if entry.state.verdict is None else entry.state.verdict.numbers
+    replayed = {} if state.verdict is None else state.verdict.numbers
+    for name in sorted(recorded.keys() | replayed.keys()):
+        before, after = recorded.get(name), replayed.get(name)
+        if before is None or after is None or not math.isclose(before, after, rel_tol=1e-9, abs_tol=1e-9):
+            yield Difference(entry, f"the verdict's {name}", str(before), str(after))
+
+
+def _words(verdict: Verdict | None) -> str:
+    return "none" if verdict is None else f"{verdict.name}: {verdict.reason}"
+
+
+def _percent(strategy: Strategy, state: State) -> str:
+    return f"{weight_bp(strategy, state) / 100:g} %"

@@ -1,0 +1,113 @@
+"""A rollout judged on given looks: what the judge would have done at each, stage after stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from rollout.gate.evidence import Evidence
+from rollout.gate.judge import judge
+from rollout.gate.plan import Step, steps
+from rollout.gate.rollback import Metric
+from rollout.gate.sample import Look, Past
+from rollout.gate.settings import Gate
+from rollout.gate.verdict import Blind, Fail, Pass, Verdict
+from rollout.spec import Stage, Strategy
+
+LOOK_S = 1.0  # so long the first look is taken to last: a stage begins where its first look begins
+
+
+class Move(StrEnum):
+    """What a rollout does after a look."""
+
+    KEEP = "keep"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    HOLD = "hold"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from one look; the logarithms are natural ones.
+
+    `log_e_rollback` is the evidence against the candidate that goes on to the next look: after a promotion, that with
+    which the next stage begins. `log_e_promote` is what the stage of this look has shown for it.
+    """
+
+    at_s: float
+    move: Move
+    stage: int
+    log_e_rollback: float
+    log_e_promote: Mapping[Metric, float]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Where a rollout stands. `over`: nothing follows.
+
+    `began_s`: when the stage began, `looked_s`: when the last look was; None before the first one.
+    """
+
+    gate: Gate
+    past: Past
+    stages: tuple[Stage, ...]
+    plan: tuple[Step, ...]
+    evidence: Evidence
+    stage: int = 0
+    began_s: float | None = None
+    looked_s: float | None = None
+    over: bool = False
+
+    @property
+    def weight_bp(self) -> int:
+        """The candidate's weight in the present stage."""
+        return self.plan[self.stage].weight_bp
+
+    def progress(self, decision: Decision) -> Mapping[Metric, float]:
+        """How much of the evidence to pass there is, as a part of 1."""
+        needed = -math.log(self.gate.beta)
+        return {metric: min(1.0, max(0.0, won / needed)) for metric, won in decision.log_e_promote.items()}
+
+
+def start(strategy: Strategy, past: Past) -> Simulation:
+    """Before the first look. Counts are taken as given: no warm-up is skipped, and weights are the strategy's."""
+    gate = replace(strategy.gate, warmup_s=0.0, min_rps=0.0)
+    plan = steps([stage.weight_bp for stage in strategy.stages], gate, past)
+    return Simulation(gate, past, strategy.stages, plan, Evidence.start())
+
+
+def take(simulation: Simulation, look: Look) -> tuple[Simulation, Decision]:
+    """Judge one look of a rollout that is not over."""
+    began_s = look.at_s - LOOK_S if simulation.began_s is None else simulation.began_s
+    stage, step = simulation.stages[simulation.stage], simulation.plan[simulation.stage]
+    evidence, verdict = judge(simulation.gate, (), simulation.evidence, look, step)
+    move = _move(stage, evidence, verdict, look.at_s - began_s)
+    known = replace(simulation, evidence=evidence, began_s=began_s, looked_s=look.at_s)
+    following = _following(known, move, look.at_s)
+    promotion = evidence.promotion.by_metric()
+    return following, Decision(look.at_s, move, known.stage, following.evidence.ln_e, promotion, verdict.reason)
+
+
+def _move(stage: Stage, evidence: Evidence, verdict: Verdict, seconds: float) -> Move:
+    """What follows from a verdict so long after the stage began: after its timeout, nothing is promoted any more."""
+    if isinstance(verdict, Fail):
+        return Move.ROLLBACK
+    if isinstance(verdict, Pass) and stage.hold.total_seconds() <= seconds <= stage.limit_s:
+        return Move.PROMOTE
+    if seconds >= stage.limit_s:
+        return Move.TIMEOUT
+    return Move.HOLD if isinstance(verdict, Blind) or evidence.held_s is not None else Move.KEEP
+
+
+def _following(simulation: Simulation, move: Move, at_s: float) -> Simulation:
+    last = simulation.stage + 1 == len(simulation.plan)
+    if move is Move.ROLLBACK or (move is Move.PROMOTE and last):
+        return replace(simulation, over=True)
+    if move is not Move.PROMOTE:
+        return simulation
+    evidence = simulation.evidence.renew(at_s)
+    return replace(simulation, evidence=evidence, stage=simulation.stage + 1, began_s=at_s)

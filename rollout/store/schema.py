@@ -1,0 +1,51 @@
+"""The tables of the SQLite store, and how each format became the next."""
+
+from collections.abc import Callable
+
+from sqlite_utils import Database
+
+APPLICATION_ID = 0x524F4C4C  # "ROLL": tells our database from any other program's
+
+
+def _create_tables(database: Database) -> None:
+    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    database["meta"].create({"engine_s": float}, not_null={"engine_s"})
+    database["meta"].insert({"engine_s": 0.0})
+    database["nodes"].create({"id": str}, pk="id", not_null={"id"})
+    database["services"].create({"name": str, "stable": str}, pk="name", not_null={"name", "stable"})
+    # endpoints NULL: those that envoy-configs gives the service
+    versions = {"service": str, "name": str, "endpoints": str}
+    database["versions"].create(versions, pk=("service", "name"), not_null={"service", "name"})
+    backends = {"service": str, "version": str, "address": str, "drain": str, "removed": int}
+    database["backends"].create(backends, pk=("service", "version", "address"), not_null=set(backends))
+    rollouts = {
+        "service": str,
+        "id": int,
+        "revision": int,
+        "ended": int,
+        "started_at": str,
+        "changed_at": str,
+        "stable": str,
+        "candidate": str,
+        "strategy": str,
+        "state": str,
+    }
+    database["rollouts"].create(rollouts, pk=("service", "id"), not_null=set(rollouts))
+    database["rollouts"].create_index(["ended", "service", "id"])
+    database["rollouts"].create_index(["started_at"])
+    # because NULL: the first step follows from no observation
+    database["journal"].create(
+        {"service": str, "rollout_id": int, "revision": int, "at": str, "state": str, "because": str},
+        pk=("service", "rollout_id", "revision"),
+        not_null={"service", "rollout_id", "revision", "at", "state"},
+        foreign_keys=[(("service", "rollout_id"), "rollouts", ("service", "id"))],
+    )
+
+
+def _create_histories(database: Database) -> None:
+    histories = {"service": str, "version": str, "history": str}
+    database["histories"].create(histories, pk=("service", "version"), not_null=set(histories))
+
+
+# Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (_create_tables, _create_histories)
