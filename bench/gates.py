@@ -192,7 +192,7 @@ def grid(known: Sequence[Row], column: Callable[[Row], str]) -> tuple[list[str],
     """Scenarios down, deciders or rates across."""
     columns = list(dict.fromkeys(map(column, known)))
     cells = {(row.scenario, column(row)): cell(row) for row in known}
-    names = dict.fromkeys(row.scenario for row in known)
+    names = [scenario.name for scenario in SCENARIOS if any(row.scenario == scenario.name for row in known)]
     return ["", *columns], [[name, *(cells.get((name, each), "") for each in columns)] for name in names]
 
 
@@ -203,9 +203,7 @@ def by_decider(known: Sequence[Row], rate_rps: float) -> tuple[list[str], list[l
 def by_rate(known: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """This project's alone, the largest rate first."""
     ours = sorted((row for row in known if row.decider == OURS), key=lambda row: -row.rate_rps)
-    headings, lines = grid(ours, lambda row: f"{row.rate_rps:,g} requests/s")
-    order = [scenario.name for scenario in SCENARIOS]
-    return headings, sorted(lines, key=lambda line: order.index(line[0]))
+    return grid(ours, lambda row: f"{row.rate_rps:,g} requests/s")
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -257,7 +255,8 @@ def main() -> int:
     rates_rps = wanted.rate or [1000.0]
     known: list[Row] = []
     if wanted.rows is not None:
-        known = [Row(**json.loads(line)) for line in wanted.rows.read_text().splitlines()]
+        read = [Row(**json.loads(line)) for line in wanted.rows.read_text().splitlines()]
+        known = sorted(read, key=lambda row: NAMES.index(row.decider))
     else:
         scenarios = [each for each in SCENARIOS if wanted.scenario is None or each.name in wanted.scenario]
         seeds = range(wanted.seed, wanted.seed + wanted.runs)

@@ -1,4 +1,4 @@
-"""The plot of gates.py: who takes healthy versions back, and what bad ones cost."""
+"""The plot of gates.py: who takes healthy versions back, how long they take, and what bad ones cost."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 INK = "#777777"  # read on white and on black
 COLOURS = ("#228833", "#4477aa", "#66ccee", "#ccbb44", "#aa3377", "#ee6677")
 LEAST_BAD = 1.0
+USUAL = "healthy, 0.1 % errors"
 Row = Mapping[str, Any]
 
 
@@ -19,16 +20,18 @@ def picture(rows: Sequence[Row]) -> str:
     mpl.rcParams.update({"svg.hashsalt": "gates", "svg.fonttype": "none", "text.color": INK, "font.size": 9})
     mpl.rcParams.update({"axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK})
     figure = Figure(figsize=(11, 6.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    places = figure.subplot_mosaic([["back", "bad"], ["full", "bad"]], width_ratios=(1, 1.2), height_ratios=(7, 1.6))
     names = list(dict.fromkeys(row["decider"] for row in rows))
-    healthy, bad = ([row for row in rows if row["healthy"] is wanted] for wanted in (True, False))
-    _bars(left, healthy, names, [100 * row["rolled_back"] for row in healthy])
-    left.set_xlabel("healthy versions that are taken back, %")
-    errors = [row for row in bad if row["fails"]]
-    _bars(right, errors, names, [max(LEAST_BAD, row["bad"]) for row in errors])
-    right.set_xscale("log")
-    right.set_xlabel("bad answers of a bad version in ten minutes")
-    handles, labels = left.get_legend_handles_labels()
+    healthy, failing = [row for row in rows if row["healthy"]], [row for row in rows if row["fails"]]
+    usual = [row for row in healthy if row["scenario"] == USUAL]
+    _bars(places["back"], healthy, names, [100 * row["rolled_back"] for row in healthy])
+    places["back"].set_xlabel("healthy versions that are taken back, %")
+    _bars(places["full"], usual, names, [row["full_s_median"] or 0.0 for row in usual])
+    places["full"].set_xlabel("until a healthy version has all traffic, s")
+    _bars(places["bad"], failing, names, [max(LEAST_BAD, row["bad"]) for row in failing])
+    places["bad"].set_xscale("log")
+    places["bad"].set_xlabel("bad answers of a bad version in ten minutes")
+    handles, labels = places["back"].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False)
     for text in legend.get_texts():
         text.set_color(INK)

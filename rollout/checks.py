@@ -8,12 +8,23 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from yarl import URL
 
 from rollout.fields import Duration, Limit, Spec, duration, share
 from rollout.gate.checks import Check, Outage, Unit
 
+WITH_SECRETS = "with secrets"
+"""The context to dump a strategy in as a whole; in any other headers, passwords and queries of URLs are left out."""
+REDACTED = "[redacted]"
 MOST_CHECKS = 20
 SHORTEST_INTERVAL = timedelta(seconds=1)
 COMMAND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -101,15 +112,29 @@ def _steps(path: object) -> object:
     raise ValueError(f"'{path}' is no path; write data.0.value, or a list of keys where one has a dot in it")
 
 
+def _shown_url(url: str, info: SerializationInfo) -> str:
+    """Without a password, and without the query, which may have a key in it."""
+    if info.context == WITH_SECRETS:
+        return url
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def _shown_headers(headers: Mapping[str, str], info: SerializationInfo) -> Mapping[str, str]:
+    return headers if info.context == WITH_SECRETS else dict.fromkeys(headers, REDACTED)
+
+
 Template = Annotated[str, Field(min_length=1, max_length=10_000)]
-Headers = Annotated[Mapping[str, str], Field(repr=False, max_length=20)]
+Address = Annotated[Template, Field(repr=False), PlainSerializer(_shown_url)]
+Headers = Annotated[Mapping[str, str], Field(repr=False, max_length=20), PlainSerializer(_shown_headers)]
 JsonPath = Annotated[tuple[str, ...], BeforeValidator(_steps), Field(max_length=50)]
 
 
 class PrometheusQuery(Spec):
     """An instant query of PromQL that gives one value, as a scalar or a vector with one sample."""
 
-    url: Template = Field(repr=False)
+    url: Address
     query: Template
     headers: Headers = Field(default_factory=dict)
 
@@ -121,7 +146,7 @@ class PrometheusQuery(Spec):
 class WebQuery(Spec):
     """A GET for JSON. `path` leads to the value: keys and positions with dots between, or a list of them."""
 
-    url: Template = Field(repr=False)
+    url: Address
     path: JsonPath = ()
     headers: Headers = Field(default_factory=dict)
 

@@ -197,10 +197,10 @@ class Controller:
                 raise Conflict(f"a rollout of '{service}' to '{current.candidate}' is in progress, by another strategy")
             return current
         self._check_free(deployment, current)
-        at, reason = self._outside.wall(), f"deployed by {by}"
-        state = start(self._outside.clock(), reason)
+        at, stable = self._outside.wall(), self.books.stable(service)
+        past = self.observer.historian.past(service, stable, deployment.strategy.gate)
+        state = start(self._outside.clock(), f"deployed by {by}", plan(deployment.strategy, past))
         number = current.id + 1 if current else 1
-        stable = self.books.stable(service)
         rollout = Rollout(service, number, stable, deployment.version, deployment.strategy, state, 1, at, at)
         with self._alone(service):
             await self._begin(rollout, Version(service, deployment.version, deployment.endpoints))

@@ -1,11 +1,11 @@
 """Collects histories from scrapes: what to ask whom in the background, what they answered, and what is to be saved."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from rollout.books import Books, name_of
-from rollout.gate import Gate, Past
+from rollout.gate import Gate, Histogram, Past
 from rollout.gate.sample import Host
 from rollout.history import WINDOW_S, History, Window
 from rollout.metrics import ClusterStats, Counts, Scrape, increments
@@ -57,10 +57,20 @@ class _Open:
     """A window that is being filled, with the spans that began within WINDOW_S: of each Envoy as many."""
 
     began_s: float
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts = field(default_factory=Counts)  # but for the latencies
+    latency: dict[tuple[float, float], int] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     node_s: float = 0.0
     nodes: set[str] = field(default_factory=set)
+
+    def add(self, node: str, span_s: float, counts: Counts) -> None:
+        """Take in what a node did in so many seconds."""
+        self.node_s += span_s
+        self.nodes.add(node)
+        self.counts = self.counts.merge(replace(counts, latency=Histogram()))
+        for lower_ms, width_ms, samples in counts.latency.buckets:
+            known = self.latency.get((lower_ms, width_ms), 0)
+            self.latency[lower_ms, width_ms] = known + samples
 
     def window(self, having: int) -> Window:
         """Return what it has, where so many Envoys have the service."""
@@ -70,7 +80,7 @@ class _Open:
             requests=counts.requests,
             errors=counts.errors,
             lost=counts.timeouts + counts.refused,
-            latency=counts.latency,
+            latency=Histogram.of((*bucket, samples) for bucket, samples in self.latency.items()),
             hosts=self.hosts,
             grpc_answers=counts.grpc_answers,
             grpc_faults=counts.grpc_faults,
@@ -86,6 +96,7 @@ class _Line:
     backends: tuple[str, ...] = ()
     since_s: float | None = None
     open: _Open | None = None
+    full: History | None = None  # with what is in the open window; None: to be summed up
 
     def every_s(self, now_s: float) -> float:
         young = self.since_s is None or now_s - self.since_s < YOUNG_S
@@ -101,6 +112,8 @@ class Historian:
         self._questions: dict[str, dict[str, _Question]] = {}
         self._changed: set[Key] = set()
         self._saved_s: dict[Key, float] = {}
+        self._versions: dict[str, tuple[str, ...]] = {}
+        self._pasts: dict[Key, tuple[History, Gate, tuple[float, ...], Past]] = {}
 
     # --- whom to watch ---
 
@@ -120,6 +133,9 @@ class Historian:
                 line.since_s, line.open = known.since_s, known.open
             else:
                 self._close(known)
+        self._versions = {}
+        for service, version in self._lines:
+            self._versions[service] = (*self._versions.get(service, ()), version)
         self._choose_backends(backends)
         self._ask()
 
@@ -133,9 +149,8 @@ class Historian:
 
     def drop(self, service: str, version: str) -> None:
         """Forget a version that is let go."""
-        self._lines.pop((service, version), None)
-        self._histories.pop((service, version), None)
-        self._saved_s.pop((service, version), None)
+        for known in (self._lines, self._histories, self._saved_s, self._pasts):
+            known.pop((service, version), None)
         self._changed.discard((service, version))
 
     def _choose_backends(self, backends: Callable[[str, str], tuple[str, ...]]) -> None:
@@ -199,7 +214,7 @@ class Historian:
         span_s = every_s if base is None else scrape.started_s - base.started_s
         if span_s < every_s - _SLACK_S:
             return  # a rollout asks more often
-        question.base = Scrape(scrape.started_s, scrape.finished_s, {stat_name: scrape.clusters[stat_name]})
+        question.base = replace(scrape, clusters={stat_name: scrape.clusters[stat_name]})
         if base is None or span_s > SPAN_LIMIT_S:
             return  # it could not be read for a while: no window is that long
         counts = increments(base, scrape, stat_name)
@@ -208,16 +223,15 @@ class Historian:
         if line.open is not None and base.started_s >= line.open.began_s + WINDOW_S - _SLACK_S:
             self._close(line)
         filling = line.open = line.open or _Open(base.started_s)
-        filling.counts = filling.counts.merge(counts)
-        filling.node_s += span_s
-        filling.nodes.add(node)
+        filling.add(node, span_s, counts)
+        line.full = None
         for address, host in _hosts(base.clusters[stat_name], scrape.clusters[stat_name], line.backends):
             known = filling.hosts.get(address, Host(0, 0))
             filling.hosts[address] = Host(known.requests + host.requests, known.errors + host.errors)
 
     def _close(self, line: _Line) -> None:
         key, following = line.watched.key, self._full(line)
-        line.open = None
+        line.open, line.full = None, None
         if following is not None:
             if _worth_saving(self._histories.get(key, History()), following):
                 self._changed.add(key)
@@ -253,20 +267,28 @@ class Historian:
         known = self.history(service, version)
         if known is None:
             return Past()
-        rates = [each.rate_rps for each in self._in_use(service)]
-        seen = [rate for rate in rates if rate is not None]
-        return replace(known.past(gate), rate_rps=sum(seen)) if seen else known.past(gate)
+        rates = tuple(self._rates_rps(service))
+        cached = self._pasts.get((service, version))
+        if cached is None or cached[0] is not known or cached[1:3] != (gate, rates):
+            past = known.past(gate)
+            cached = (known, gate, rates, replace(past, rate_rps=sum(rates)) if rates else past)
+            self._pasts[service, version] = cached
+        return cached[3]
 
-    def _in_use(self, service: str) -> Sequence[History]:
-        known = (self._full(line) for (owner, _), line in self._lines.items() if owner == service)
-        return [each for each in known if each is not None]
+    def _rates_rps(self, service: str) -> Iterator[float]:
+        for version in self._versions.get(service, ()):
+            known = self.history(service, version)
+            if known is not None and known.rate_rps is not None:
+                yield known.rate_rps
 
     def _full(self, line: _Line) -> History | None:
         """With the window that is being filled."""
         known = self._histories.get(line.watched.key)
         if line.open is None:
             return known
-        return (known or History()).after(line.open.window(len(line.watched.nodes)))
+        if line.full is None:
+            line.full = (known or History()).after(line.open.window(len(line.watched.nodes)))
+        return line.full
 
 
 def _worth_saving(before: History, after: History) -> bool:

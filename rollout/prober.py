@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rollout.checks import CheckSpec, Names
@@ -28,75 +28,93 @@ class World:
 
 
 @dataclass(slots=True)
-class _Probes:
-    """What runs for a stage, and what it has read."""
+class _Probe:
+    """One check at one stage: when it is read next, and the task that reads it, None while none does."""
 
-    tasks: tuple[asyncio.Task[None], ...] = ()
+    check: CheckSpec
+    source: Source
+    due_s: float
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Stay:
+    """A rollout's stay at a stage: what is read there, and what nobody has taken yet."""
+
+    probes: tuple[_Probe, ...]
     readings: deque[Reading] = field(default_factory=lambda: deque(maxlen=KEPT))
 
 
 class Prober:
-    """Each check has a task of its own, so a source that hangs delays no other; it is asked again once it has answered.
+    """Each reading is a task of its own, so a source that hangs delays no other; none is asked while it owes an answer.
 
     The first reading comes an interval after the stage has begun: what is read before is of the weight before.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._probes: dict[Stage, _Probes] = {}
+        self._stays: dict[Stage, _Stay] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                self._follow(group)
+                self._follow()
+                self._start_due(group)
                 await asyncio.sleep(TICK_S)
 
     def take(self, rollout: Rollout) -> tuple[Reading, ...]:
         """Return what was read for the stage that a rollout stands at, and forget it."""
         stage = stage_of(rollout)
-        known = self._probes.get(stage) if stage else None
-        if known is None:
+        stay = self._stays.get(stage) if stage else None
+        if stay is None:
             return ()
-        readings = tuple(known.readings)
-        known.readings.clear()
+        readings = tuple(stay.readings)
+        stay.readings.clear()
         return readings
 
-    def _follow(self, group: asyncio.TaskGroup) -> None:
-        """Start what the rollouts ask for now and end what they do not."""
-        wanted = self._wanted()
-        for stage in self._probes.keys() - wanted.keys():
-            for task in self._probes.pop(stage).tasks:
-                task.cancel()
-        for stage in wanted.keys() - self._probes.keys():
-            probes = self._probes[stage] = _Probes()
-            probes.tasks = tuple(self._start(group, wanted[stage], probes))
-
-    def _wanted(self) -> Mapping[Stage, Rollout]:
+    def _follow(self) -> None:
+        """End what belongs to stages that were left; begin with those that rollouts stand at now."""
         stages = ((stage_of(rollout), rollout) for rollout in self._world.rollouts() if rollout.strategy.checks)
-        return {stage: rollout for stage, rollout in stages if stage is not None}
+        wanted = {stage: rollout for stage, rollout in stages if stage is not None}
+        for stage in self._stays.keys() - wanted.keys():
+            for probe in self._stays.pop(stage).probes:
+                if probe.task is not None:
+                    probe.task.cancel()
+        for stage in wanted.keys() - self._stays.keys():
+            self._stays[stage] = _Stay(tuple(self._probes(wanted[stage])))
 
-    def _start(self, group: asyncio.TaskGroup, rollout: Rollout, probes: _Probes) -> Iterable[asyncio.Task[None]]:
-        names = self._world.names(rollout)
+    def _probes(self, rollout: Rollout) -> Iterator[_Probe]:
+        now_s, names = self._world.clock(), self._world.names(rollout)
         for check in rollout.strategy.checks:
             source = self._world.source(check, names)
             if source is not None:
-                probing = self._probe(check, source, probes.readings)
-                yield group.create_task(probing, name=f"check {check.label} of {rollout.service}")
+                yield _Probe(check, source, now_s + check.interval.total_seconds())
 
-    async def _probe(self, check: CheckSpec, source: Source, readings: deque[Reading]) -> None:
-        every_s = check.interval.total_seconds()
-        due_s = self._world.clock() + every_s
-        while True:
-            await asyncio.sleep(due_s - self._world.clock())
-            readings.append(await self._read(check, source))
-            due_s = max(due_s + every_s, self._world.clock())
+    def _start_due(self, group: asyncio.TaskGroup) -> None:
+        now_s = self._world.clock()
+        for stay in self._stays.values():
+            for probe in stay.probes:
+                if probe.task is None and probe.due_s <= now_s:
+                    probe.due_s = _next(probe, now_s)
+                    probe.task = group.create_task(self._read(probe, stay.readings), name=f"check {probe.check.label}")
 
-    async def _read(self, check: CheckSpec, source: Source) -> Reading:
+    async def _read(self, probe: _Probe, readings: deque[Reading]) -> None:
+        readings.append(await self._reading(probe.check.label, probe.source))
+        probe.task = None
+
+    async def _reading(self, check: str, source: Source) -> Reading:
         try:
             answer = await source.read()
         except Unavailable as error:
-            return Reading(check.label, self._world.clock(), fault=str(error)[:FAULT_CHARACTERS])
+            return Reading(check, self._world.clock(), fault=str(error)[:FAULT_CHARACTERS])
         except Exception as error:  # noqa: BLE001 - what no source foresaw must not end the fleet's control plane
-            return Reading(check.label, self._world.clock(), fault=f"a bug of the server: {type(error).__name__}")
-        return Reading(check.label, self._world.clock(), answer.value, answer.said)
+            return Reading(check, self._world.clock(), fault=f"a bug of the server: {type(error).__name__}")
+        return Reading(check, self._world.clock(), answer.value, answer.said)
+
+
+def _next(probe: _Probe, now_s: float) -> float:
+    """Return when a probe that is read now is due again; what came too late is not made up for."""
+    interval_s = probe.check.interval.total_seconds()
+    following_s = probe.due_s + interval_s
+    return following_s if following_s > now_s else now_s + interval_s

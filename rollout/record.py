@@ -6,6 +6,7 @@ from functools import cache
 
 from pydantic import TypeAdapter
 
+from rollout.checks import WITH_SECRETS
 from rollout.drain import Drain
 from rollout.history import History
 from rollout.spec import Endpoint, Strategy
@@ -202,7 +203,7 @@ def load_history(text: str) -> History:
 
 
 def dump_strategy(strategy: Strategy) -> str:
-    return strategy.model_dump_json(by_alias=True)
+    return strategy.model_dump_json(by_alias=True, context=WITH_SECRETS)
 
 
 def load_strategy(text: str) -> Strategy:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,7 +15,7 @@ from rollout.record import JournalEntry, Rollout
 from rollout.spec import Strategy
 from rollout.state import State
 
-FORMAT = 1
+FORMAT: Final = 1
 _WITHOUT_EVIDENCE = {"entries": {"__all__": {"state": {"evidence"}}}}
 
 

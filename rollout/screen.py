@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollout.drain import IDLE_LOOKS
+from rollout.gate.words import odds
 
 Json = Mapping[str, Any]
 STYLES: Mapping[str, str] = {
@@ -38,6 +39,8 @@ NOTHING = "-"
 WAITING_LIMIT = 6
 VERSION_DIGITS = 8
 PANEL_COLUMNS = 100
+BAR_CELLS = 12
+PASS_METRICS = ("errors", "p95", "p99")
 
 
 def plain(value: object, style: str = "") -> Text:
@@ -112,7 +115,11 @@ def rollout_line(rollout: Json) -> Text:
     line.append(phase_words(rollout["phase"]), style_of(rollout["phase"]))
     if rollout["phase"] not in ENDED:
         line.append(f" at {percent(rollout['weight_percent'])}")
-    return line.append_text(plain(f" ({rollout['reason']})"))
+    line.append_text(plain(f" ({rollout['reason']})"))
+    if rollout["phase"] in BEFORE_STAGES and rollout["stages_note"]:
+        weights = ", ".join(percent(weight) for weight in rollout["stages"])
+        line.append_text(plain(f"; stages: {weights} ({rollout['stages_note']})"))
+    return line
 
 
 def drain_line(drain: Json) -> Text:
@@ -284,6 +291,8 @@ def _rollout_parts(rollout: Json) -> Iterator[RenderableType]:
     yield plain(rollout["reason"], "dim")
     yield Text()
     yield track(rollout)
+    if rollout["stages_note"]:
+        yield plain(rollout["stages_note"], "dim")
     yield Text()
     if rollout["in_progress"]:
         measured = _measured(rollout)
@@ -383,6 +392,11 @@ def _findings(rollout: Json) -> Iterator[RenderableType]:
     verdict, drain = rollout["verdict"], rollout["drain"]
     if verdict:
         yield Text.assemble(("verdict ", "bold"), verdict_text(verdict))
+        if "shifting" in (rollout["phase"], rollout["resume"]):
+            yield from _evidence(verdict["numbers"])
+    for route in _astray(rollout):
+        sent = f"{percent(route['weight_percent'])} of {route['requests']:,} requests"
+        yield Text.assemble(("astray ", "bold"), plain(f"{route['node']} sends {rollout['candidate']} {sent}"))
     waiting = sorted(rollout["waiting_for"].items())
     for node, why in waiting[:WAITING_LIMIT]:
         yield Text.assemble(("waiting for ", "bold"), plain(f"{node}: {why}"))
@@ -397,7 +411,41 @@ def _findings(rollout: Json) -> Iterator[RenderableType]:
         yield Text.assemble(("next ", "bold"), plain(f"`rollout resume {service}`, `promote` or `abort`"))
 
 
+def _astray(rollout: Json) -> tuple[Json, ...]:
+    """The Envoys that route otherwise than by the weights which they have ACKed."""
+    measured = _measured(rollout)
+    return tuple(route for route in measured["envoys"] if route["astray"])[:WAITING_LIMIT] if measured else ()
+
+
 def verdict_text(verdict: Json) -> Text:
     """A verdict and why, in words."""
     name = verdict["verdict"]
     return Text.assemble((VERDICTS.get(name, name), style_of(name)), ": ", plain(verdict["reason"]))
+
+
+def _evidence(numbers: Json) -> Iterator[Text]:
+    """Two bars: how near the evidence is to taking the candidate back, and how near to passing it."""
+    if "ln_limit" not in numbers:  # a verdict without a comparison
+        return
+    against = max(0.0, numbers["ln_e"] / numbers["ln_limit"])
+    words = f"1:{odds(max(0.0, numbers['ln_e']))} of 1:{odds(numbers['ln_limit'])}"
+    yield Text.assemble(("against ", "bold"), _bar(against, "red"), f" {words}")
+    if numbers.get("stable_requests"):  # at 100 % there is nothing to compare with
+        shown = progress(numbers)
+        yield Text.assemble(("for     ", "bold"), _bar(min(shown.values()), "green"), f" {progress_words(shown)}")
+
+
+def progress(numbers: Json) -> Mapping[str, float]:
+    """How much of the evidence to pass there is, as a part of 1, by what it is about."""
+    needed = numbers["ln_pass_limit"]
+    return {metric: min(1.0, max(0.0, numbers[f"ln_pass_{metric}"] / needed)) for metric in PASS_METRICS}
+
+
+def progress_words(shown: Mapping[str, float]) -> str:
+    """Rounded down: 100 % is enough, and less is not."""
+    return ", ".join(f"{metric} {int(100 * part)} %" for metric, part in shown.items())
+
+
+def _bar(part: float, style: str) -> Text:
+    full = min(BAR_CELLS, int(BAR_CELLS * part))
+    return Text.assemble(("█" * full, style), ("░" * (BAR_CELLS - full), "dim"))

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import typer.main
 
 from rollout.api import server
+from rollout.checks import PLACEHOLDERS, CheckSpec, EnvoyMetric, PrometheusQuery, WebQuery
 from rollout.cli import app as cli
 from rollout.gate import Gate
+from rollout.gate.checks import Outage
 from rollout.spec import Stage, Strategy
 from rollout.state import Command, Phase
 
@@ -99,9 +102,16 @@ def test_every_cli_verb_and_option_is_documented() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    for model in (Strategy, Stage, Gate):
+    for model in (Strategy, Stage, CheckSpec, PrometheusQuery, WebQuery):
         for field, info in model.model_fields.items():
             assert f"`{info.alias or field}`" in REFERENCE, f"{model.__name__}.{field}"
+    for word in (*EnvoyMetric, *Outage, *(f"${name}" for name in PLACEHOLDERS)):
+        assert f"`{word}`" in REFERENCE, word
+
+
+def test_every_setting_of_the_gate_is_documented() -> None:
+    for setting in fields(Gate):
+        assert f"`{setting.name.removesuffix('_s')}`" in REFERENCE, setting.name
 
 
 def test_every_route_of_the_api_is_documented() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from rollout.books import name_of
 from rollout.controller import Controller
-from rollout.gate import Errors, Past, verdict_to_json
+from rollout.gate import Errors, Look, Past, verdict_to_json
 from rollout.history import History
-from rollout.machine import weight_bp
+from rollout.machine import plan_of, weight_bp
 from rollout.metrics import Counts, tally
 from rollout.record import Backend, JournalEntry, Rollout
 from rollout.spec import Strategy
@@ -70,7 +70,7 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "in_progress": in_progress,
         "phase_seconds": round(max(0.0, now_s - state.since_s), 1),
         "stage": state.stage,
-        "stages": [percent(stage.weight_bp) for stage in strategy.stages],
+        **_stages(rollout),
         "weight_percent": percent(weight_bp(strategy, state)),
         "measured": _measured(controller, rollout) if shifting else None,
         "verdict": state.verdict and verdict_to_json(state.verdict),
@@ -176,8 +176,19 @@ def backend_view(backend: Backend) -> dict[str, Any]:
 
 def story_view(rollout: Rollout, entries: Iterable[JournalEntry]) -> dict[str, Any]:
     """A rollout's story: each saved step with its phase, its weight, why, and what was seen."""
-    stages = [percent(stage.weight_bp) for stage in rollout.strategy.stages]
-    return {**summary(rollout), "stages": stages, "journal": _journal(entries, rollout.strategy)}
+    return {**summary(rollout), **_stages(rollout), "journal": _journal(entries, rollout.strategy)}
+
+
+def _stages(rollout: Rollout) -> dict[str, Any]:
+    """The stages as they will be, and what was changed of them as they are written because of little traffic."""
+    strategy = rollout.strategy
+    written = [percent(stage.weight_bp) for stage in strategy.stages]
+    planned = [percent(step.weight_bp) for step in plan_of(strategy, rollout.state)]
+    if planned == written:
+        return {"stages": planned, "stages_note": None}
+    words = ", ".join(f"{weight:g} %" for weight in written)
+    why = f"a stage gives the candidate at least {strategy.gate.min_rps:g} requests/s (gate.min_rps)"
+    return {"stages": planned, "stages_note": f"stages are written as {words}; {why}"}
 
 
 def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[str, Any]]:
@@ -193,9 +204,18 @@ def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[s
             "converged": entry.state.converged_s is not None,
             "waiting_for": dict(entry.because.lagging) if entry.because else {},
             "by": entry.because.by if entry.because and entry.because.command else "",
+            **_looked(entry.because.look if entry.because else None),
         }
         for entry in entries
     ]
+
+
+def _looked(look: Look | None) -> dict[str, Any]:
+    """Which Envoys a look found astray, and what its checks have measured."""
+    if look is None:
+        return {"astray": [], "readings": []}
+    readings = [{"check": each.check, "value": each.value, "fault": each.fault} for each in look.readings]
+    return {"astray": list(look.astray), "readings": readings}
 
 
 def fleet_view(

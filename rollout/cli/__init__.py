@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rollout.cli import envoys, forecasting, offline, services, serving
+from rollout.cli import envoys, forecasting, offline, recordings, services, serving
 from rollout.cli.options import DEFAULTS, server_url
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ app.command()(services.resume)
 app.command()(services.abort)
 app.command()(services.history)
 app.command()(services.explain)
+app.command()(recordings.replay)
 app.command()(services.drain)
 app.command()(services.adopt)
 app.command()(envoys.fleet)

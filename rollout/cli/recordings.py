@@ -22,7 +22,9 @@ LAST = "last"
 def replay(
     rollout: Annotated[
         str,
-        typer.Argument(callback=named, metavar="SERVICE[/N]|FILE", help="A service's last rollout, its N-th, or a file."),
+        typer.Argument(
+            callback=named, metavar="SERVICE[/N]|FILE", help="A service's last rollout, its N-th, or a file."
+        ),
     ],
     *,
     save: Annotated[
@@ -114,5 +116,5 @@ def _words(view: Mapping[str, Any]) -> Text:
         return line.append("the same", "bold green")
     line.append("then it differs", "bold red")
     where = plain(f"step {difference['revision']} at {difference['at']}, {difference['what']}:")
-    sides = (plain(f"  {side}: {difference[side]}") for side in ("recorded", "replayed"))
+    sides = (plain(f"{side}: {difference[side]}") for side in ("recorded", "replayed"))
     return Text("\n").join([line, where, *sides])

@@ -14,6 +14,7 @@ from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, VersionName
 from rollout.client import Client, Glance, path_of
 from rollout.errors import InvalidSpec
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
+from rollout.story import story
 
 Json = Mapping[str, Any]
 
@@ -171,7 +172,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell a rollout's story: what, when, and on which evidence."""
-    Caller(server, as_json).get(path_of("services", service, "rollouts", rollout or "last"), screen.story)
+    Caller(server, as_json).get(path_of("services", service, "rollouts", rollout or "last"), story)
 
 
 def drain(

@@ -16,9 +16,11 @@ from rollout.gate.plan import steps
 from rollout.gate.settings import Gate
 from rollout.spec import Strategy
 
-HEALTHY_LOOKS, CASE_LOOKS = 4_000, 1_200
-"""Simulated looks, of about 0.3 ms each: as many rollouts as they are enough for."""
+HEALTHY_LOOKS, CASE_LOOKS = 4_000, 1_000
+"""Simulated looks, of about 0.3 ms each: as many rollouts are led as they are enough for."""
 LEAST_RUNS = 20
+PATIENCE = 4
+"""There are at least LEAST_RUNS, unless they would take so many times the looks: then stages are long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def forecast(strategy: Strategy, service: Service, tell: Callable[[str], None]) 
         ),
         seconds=Times.of([course.seconds for course in done]),
         cases=tuple(cases),
-        notes=tuple(_notes(strategy, service, plan)),
+        notes=tuple(notes(strategy, service)),
     )
 
 
@@ -146,7 +148,7 @@ def _courses(
         made = Traffic(*traffic, seed)
         courses.append(travel(Judged(gate, plan, made.past), weights_bp, made))
         looks += courses[-1].looks
-        if looks >= most_looks and len(courses) >= LEAST_RUNS:
+        if looks >= most_looks and (len(courses) >= LEAST_RUNS or looks >= PATIENCE * most_looks):
             break
     return tuple(courses)
 
@@ -195,10 +197,10 @@ def _share(courses: Sequence[Course], end: Act) -> float:
     return sum(course.end is end for course in courses) / len(courses)
 
 
-def _notes(strategy: Strategy, service: Service, plan: Sequence[Planned]) -> Iterator[str]:
+def notes(strategy: Strategy, service: Service) -> Iterator[str]:
     """What becomes of the strategy as it is written, at this traffic, and why."""
     gate, rate_rps = strategy.gate, service.rate_rps
-    kept = {stage.step.stage: stage.step for stage in plan}
+    kept = {stage.step.stage: stage.step for stage in planned(strategy, service)}
     for index, stage in enumerate(strategy.stages):
         written = f"{stage.weight_bp / 100:g}%"
         few = f"of {rate_rps:g} requests a second it is {rate_rps * stage.weight_bp / 10_000:g}"

@@ -40,7 +40,7 @@ def _stages(healthy: Json) -> Table:
         table.add_row(
             str(number),
             _weight(stage["weight_bp"]),
-            f"{stage['candidate_rps']:,.4g}",
+            _rate(stage["candidate_rps"]),
             "-" if last else f"{100 * stage['margin']:.3g} %",
             _spread(stage["seconds"]),
             _spread(stage["requests"]),
@@ -94,3 +94,7 @@ def _weight(weight_bp: int) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def _rate(rate_rps: float) -> str:
+    return f"{rate_rps:,.0f}" if rate_rps >= 100 else f"{rate_rps:.3g}"

@@ -8,7 +8,7 @@ from typing import Self
 
 from rollout.gate.attribution import add
 from rollout.gate.checks import Check, Watched, watch
-from rollout.gate.guards import FULL_BP, Ceiling, HangGuard, grace_s
+from rollout.gate.guards import FULL_BP, Ceiling, HangGuard, Retries, grace_s
 from rollout.gate.plan import Step
 from rollout.gate.promotion import PromoteEvidence, Shares, ShownMargin
 from rollout.gate.rollback import RollbackEvidence
@@ -33,6 +33,7 @@ class Evidence:
     shown: ShownMargin = field(default_factory=ShownMargin)
     shares: Shares = field(default_factory=Shares)
     hang: HangGuard = field(default_factory=HangGuard)
+    retries: Retries = field(default_factory=Retries)
     slo: Ceiling = field(default_factory=Ceiling)  # against gate.slo_errors
     alone: Ceiling = field(default_factory=Ceiling)  # where the candidate has all requests: against stable's before
     stable: Tally = field(default_factory=Tally)  # of this stage, settled
@@ -101,6 +102,11 @@ class Evidence:
         return replace(
             self._cold(gate, settled, look) if cold else self._warm(gate, settled, look, step),
             hang=self._hang(look),
+            retries=self.retries.after(
+                total(each.stable for each in settled),
+                total(each.candidate for each in settled),
+                look.at_s - self.looked_s,
+            ),
             alone=self.alone.after(alone, self.limit_alone(look.past, step), gate.slo_alpha, look.at_s),
             stable=self.stable.merge(total(each.stable for each in settled)),
             candidate=self.candidate.merge(total(each.candidate for each in settled)).merge(alone),

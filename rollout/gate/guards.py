@@ -13,7 +13,9 @@ from rollout.gate.settings import Gate
 FULL_BP = 10_000
 GRACE_S, GRACE_P99S = 1.0, 3.0
 FORGIVING_NATS = 3.0
+WARY_NATS = 10.0
 EXPECTED_REQUESTS = 10
+HALF_LIFE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class HangGuard:
     def after(self, strata: Sequence[Stratum]) -> HangGuard:
         """With one look that began when requests at the present weight could have ended."""
         more = sum(
-            hang_llr(each.stable.requests, each.candidate.requests, each.weight_bp / FULL_BP)
+            hang_llr(each.stable.requests, each.candidate.requests, _sent_share(each))
             for each in strata
-            if 0 < each.weight_bp < FULL_BP
+            if _is_split(each)
         )
         return HangGuard(max(0.0, self.level) + more)
 
@@ -41,6 +43,12 @@ class HangGuard:
     def suspicion(self, gate: Gate) -> bool:
         """Too much of it to promote."""
         return gate.hang_guard and self.level >= -math.log(gate.hang_alarms) / 2
+
+
+def _sent_share(stratum: Stratum) -> float:
+    """The candidate's share of the requests that began, at most its weight: who is not sent any does not hang."""
+    weight, begun = stratum.weight_bp / FULL_BP, stratum.stable.started + stratum.candidate.started
+    return min(weight, stratum.candidate.started / begun) if begun else weight
 
 
 def grace_s(past: Past) -> float:
@@ -53,16 +61,24 @@ def some_hang(strata: Sequence[Stratum]) -> str | None:
 
     By its weight so many should be running as of stable's: some four standard deviations more are too many.
     """
-    usual = sum(
-        each.stable.active * each.weight_bp / (FULL_BP - each.weight_bp)
-        for each in strata
-        if 0 < each.weight_bp < FULL_BP
-    )
-    active = sum(each.candidate.active for each in strata if 0 < each.weight_bp < FULL_BP)
+    usual = sum(each.stable.active * each.weight_bp / (FULL_BP - each.weight_bp) for each in strata if _is_split(each))
+    active = sum(each.candidate.active for each in strata if _is_split(each))
     limit = 2 * usual + 4 * math.sqrt(usual) + 3
     if active <= limit:
         return None
     return f"{active} of its requests are running, where {usual:.1f} would be usual (limit {limit:.0f})"
+
+
+def answers_nothing(candidate: Tally) -> str | None:
+    """Why it looks as if the candidate hung where it has all requests; None when it does not."""
+    if candidate.requests or not candidate.active:
+        return None
+    return f"has answered nothing since the last look, and {candidate.active:,} of its requests are running"
+
+
+def _is_split(stratum: Stratum) -> bool:
+    """Its Envoys send requests to both as they should: of one that does not, what is missing says nothing."""
+    return 0 < stratum.weight_bp < FULL_BP and not stratum.group
 
 
 def gets_no_traffic(stable: Tally, candidate: Tally, weight: float) -> bool:
@@ -71,11 +87,41 @@ def gets_no_traffic(stable: Tally, candidate: Tally, weight: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Retries:
+    """Requests and retries of both versions lately: what is older than HALF_LIFE_S counts half."""
+
+    stable_requests: float = 0.0
+    stable_retries: float = 0.0
+    candidate_requests: float = 0.0
+    candidate_retries: float = 0.0
+
+    def after(self, stable: Tally, candidate: Tally, seconds: float) -> Retries:
+        """With what both did in so many seconds."""
+        kept = 0.5 ** (max(0.0, seconds) / HALF_LIFE_S)
+        return Retries(
+            kept * self.stable_requests + stable.requests,
+            kept * self.stable_retries + stable.retries,
+            kept * self.candidate_requests + candidate.requests,
+            kept * self.candidate_retries + candidate.retries,
+        )
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Retries by requests, of stable and of the candidate."""
+        return (
+            self.stable_retries / max(1.0, self.stable_requests),
+            self.candidate_retries / max(1.0, self.candidate_requests),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Ceiling:
     """Evidence that the candidate's error share is above a limit, with nothing to compare it with.
 
     Errors that hit both versions count in full, so it holds a stage and fails nobody. It does not grow without end:
-    when the errors are over, it comes down in seconds. `since_s`: since when it has been above, None while it is not.
+    when the errors are over, it comes down in seconds. Nor does it fall without end: what begins after hours is found
+    as soon as at first, at the price that P(it is ever above although the limit is met) is at most alpha for the first
+    time, and alpha / e^10 for each look after that. `since_s`: since when it has been above, None while it is not.
     """
 
     sums: tuple[float, ...] = (0.0,) * len(LIMIT_EFFECTS)
@@ -86,7 +132,7 @@ class Ceiling:
         most = -math.log(alpha) + FORGIVING_NATS
         bad = min(candidate.errors, candidate.requests)
         sums = tuple(
-            min(most, before + limit_llr(candidate.requests, bad, rho, limit))
+            min(most, max(-WARY_NATS, before) + limit_llr(candidate.requests, bad, rho, limit))
             for rho, before in zip(LIMIT_EFFECTS, self.sums, strict=True)
         )
         following = replace(self, sums=sums)

@@ -8,8 +8,8 @@ from rollout.gate import attribution, words
 from rollout.gate import checks as limits
 from rollout.gate.attribution import blame
 from rollout.gate.checks import Check
-from rollout.gate.evidence import Evidence
-from rollout.gate.guards import FULL_BP, gets_no_traffic, some_hang
+from rollout.gate.evidence import Evidence, total
+from rollout.gate.guards import FULL_BP, answers_nothing, gets_no_traffic, some_hang
 from rollout.gate.plan import Step
 from rollout.gate.rollback import Metric
 from rollout.gate.sample import Look
@@ -29,15 +29,21 @@ def judge(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look, s
     """
     after = _held(gate, _seeing(evidence.after(gate, checks, look, step), checks, look), look, step)
     numbers = words.numbers(gate, after, step)
-    worse = next(_faults(gate, checks, after, look), None)
-    if worse is not None:
-        return after, _blaming(worse, numbers, gate, after)
-    if after.blind_s is not None and not _ignored(gate, after, look):
-        return after, Blind(words.listed(_unseen(checks, after, look)), numbers)
-    doubt = next(_doubts(gate, checks, after, look, step), None)
+    in_errors = next(_faults_in_errors(gate, after, look), None)
+    otherwise = next(_other_faults(gate, checks, after, look), None)
+    if otherwise is not None:
+        return after, Fail(in_errors or otherwise, numbers)
+    if in_errors is not None:
+        return after, _blaming(in_errors, numbers, gate, after)
+    unseen = _unseen(checks, after, look)
+    if unseen and not _ignored(gate, after, look):
+        return after, Blind(words.listed(unseen), numbers)
+    seen = tuple(check for check in checks if not limits.blind((check,), after.watched))
+    doubt = next(_doubts(gate, seen, after, look, step), None)
     if doubt is not None:
         return after, Inconclusive(doubt, numbers)
-    return after, Pass(_shown(after, look, step), numbers)
+    shown = words.comparison(after, look, step)
+    return after, Pass(f"{shown}; left out: {words.listed(unseen)}" if unseen else shown, numbers)
 
 
 def blind_for_s(evidence: Evidence) -> float:
@@ -68,16 +74,10 @@ def _held(gate: Gate, evidence: Evidence, look: Look, step: Step) -> Evidence:
     return replace(evidence, held_s=look.at_s if evidence.held_s is None else evidence.held_s)
 
 
-def _faults(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look) -> Iterator[str]:
-    """Why the candidate fails."""
-    if evidence.rollback.peak_ln_e >= -math.log(gate.alpha):
+def _faults_in_errors(gate: Gate, evidence: Evidence, look: Look) -> Iterator[str]:
+    """Why the candidate fails by its errors, which one of its backends may explain."""
+    if _lost(gate, evidence) and evidence.rollback.strongest() is Metric.ERRORS:
         yield words.loss(gate, evidence, look)
-    if evidence.hang.alarm(gate):
-        counts = f"{evidence.candidate.requests:,} of its requests ended beside {evidence.stable.requests:,} of"
-        yield f"{look.names[1]} hangs: {counts} {look.names[0]}, evidence {words.odds(evidence.hang.level)}"
-    broken = limits.failed(checks, evidence.watched, look.names[1])
-    if broken is not None:
-        yield broken
     if gate.error_budget is not None and evidence.excess >= gate.error_budget:
         cost = f"it has cost {evidence.excess:.0f} bad answers more than {look.names[0]} would have"
         yield f"{cost}, and the error budget is {gate.error_budget}"
@@ -85,13 +85,32 @@ def _faults(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look)
         yield f"{_above_slo(gate, evidence, look)} for {gate.hold_timeout_s:g} s"
     if _lasts(gate.alone_timeout_s, evidence.alone.since_s, look):
         yield f"{words.errors(evidence, look)}, for {gate.alone_timeout_s:g} s"
+
+
+def _other_faults(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look) -> Iterator[str]:
+    """Why the candidate fails by something else."""
+    if _lost(gate, evidence) and evidence.rollback.strongest() is not Metric.ERRORS:
+        yield words.loss(gate, evidence, look)
+    if evidence.hang.alarm(gate):
+        counts = f"{evidence.candidate.requests:,} of its requests ended beside {evidence.stable.requests:,} of"
+        yield f"{look.names[1]} hangs: {counts} {look.names[0]}, evidence {words.odds(evidence.hang.level)}"
+    broken = limits.failed(checks, evidence.watched, look.names[1])
+    if broken is not None:
+        yield broken
     if gate.when_blind is WhenBlind.ROLLBACK and blind_for_s(evidence) >= gate.blind_timeout_s > 0:
         unseen = words.listed(_unseen(checks, evidence, look))
         yield f"data has been missing for {blind_for_s(evidence):.0f} s: {unseen}"
 
 
+def _lost(gate: Gate, evidence: Evidence) -> bool:
+    return evidence.rollback.peak_ln_e >= -math.log(gate.alpha)
+
+
 def _lasts(limit_s: float | None, since_s: float | None, look: Look) -> bool:
-    return limit_s is not None and since_s is not None and look.at_s - since_s >= limit_s
+    """Whether it goes on for so long, and in this look too: no data is no reason to fail."""
+    if limit_s is None or since_s is None or not any(each.candidate.requests for each in look.strata):
+        return False
+    return look.at_s - since_s >= limit_s
 
 
 def _better(gate: Gate, evidence: Evidence) -> bool:
@@ -131,6 +150,9 @@ def _doubts(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look,
     if weights == {FULL_BP}:
         if not evidence.candidate.requests:
             yield f"{look.names[1]} has not answered anything at 100 % yet"
+        silent = answers_nothing(total(each.candidate for each in look.strata)) if gate.hang_guard else None
+        if silent is not None:
+            yield f"{look.names[1]} {silent}"
     else:
         yield from _doubts_compared(gate, evidence, look, step)
     yield from limits.doubts(checks, evidence.watched, look.names[1])
@@ -143,23 +165,18 @@ def _doubts_compared(gate: Gate, evidence: Evidence, look: Look, step: Step) -> 
     if evidence.ln_e >= math.log(gate.doubt):
         yield words.suspicion(gate, evidence, look)
     # Retries hide errors from clients and from upstream_rq_5xx, but a version that needs them is no good one.
-    stable, candidate = evidence.stable, evidence.candidate
-    if candidate.retry_share > stable.retry_share + gate.max_retry_increase:
-        shares = f"{words.percent(candidate.retry_share)} against {words.percent(stable.retry_share)}"
-        yield f"retry share {shares} (limit {words.points(gate.max_retry_increase)} more)"
+    stable, candidate = evidence.retries.shares
+    if candidate > stable + gate.max_retry_increase:
+        shares = f"{words.percent(candidate)} against {words.percent(stable)}"
+        yield f"retry share lately {shares} (limit {words.points(gate.max_retry_increase)} more)"
     if any(won < -math.log(gate.beta) for won in evidence.promotion.by_metric().values()):
         yield words.progress(gate, evidence, step)
-
-
-def _shown(evidence: Evidence, look: Look, step: Step) -> str:
-    shown = words.comparison(evidence, look, step)
-    return f"{shown}; left out: {words.listed(look.blind)}" if look.blind else shown
 
 
 def _blaming(worse: str, numbers: Mapping[str, float], gate: Gate, evidence: Evidence) -> Fail:
     """With the backend that explains the errors, when there is one and errors are what failed it."""
     tolerable = evidence.stable.error_share * gate.tolerance + gate.margin
     blamed = blame(evidence.hosts, tolerable)
-    if blamed is None or evidence.rollback.strongest() is not Metric.ERRORS or evidence.hang.alarm(gate):
+    if blamed is None:
         return Fail(worse, numbers)
     return Fail(f"{worse}; {attribution.words(blamed)}", numbers, blamed.address)

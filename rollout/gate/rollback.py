@@ -91,22 +91,25 @@ class RollbackEvidence:
         """All bets placed on what a look settled."""
         bets = {rho: Bet(rho, gate.tolerance, 0.0, phi) for rho in EFFECTS}
         trials = {metric: _trials(metric, settled) for metric in Metric}
-        return self._won([_won(trials[metric], bets[rho], gate) for metric, rho in _SLOTS], gate, at_s)
+        won = (_won(trials[metric], bets[rho], gate) for metric, rho in _SLOTS)
+        sums = tuple(before + more for before, more in zip(self.sums, won, strict=True))
+        return _looked(self, replace(self, sums=sums), gate, at_s)
 
     def after_cold(self, gate: Gate, settled: Sequence[Stratum], phi: float, at_s: float) -> RollbackEvidence:
         """The same while the candidate's backends are cold: errors far above stable's only, and no latency."""
         trials = _trials(Metric.ERRORS, settled)
         bets = (Bet(rho, gate.tolerance, gate.warmup_errors, phi) for rho in GROSS_EFFECTS)
         cold = tuple(before + _won(trials, bet, gate) for before, bet in zip(self.cold, bets, strict=True))
-        return replace(self, cold=cold)._won((0.0,) * len(_SLOTS), gate, at_s)
+        return _looked(self, replace(self, cold=cold), gate, at_s)
 
-    def _won(self, won: Sequence[float], gate: Gate, at_s: float) -> RollbackEvidence:
-        known = replace(self, sums=tuple(before + more for before, more in zip(self.sums, won, strict=True)))
-        if known.restarted_s is None:
-            known = replace(known, restarted_s=at_s)
-        elif at_s - known.restarted_s >= gate.restart_s:
-            known = known.restarted(at_s)
-        return replace(known, peak_ln_e=max(self.peak_ln_e, known.ln_e))
+
+def _looked(before: RollbackEvidence, known: RollbackEvidence, gate: Gate, at_s: float) -> RollbackEvidence:
+    """Start another process when it is time, and keep the peak."""
+    if known.restarted_s is None:
+        known = replace(known, restarted_s=at_s)
+    elif at_s - known.restarted_s >= gate.restart_s:
+        known = known.restarted(at_s)
+    return replace(known, peak_ln_e=max(before.peak_ln_e, known.ln_e))
 
 
 def _won(trials: Sequence[Trial], bet: Bet, gate: Gate) -> float:

@@ -30,6 +30,7 @@ _FIELDS: Mapping[str, str] = {
     "upstream_rq_504": "gateway_errors",
     "upstream_rq_pending_failure_eject": "unanswered",
     "upstream_rq_pending_overflow": "unanswered",
+    "upstream_rq_active_overflow": "unanswered",
     "upstream_rq_per_try_timeout": "unanswered",
     "upstream_rq_rx_reset": "unanswered",
     "upstream_cx_none_healthy": "unanswered",

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rollout.checks import EnvoyMetric, Names
+from rollout.checks import EnvoyMetric, Names, WebQuery
 from rollout.errors import InvalidSpec
 from rollout.gate.checks import (
     NO_ANSWER_MS,
@@ -156,6 +156,11 @@ def test_checks_come_back_as_they_were_saved_and_show_no_secret() -> None:
     strategy = parse_strategy(WRITTEN)
     assert load_strategy(dump_strategy(strategy)) == strategy
     assert "hush" not in repr(strategy)
+    shown = strategy.model_dump_json(by_alias=True)
+    assert "hush" not in shown
+    assert load_strategy(shown).checks[4].web == WebQuery.model_validate(
+        {"url": "https://status/api", "path": "data.0.value"}
+    )
 
 
 def test_limits_are_in_the_unit_of_what_is_measured() -> None:

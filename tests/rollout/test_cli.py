@@ -203,6 +203,7 @@ def view(phase: str, **changes: Any) -> dict[str, Any]:
         "phase_seconds": 1.0,
         "stage": 0,
         "stages": [50.0, 100.0],
+        "stages_note": None,
         "weight_percent": 50.0,
         "measured": None,
         "verdict": None,
@@ -383,6 +384,11 @@ def test_a_rollout_is_deployed_paused_resumed_aborted_and_explained(server: Serv
     story = words(call("explain", "checkout", "--rollout", "1").stdout)
     assert "rollout 1 of checkout: initial → v2, rolled back" in story
     assert "aborted by ann" in story
+    file = tmp_path / "checkout-1.json"
+    replayed = call("replay", "checkout", "--save", str(file))
+    assert (replayed.exit_code, replayed.stdout.endswith(" decisions: the same\n")) == (0, True)
+    assert rollout("replay", str(file)).stdout == call("replay", "checkout/1").stdout == replayed.stdout
+    assert "no rollout 7" in call("replay", "checkout/7").stderr
     missing = call("explain", "checkout", "--rollout", "7")
     assert (missing.exit_code, "no rollout 7" in missing.stderr) == (1, True)
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rollout.cli import app
-from rollout.forecast.forecast import Times, forecast, planned, to_json
+from rollout.forecast.forecast import Times, notes, planned
 from rollout.forecast.traffic import Service
 from rollout.spec import parse_strategy
 
@@ -68,19 +68,28 @@ def test_what_is_no_good_is_found_the_sooner_the_worse_it_is(told: Mapping[str, 
         assert case["rolled_back"] + case["paused"] + case["promoted"] == pytest.approx(1)
 
 
-def test_the_same_question_has_the_same_answer() -> None:
-    strategy = parse_strategy(SHORT)
-    one, other = (to_json(forecast(strategy, Service(2), lambda _: None)) for _ in range(2))
-    assert one == other
-
-
-def test_it_is_shown_as_tables_with_what_low_traffic_changes(short: Path) -> None:
-    result = run("--strategy", str(short), "--rate", "20", "--errors", "0")
+def test_the_same_question_has_the_same_answer_as_tables_for_people(short: Path, told: Mapping[str, Any]) -> None:
+    result = run("--strategy", str(short), "--rate", "300")
     assert result.exit_code == 0, result.output
-    assert "A healthy version, at 20 requests/s of which 0 % fail anyway" in result.stdout
-    assert "the margin is 0.01 of all requests instead of 0.005: bad_rps allows 0.2 a second of 20" in result.stdout
-    assert "errors x" not in result.stdout  # ten times nothing
-    assert "every request hangs" in result.stdout
+    assert "A healthy version, at 300 requests/s of which 0.1 % fail anyway" in result.stdout
+    for stage in told["healthy"]["stages"]:
+        assert f"{stage['seconds']['mean']:,.0f} ({stage['seconds']['p95']:,.0f})" in result.stdout
+    for case in told["regressions"]:
+        assert case["name"] in result.stdout
+        if case["rolled_back"]:
+            assert f"{case['bad_answers']['mean']:,.0f} ({case['bad_answers']['p95']:,.0f})" in result.stdout
+
+
+def test_what_low_traffic_changes_is_said_with_its_reason() -> None:
+    strategy = parse_strategy("")
+    assert list(notes(strategy, Service(10))) == [
+        "1% becomes 50%: of 10 requests a second it is 0.1, and min_rps asks for 10 (up to 50%)",
+        "the stage of 10% is left out, for a stage before it has been raised to as much",
+        "the stage of 50% is left out, for a stage before it has been raised to as much",
+        "the margin is 0.02 of all requests instead of 0.005: bad_rps allows 0.2 a second of 10",
+    ]
+    assert list(notes(strategy, Service(1_000))) == []
+    assert "margin_ratio allows 0.25 times the usual errors" in next(notes(strategy, Service(1_000, errors=0.05)))
 
 
 def test_weights_are_raised_until_they_can_be_judged_and_equal_ones_become_one() -> None:

@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from rollout.cli import app
 from rollout.errors import InvalidSpec
 from rollout.gate import Look, Past, Quantile, Stratum, Tally
 from rollout.machine import advance, wanted, weight_bp
@@ -159,3 +162,41 @@ def test_what_is_no_recording_is_refused(change: dict[str, object], expected: st
         load_recording(json.dumps(document).encode())
     with pytest.raises(InvalidSpec, match="is no recording"):
         load_recording(b"{")
+
+
+def command(*arguments: str, server: str = "http://127.0.0.1:9") -> Result:
+    return CliRunner().invoke(app, ["replay", *arguments], env={"ROLLOUT_SERVER": server})
+
+
+def test_a_saved_recording_needs_no_server(tmp_path: Path) -> None:
+    file = tmp_path / "checkout-3.json"
+    file.write_bytes(dump_recording(recorded(QUICK, journal(QUICK))))
+    result = command(str(file))
+    assert (result.exit_code, result.stdout) == (0, "checkout/3 v1 → v2: 18 looks, 8 decisions: the same\n")
+    answer = json.loads(command(str(file), "--json").stdout)
+    assert (answer["same"], answer["looks"], answer["decisions"], answer["difference"]) == (True, 18, 8, None)
+
+
+def test_the_first_difference_is_told_and_the_exit_code_is_1(tmp_path: Path) -> None:
+    given = recorded(QUICK, journal(QUICK))
+    number = next(number for number, entry in enumerate(given.entries) if entry.state.stage == 1)
+    entry = given.entries[number]
+    changed = replace(entry, state=replace(entry.state, reason="a whim"))
+    file = tmp_path / "checkout-3.json"
+    entries = (*given.entries[:number], changed, *given.entries[number + 1 :])
+    file.write_bytes(dump_recording(replace(given, entries=entries)))
+    result = command(str(file))
+    first, where, before, after = result.stdout.splitlines()
+    assert result.exit_code == 1
+    assert first.endswith("then it differs")
+    assert where == f"step {entry.revision} at {entry.at.isoformat()}, reason:"
+    assert (before, after) == ("recorded: a whim", f"replayed: {entry.state.reason}")
+    assert json.loads(command(str(file), "--json").stdout)["difference"]["recorded"] == "a whim"
+
+
+def test_a_file_that_is_no_recording_and_a_server_that_is_away_are_errors(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("hello")
+    assert f"{file} is no recording of a rollout" in command(str(file)).stderr
+    away = command("checkout/3")
+    assert (away.exit_code, "no rollout server answers" in away.stderr) == (1, True)

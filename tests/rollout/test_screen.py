@@ -25,17 +25,24 @@ def words(renderable: RenderableType) -> str:
     return " ".join(shown(renderable).replace("│", " ").replace("\u00a0", " ").split())
 
 
-def verdict(name: str = "inconclusive", reason: str = "12 of 30 requests of the candidate so far") -> dict[str, Any]:
-    numbers = {
+def verdict(**numbers: float) -> dict[str, Any]:
+    base = {
         "candidate_requests": 1203,
+        "candidate_errors": 3,
         "candidate_error_share": 0.0025,
-        "candidate_p99_ms": 12.4,
         "stable_requests": 119000,
+        "stable_errors": 119,
         "stable_error_share": 0.001,
-        "stable_p99_ms": 11.0,
-        "ln_e": 0.3,
+        "ln_e": 2.4849,
+        "ln_limit": 4.60517,
+        "p_value": 0.08,
+        "ln_pass_errors": 2.4,
+        "ln_pass_p95": 4.1,
+        "ln_pass_p99": -1.0,
+        "ln_pass_limit": 2.995732,
+        "margin": 0.01,
     }
-    return {"verdict": name, "reason": reason, "numbers": numbers}
+    return {"verdict": "inconclusive", "reason": "not yet shown", "numbers": base | numbers}
 
 
 def counts(requests: int, errors: int, p99_ms: float | None) -> dict[str, Any]:
@@ -58,11 +65,13 @@ def rollout(**changes: Any) -> dict[str, Any]:
         "phase_seconds": 12.3,
         "stage": 1,
         "stages": [1.0, 10.0, 50.0, 100.0],
+        "stages_note": None,
         "weight_percent": 10.0,
         "measured": {
             "weight_percent": 9.87,
             "stable": counts(270, 0, 11.0),
             "candidate": counts(30, 3, 12.5),
+            "envoys": [],
         },
         "verdict": verdict(),
         "waiting_for": {},
@@ -109,9 +118,52 @@ def test_the_panel_says_stage_weights_figures_and_verdict() -> None:
         "wanted 10 %, measured 9.87 %",
         "v1 (stable) 90 % 270 0 % 11 ms 11 ms",
         "v2 (candidate) 10 % 30 10 % 12.5 ms 12.5 ms",
-        "not enough evidence yet: 12 of 30 requests of the candidate so far",
+        "not enough evidence yet: not yet shown",
     ):
         assert fact in text
+
+
+def test_the_panel_shows_the_evidence_as_bars_while_traffic_is_shifted() -> None:
+    for phase, resume in (("shifting", None), ("paused", "shifting")):
+        text = words(screen.service_panel(view(rollout(phase=phase, resume=resume))))
+        assert "against ██████░░░░░░ 1:12 of 1:100" in text
+        assert "for ░░░░░░░░░░░░ errors 80 %, p95 100 %, p99 0 %" in text
+    assert "against" not in words(screen.service_panel(view(rollout(phase="warming"))))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({"ln_e": -3.0}, "against ░░░░░░░░░░░░ 1:1 of 1:100"),
+        ({"ln_e": 40.0}, "against ████████████ 1:10^17 of 1:100"),
+        ({"ln_pass_errors": 2.99, "ln_pass_p99": 9.0}, "for ███████████░ errors 99 %, p95 100 %, p99 100 %"),
+        ({"ln_pass_errors": 3.0, "ln_pass_p99": 9.0}, "for ████████████ errors 100 %, p95 100 %, p99 100 %"),
+    ],
+)
+def test_a_bar_is_full_when_there_is_enough_and_not_before(numbers: dict[str, float], expected: str) -> None:
+    assert expected in words(screen.service_panel(view(rollout(verdict=verdict(**numbers)))))
+
+
+def test_at_full_weight_there_is_no_bar_for_what_cannot_be_compared() -> None:
+    text = words(screen.service_panel(view(rollout(verdict=verdict(stable_requests=0)))))
+    assert "against ██████" in text
+    assert "for ░" not in text
+
+
+def test_a_verdict_without_figures_has_no_bars() -> None:
+    bare = {"verdict": "blind", "reason": "nobody reports", "numbers": {}}
+    text = words(screen.service_panel(view(rollout(verdict=bare))))
+    assert "BLIND, data is missing: nobody reports" in text
+    assert "against" not in text
+
+
+def test_the_panel_names_envoys_that_are_astray_and_stages_that_were_changed() -> None:
+    route = {"node": "edge-2", "weight_percent": 12.1, "acked_percent": 1.0, "requests": 3400, "astray": True}
+    measured = rollout()["measured"] | {"envoys": [route, route | {"node": "edge-1", "astray": False}]}
+    text = words(screen.service_panel(view(rollout(measured=measured, stages_note="stages are written as 1 %, 100 %"))))
+    assert "astray edge-2 sends v2 12.1 % of 3,400 requests" in text
+    assert "edge-1" not in text
+    assert "stages are written as 1 %, 100 %" in text
 
 
 def test_the_panel_names_the_envoys_that_are_waited_for_and_counts_the_rest() -> None:
@@ -255,69 +307,6 @@ def test_the_fleet_shows_acked_versions_and_a_nack_in_the_words_of_the_envoy() -
     ):
         assert fact in text
     assert "edge-2: cannot read" not in text
-
-
-def entry(revision: int, second: int, phase: str, stage: int, **changes: Any) -> dict[str, Any]:
-    base = {
-        "revision": revision,
-        "at": f"2026-11-22T05:10:{second:02}+00:00",
-        "phase": phase,
-        "stage": stage,
-        "weight_percent": 1.0 if phase == "shifting" else 0.0,
-        "reason": f"why {phase}",
-        "verdict": None,
-        "waiting_for": {},
-        "by": "",
-    }
-    return {**base, **changes}
-
-
-def test_consecutive_entries_of_a_stage_fold_into_one_chapter() -> None:
-    journal = [
-        entry(1, 1, "pending", 0),
-        entry(2, 2, "shifting", 0),
-        entry(3, 3, "shifting", 0, verdict=verdict("blind")),
-        entry(4, 4, "shifting", 0, verdict=verdict("pass")),
-        entry(5, 5, "shifting", 1),
-        entry(6, 9, "rolling_back", 1),
-    ]
-    chapters = screen.chapters(journal)
-    assert [(each.first["revision"], each.last["revision"], each.steps, each.seconds) for each in chapters] == [
-        (1, 1, 1, 1.0),
-        (2, 4, 3, 3.0),
-        (5, 5, 1, 4.0),
-        (6, 6, 1, None),
-    ]
-
-
-def test_the_story_tells_times_weights_reasons_and_the_evidence_in_words() -> None:
-    journal = [
-        entry(1, 1, "pending", 0, reason="deployed by ann"),
-        entry(2, 2, "shifting", 0),
-        entry(3, 8, "shifting", 0, verdict=verdict("fail", "error share 30 % against 0 %")),
-        entry(4, 9, "rolling_back", 0, reason="error share 30 % against 0 %", waiting_for={"edge-1": "is behind"}),
-    ]
-    text = words(screen.story({**ended("rolled_back"), "journal": journal}))
-    for fact in (
-        "rollout 3 of checkout: v1 → v2, rolled back",
-        "2026-11-22 05:10:41 UTC",
-        "05:10:01 0 % pending deployed by ann",
-        "05:10:02 1 % stage 1 why shifting 2 steps in 7.0 s",
-        "last verdict FAIL: error share 30 % against 0 %",
-        "candidate: 1,203 requests, 0.25 % errors, p99 12.4 ms",
-        "stable: 119,000 requests, 0.1 % errors, p99 11 ms",
-        "05:10:09 0 % rolling back",
-        "waiting for edge-1: is behind",
-    ):
-        assert fact in text
-
-
-def test_the_story_names_the_day_when_it_goes_past_midnight() -> None:
-    journal = [
-        entry(1, 1, "pending", 0, at="2026-11-22T05:00:00+00:00"),
-        entry(2, 2, "warming", 0, at="2026-11-23T00:00:01+00:00"),
-    ]
-    assert "2026-11-23 00:00:01 0 % warming" in words(screen.story({**rollout(), "journal": journal}))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Where checks are read from: a real Prometheus, a real web server, real programs; good, slow, noisy and hostile."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
@@ -14,7 +14,9 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
+from rollout.app import Listening, Settings, serve
 from rollout.checks import CheckSpec, Names
+from rollout.demo.world import configuration
 from rollout.errors import InvalidSpec, Unavailable
 from rollout.metrics.sources import Answer, Commands, Source, Sources, open_session
 from rollout.metrics.sources.command import MAX_OUTPUT_BYTES
@@ -68,7 +70,9 @@ async def prometheus(exporter: int, tmp_path: Path) -> AsyncIterator[str]:
     program = shutil.which("prometheus")
     if program is None:
         why = "there is no prometheus here; on Debian: apt-get install --no-install-recommends prometheus"
-        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
     scraped = [{"job_name": "backends", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}]
     config = {"global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"}, "scrape_configs": scraped}
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))
@@ -91,8 +95,7 @@ async def prometheus(exporter: int, tmp_path: Path) -> AsyncIterator[str]:
                     Sources(session, Commands(None)),
                     prometheus={"url": f"http://{address}", "query": "count(cpu_used)"},
                 )
-                while not await answers(up):
-                    await asyncio.sleep(0.05)
+                await first_answer(up)
         yield f"http://{address}"
     finally:
         process.terminate()
@@ -113,11 +116,11 @@ async def read_all(log: asyncio.StreamReader, until: str = "\0") -> None:
             return
 
 
-async def answers(source: Source) -> bool:
-    with suppress(Unavailable):
-        await source.read()
-        return True
-    return False
+async def first_answer(source: Source) -> Answer:
+    while True:
+        with contextlib.suppress(Unavailable):
+            return await source.read()
+        await asyncio.sleep(0.05)
 
 
 async def test_a_real_prometheus_gives_one_value_and_says_when_it_has_another_count(
@@ -144,54 +147,59 @@ async def test_a_real_prometheus_gives_one_value_and_says_when_it_has_another_co
 # --- the web ---
 
 
+async def good(request: web.Request) -> web.Response:
+    document = {
+        "data": [{"value": 0.5, "text": "0.25", "ready": True, "none": None, "a.b": 7}],
+        "version": request.query.get("version"),
+        "authorization": 1 if request.headers.get("Authorization") == "Bearer hush" else 0,
+    }
+    return web.json_response(document)
+
+
+async def basic(request: web.Request) -> web.Response:
+    return web.json_response(1 if request.headers.get("Authorization", "").startswith("Basic ") else 0)
+
+
+async def hanging(request: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    return web.Response()
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await response.write(b"1" * 65536)
+    return response
+
+
+async def elsewhere(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/good")
+
+
+async def broken(request: web.Request) -> web.Response:
+    return web.json_response({"value": 1}, status=503)
+
+
+async def page(request: web.Request) -> web.Response:
+    return web.Response(text="<html>")
+
+
+async def deep(request: web.Request) -> web.Response:
+    return web.Response(text="[" * 500_000)
+
+
 @pytest.fixture
 async def status() -> AsyncIterator[str]:
-    """Run a real web server that answers well and badly; yield its URL."""
-    released = asyncio.Event()
-
-    async def good(request: web.Request) -> web.Response:
-        document = {
-            "data": [{"value": 0.5, "text": "0.25", "ready": True, "none": None, "a.b": 7}],
-            "version": request.query.get("version"),
-            "authorization": 1 if request.headers.get("Authorization") == "Bearer hush" else 0,
-        }
-        return web.json_response(document)
-
-    async def basic(request: web.Request) -> web.Response:
-        return web.json_response(1 if request.headers.get("Authorization", "").startswith("Basic ") else 0)
-
-    async def hanging(_request: web.Request) -> web.Response:
-        await released.wait()
-        return web.Response()
-
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        with suppress(ConnectionError):
-            while True:
-                await response.write(b"1" * 65536)
-        return response
-
-    async def elsewhere(_request: web.Request) -> web.Response:
-        raise web.HTTPFound("/good")
-
-    async def broken(_request: web.Request) -> web.Response:
-        return web.json_response({"value": 1}, status=503)
-
-    async def page(_request: web.Request) -> web.Response:
-        return web.Response(text="<html>")
-
-    async def deep(_request: web.Request) -> web.Response:
-        return web.Response(text="[" * 500_000)
-
+    """Run a real web server that answers well and badly; yield its address."""
     app = web.Application()
     for handler in (good, basic, hanging, endless, elsewhere, broken, page, deep):
         app.router.add_get(f"/{handler.__name__}", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield f"127.0.0.1:{runner.addresses[0][1]}"
-    released.set()
     await runner.cleanup()
 
 
@@ -256,9 +264,11 @@ async def test_a_bad_answer_is_an_outage_that_names_host_and_path_only(
     assert "hush" not in said
 
 
-async def test_nobody_who_listens_is_an_outage(sources: Sources) -> None:
+async def test_nobody_who_listens_is_an_outage(sources: Sources, status: str) -> None:
     said = await fault(source(sources, web={"url": "http://me:hush@127.0.0.1:1/?key=hush"}))
     assert said == "no answer from 127.0.0.1:1/: Connection refused"
+    plain = await fault(source(sources, web={"url": f"https://{status}/good?key=hush"}))
+    assert plain == f"no answer from {status}/good: the TLS handshake failed"
     said = await fault(source(sources, web={"url": "http://me:hush@no-such-host.invalid/?key=hush"}))
     assert said.startswith("no answer from no-such-host.invalid/: ")
     assert "hush" not in said
@@ -311,33 +321,32 @@ async def test_a_hanging_command_is_killed_with_all_that_it_has_started(sources:
     script(tmp_path, "hang", f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/child; sleep 1000")
     assert await fault(command(sources, "hang", timeout="300ms")) == "hang did not end within 0.3 s, and was killed"
     child = int((tmp_path / "child").read_text())
-    await gone(child)
+    await eventually(lambda: ended(child))
 
 
 async def test_a_command_is_killed_when_nobody_wants_its_answer_any_more(sources: Sources, tmp_path: Path) -> None:
     script(tmp_path, "hang", f"echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 1000")
     reading = asyncio.create_task(command(sources, "hang").read())
-    async with asyncio.timeout(LIMIT_S):
-        while not (tmp_path / "pid").exists():
-            await asyncio.sleep(0.01)
+    await eventually((tmp_path / "pid").exists)
     reading.cancel()
-    with suppress(asyncio.CancelledError):
+    with contextlib.suppress(asyncio.CancelledError):
         await reading
-    await gone(int((tmp_path / "pid").read_text()))
+    pid = int((tmp_path / "pid").read_text())
+    await eventually(lambda: ended(pid))
 
 
-async def gone(pid: int) -> None:
-    """Wait until a process runs no more; whoever is to collect it may take a while."""
+async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while running(pid):
+        while not condition():  # noqa: ASYNC110 - what is waited for is another process
             await asyncio.sleep(0.01)
 
 
-def running(pid: int) -> bool:
+def ended(pid: int) -> bool:
+    """Say whether a process runs no more; whoever is to collect it may take a while."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
     except OSError:
-        return False
+        return True
 
 
 async def test_a_noisy_command_is_not_listened_to_for_long(sources: Sources, tmp_path: Path) -> None:
@@ -403,3 +412,38 @@ def test_a_folder_must_be_there_and_be_its_owners_only(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec, match="everybody may write to it; take that away with chmod o-w"):
         Commands(tmp_path / "open").check_folder()
     Commands(tmp_path).check_folder()
+
+
+@contextlib.asynccontextmanager
+async def server(tmp_path: Path, commands: Path | None) -> AsyncIterator[str]:
+    """Run a whole server without an Envoy; yield the URL where rollouts are asked for."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "shop.yaml").write_text(json.dumps(configuration(["127.0.0.1:9001"])))
+    settings = Settings(tmp_path / "configs", tmp_path / "data", "127.0.0.1:0", "127.0.0.1:0", commands=commands)
+    listening: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(serve(settings, listening.set_result))
+        async with asyncio.timeout(LIMIT_S):
+            yield f"http://{(await listening).admin}/v1/services/checkout/rollouts"
+        task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("commands", "status", "told"),
+    [
+        (None, 400, "checks[0].command: this server runs no commands; start it with --commands DIR"),
+        ("commands", 201, ""),
+        ("empty", 400, "checks[0].command: 'smoke' is no file in the folder"),
+    ],
+)
+async def test_a_strategy_with_commands_needs_a_server_that_has_them(
+    tmp_path: Path, commands: str | None, status: int, told: str
+) -> None:
+    (tmp_path / "commands").mkdir()
+    (tmp_path / "empty").mkdir()
+    script(tmp_path / "commands", "smoke", "exit 0")
+    wish = {"version": "v2", "endpoints": ["127.0.0.1:9002"], "strategy": {"checks": [{"command": ["smoke"]}]}}
+    folder = None if commands is None else tmp_path / commands
+    async with server(tmp_path, folder) as url, open_session() as http, http.post(url, json=wish) as answer:
+        assert answer.status == status
+        assert told in (await answer.json(content_type=None)).get("detail", "")

@@ -38,14 +38,14 @@ def test_a_strategy_may_mix_weights_with_whole_stages() -> None:
 def test_every_setting_of_a_strategy_can_be_written() -> None:
     text = """
         stages: [{weight: 100%, hold: 1.5s, timeout: 2m}]
-        gate: {min_requests: 7}
+        gate: {error_budget: 7}
         warm_timeout: 1h
         keep_stable: 500ms
         drain_timeout: 0s
     """
     assert parse_strategy(text) == Strategy(
         stages=(stage("100%", hold="1.5s", timeout="2m"),),
-        gate=Gate(min_requests=7),
+        gate=Gate(error_budget=7),
         warm_timeout=timedelta(hours=1),
         keep_stable=timedelta(milliseconds=500),
         drain_timeout=timedelta(),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,11 +94,21 @@ async def _get(session: aiohttp.ClientSession, request: Request) -> tuple[int, b
 def _why(error: Exception) -> str:
     """What happened, in words of our own or the system's: the client's have the URL, and all that is in it."""
     match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"its certificate is not good: {getattr(error.certificate_error, 'verify_message', '')}"
+        case aiohttp.ClientSSLError():
+            return "the TLS handshake failed"
         case aiohttp.ClientConnectorError():
-            return error.os_error.strerror or "cannot connect"
+            return _system_words(error.os_error)
         case aiohttp.ClientError():
             return type(error).__name__
         case OSError():
-            return error.strerror or type(error).__name__
+            return _system_words(error)
         case _:
             return str(error)
+
+
+def _system_words(error: OSError) -> str:
+    """What the system says; asyncio's text has the address, and names that are not found have numbers below 0."""
+    known = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno or 0) if known else error.strerror or "cannot connect"

@@ -1,0 +1,182 @@
+"""A rollout's story: what happened, when, and on which evidence, made from the admin API's JSON. Pure."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rollout.gate.words import odds, points
+from rollout.screen import (
+    WAITING_LIMIT,
+    duration,
+    instant,
+    move,
+    percent,
+    phase_words,
+    plain,
+    plural,
+    progress,
+    progress_words,
+    seconds_between,
+    share,
+    style_of,
+    verdict_text,
+)
+
+Json = Mapping[str, Any]
+JUDGED = ("shifting", "paused")
+FORWARD = ("shifting", "retaining")
+ASTRAY_LIMIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """Consecutive journal entries of one phase and stage.
+
+    `seconds` until the next chapter, and its first entry, `following`; both None for the last.
+    """
+
+    entries: tuple[Json, ...]
+    seconds: float | None = None
+    following: Json | None = None
+
+    @property
+    def first(self) -> Json:
+        return self.entries[0]
+
+    @property
+    def last(self) -> Json:
+        return self.entries[-1]
+
+
+def chapters(journal: Iterable[Json]) -> tuple[Chapter, ...]:
+    """Fold a journal: one chapter for each change of phase or stage."""
+    groups = [tuple(group) for _, group in groupby(journal, key=lambda entry: (entry["phase"], entry["stage"]))]
+    following = [*(group[0] for group in groups[1:]), None]
+    return tuple(
+        Chapter(group) if after is None else Chapter(group, seconds_between(group[0]["at"], after["at"]), after)
+        for group, after in zip(groups, following, strict=True)
+    )
+
+
+def story(rollout: Json) -> RenderableType:
+    """For `explain`: what happened, when, at which weight, and why."""
+    head = plain(f"rollout {rollout['id']} of {rollout['service']}: {move(rollout)}, ", "bold")
+    head.append(phase_words(rollout["phase"]), style_of(rollout["phase"]))
+    took = duration(seconds_between(rollout["started_at"], rollout["changed_at"]))
+    when = Text(f"started {instant(rollout['started_at']):%Y-%m-%d %H:%M:%S} UTC, {took} until its last change", "dim")
+    table = Table.grid(padding=(0, 2), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    day = instant(rollout["started_at"]).date()
+    for chapter in chapters(rollout["journal"]):
+        at = instant(chapter.first["at"])
+        if at.date() != day:
+            day = at.date()
+            table.add_row(f"{day}")
+        table.add_row(
+            f"{at:%H:%M:%S}",
+            percent(chapter.first["weight_percent"]),
+            _name(chapter),
+            Group(*_telling(rollout, chapter)),
+        )
+    note = (plain(rollout["stages_note"], "dim"),) if rollout["stages_note"] else ()
+    return Group(head, when, *note, Text(), table)
+
+
+def _name(chapter: Chapter) -> Text:
+    phase = chapter.first["phase"]
+    name = f"stage {chapter.first['stage'] + 1}" if phase == "shifting" else phase_words(phase)
+    return Text(name, style_of(phase))
+
+
+def _telling(rollout: Json, chapter: Chapter) -> Iterator[RenderableType]:
+    first = chapter.first
+    yield plain(first["reason"])
+    if first["by"] and first["by"] not in first["reason"]:
+        yield plain(f"asked for by {first['by']}")
+    if len(chapter.entries) > 1:
+        lasted = f" in {duration(chapter.seconds)}" if chapter.seconds is not None else ""
+        yield Text(f"{len(chapter.entries)} steps{lasted}", "dim")
+    if first["phase"] in JUDGED:
+        yield from _judged(rollout, chapter)
+    for node, why in sorted(chapter.last["waiting_for"].items())[:WAITING_LIMIT]:
+        if chapter.seconds is None:
+            yield Text.assemble(("waiting for ", "bold"), plain(f"{node}: {why}"))
+
+
+def _judged(rollout: Json, chapter: Chapter) -> Iterator[RenderableType]:
+    """The verdict that ended a stage, or the last one in it, with its numbers."""
+    after = chapter.following
+    verdict = chapter.last["verdict"]
+    if after is not None and after["phase"] == "rolling_back" and after["verdict"]:
+        verdict = after["verdict"]
+    if not verdict:
+        return
+    if verdict["reason"] != chapter.first["reason"]:
+        yield Text.assemble(("last verdict ", "dim"), verdict_text(verdict))
+    if after is not None and after["phase"] in FORWARD and verdict["verdict"] != "pass":
+        yield Text("a look later it went on", "dim")
+    yield from (Text(line, "dim") for line in _numbers(rollout, verdict["numbers"]))
+    if verdict.get("host"):
+        yield Text.assemble(("blamed ", "bold"), plain(verdict["host"]))
+    yield from _readings(chapter)
+    for words in _astray(chapter):
+        yield Text.assemble(("astray ", "bold"), plain(words))
+
+
+def _numbers(rollout: Json, numbers: Json) -> Iterator[str]:
+    """A verdict's figures in words: both versions, and the evidence against and for the candidate."""
+    for role in ("candidate", "stable"):
+        if numbers.get(f"{role}_requests"):
+            yield f"{plain(rollout[role])}: {_counts(role, numbers)}"
+    if numbers.get("excess_errors", 0.0) >= 1:
+        cost = plural(round(numbers["excess_errors"]), "bad answer")
+        yield f"cost: {cost} more than {plain(rollout['stable'])} would have given, in the whole rollout"
+    if "ln_limit" in numbers:
+        yield from _evidence(rollout, numbers)
+
+
+def _counts(role: str, numbers: Json) -> str:
+    requests, errors = int(numbers[f"{role}_requests"]), int(numbers.get(f"{role}_errors", 0))
+    words = [plural(requests, "request"), f"{plural(errors, 'error')} ({share(numbers[f'{role}_error_share'])})"]
+    timeouts, retries = (int(numbers.get(f"{role}_{noun}", 0)) for noun in ("timeouts", "retries"))
+    if timeouts:
+        words.append(plural(timeouts, "timeout"))
+    if retries:
+        words.append(f"{retries:,} retried")
+    return ", ".join(words)
+
+
+def _evidence(rollout: Json, numbers: Json) -> Iterator[str]:
+    found, needed = odds(numbers["ln_e"]), odds(numbers["ln_limit"])
+    yield f"evidence against {plain(rollout['candidate'])}: {found} of {needed} (p {numbers['p_value']:.2g})"
+    if numbers.get("stable_requests"):
+        yield f"evidence that it is at most {points(numbers['margin'])} worse: {progress_words(progress(numbers))}"
+    if "shown_margin" in numbers:
+        sure = share(1 - math.exp(-numbers["ln_pass_limit"]))
+        yield f"shown: at most {points(numbers['shown_margin'])} worse, {sure}"
+
+
+def _readings(chapter: Chapter) -> Iterator[RenderableType]:
+    """What each check measured last."""
+    last = {reading["check"]: reading for entry in chapter.entries for reading in entry.get("readings", ())}
+    for name, reading in sorted(last.items()):
+        found = reading["fault"] if reading["value"] is None else f"{reading['value']:.4g}"
+        yield Text.assemble(("check ", "bold"), plain(f"{name}: {found}"))
+
+
+def _astray(chapter: Chapter) -> Iterator[str]:
+    """Envoys that routed otherwise than they had ACKed, each with what was said of it last."""
+    said = (words for entry in chapter.entries for words in entry.get("astray", ()))
+    names = tuple({words.partition(" ")[0]: words for words in said}.values())
+    yield from names[:ASTRAY_LIMIT]
+    if len(names) > ASTRAY_LIMIT:
+        yield f"and {len(names) - ASTRAY_LIMIT} more"

@@ -1,0 +1,161 @@
+"""What a rollout sees: looks with all that belongs to them, and what Envoys are asked for."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from rollout.books import Books
+from rollout.drain import Drain
+from rollout.gate.histogram import Histogram
+from rollout.gate.sample import Host, Past, Stratum, Tally
+from rollout.history import History
+from rollout.metrics import BackendStats, ClusterStats, Scrape
+from rollout.observer import LOOK_EVERY_S, Observer, Stats
+from rollout.record import Backend, Rollout, Version
+from rollout.spec import Strategy, parse_endpoint
+from rollout.split import Route, Sent
+from rollout.state import SETTLE_S, Command, Phase, Role, Seen, State
+from rollout.traffic.publisher import Publisher
+from tests.xds.client import Wire
+from xds.cache import Cache
+from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES
+
+EDS = "{ eds_config: { ads: {}, resource_api_version: V3 } }"
+SHOP = f"""
+clusters: [{{ name: checkout, type: EDS, eds_cluster_config: {EDS} }}]
+endpoints:
+- cluster_name: checkout
+  endpoints:
+  - lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 10.0.0.1, port_value: 80 }} }} }} }}]
+routes:
+- name: main
+  virtual_hosts:
+  - {{ name: all, domains: ["*"], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: checkout }} }}] }}
+"""
+ONE, TWO = "10.0.0.8:80", "10.0.0.9:80"
+
+
+@dataclass
+class World:
+    """A rollout of checkout from `initial` to `v2` at 10 %, and Envoys that take all that they are sent."""
+
+    cache: Cache = field(default_factory=Cache)
+    scrapes: dict[str, Scrape] = field(default_factory=dict)
+    now_s: float = 10.0
+    rollout: Rollout = field(init=False)
+
+    def __post_init__(self) -> None:
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        strategy = Strategy.model_validate({"stages": [{"weight": "10%"}, {"weight": "100%"}]})
+        self.rollout = Rollout("checkout", 1, "initial", "v2", strategy, State(Phase.SHIFTING, 0.0), 1, at, at)
+        self.publisher = Publisher(self.cache)
+        self.books = Books(self.publisher.addresses)
+        self.books.begin(self.rollout, Version("checkout", "v2", (parse_endpoint(ONE), parse_endpoint(TWO))))
+        self.publisher.load({"shop.yaml": SHOP}, {"checkout": self.books.traffic("checkout")})
+        stats = Stats(lambda: self.scrapes, dict)
+        self.observer = Observer(self.books, self.publisher, self.cache, stats, lambda: self.now_s)
+
+    def envoy(self, name: str) -> Wire:
+        wire = Wire(self.cache, "sotw")
+        wire._node = {"id": name, "cluster": "edge"}
+        clusters = ("checkout@initial", "checkout@v2")
+        for type_, names in ((CLUSTERS, ()), (ENDPOINTS, clusters), (LISTENERS, ()), (ROUTES, ("main",))):
+            wire.ask(type_, *names)
+            while replies := wire.replies():
+                for reply in replies:
+                    wire.ack(reply)
+        return wire
+
+    def read(self, name: str, stable: int, candidate: int, errors: int = 0) -> None:
+        """Scrape an Envoy now; all errors are of the second backend."""
+        hosts = {ONE: BackendStats(0, True, candidate // 2, 0), TWO: BackendStats(0, True, candidate // 2, errors)}
+        self.now_s += 2 * SETTLE_S
+        clusters = {
+            "checkout@initial": ClusterStats(completed=stable),
+            "checkout@v2": ClusterStats(completed=candidate, errors_5xx=errors, membership_healthy=2, backends=hosts),
+        }
+        self.scrapes[name] = Scrape(self.now_s, self.now_s, clusters)
+
+    def seen(self, command: Command | None = None) -> Seen:
+        self.now_s += LOOK_EVERY_S
+        return self.observer.observe(self.rollout, command, "")
+
+
+def stratum(stable: int, candidate: int, errors: int = 0) -> Stratum:
+    judged = Tally(requests=candidate, errors=errors, started=candidate)
+    return Stratum(1000, Tally(requests=stable, started=stable), judged)
+
+
+def test_the_observer_builds_looks_of_all_envoys_that_can_be_read() -> None:
+    world = World()
+    world.envoy("a")
+    gone = world.envoy("b")
+    world.observer.note_nodes()
+    world.seen()
+    world.read("a", 100, 10)
+    world.seen()
+    gone.session.close(world.now_s)
+    world.read("a", 190, 20, errors=1)
+    seen = world.seen()
+    assert seen.look is not None
+    assert seen.look.at_s == seen.now_s == seen.looked_s
+    assert seen.look.strata == (stratum(90, 10, errors=1),)
+    assert seen.look.blind == ("b: is disconnected (waited for up to 30 s)",)
+    assert seen.look.hosts == {ONE: Host(5, 0), TWO: Host(5, 1)}
+    assert seen.look.names == ("initial", "v2")
+    assert world.observer.recent("checkout").candidate.requests == 10
+    assert world.observer.routes("checkout", 20) == (Route("a", 1000, Sent(100, 10), False),)
+
+
+def test_a_command_takes_no_look_away() -> None:
+    world = World()
+    world.envoy("a")
+    world.seen()
+    for requests in (0, 100):
+        world.read("a", requests, requests)
+        assert world.seen(Command.PAUSE).look is None
+    look = world.seen().look
+    assert look is not None
+    assert look.strata == (stratum(100, 100),)
+
+
+def test_the_past_of_a_stage_is_what_was_known_when_its_weight_began() -> None:
+    world = World()
+    known = History(requests=1000.0, errors=300.0, latency=Histogram.of([(10.0, 1.0, 1_000_000)]))
+    world.observer.historian.restore({("checkout", "initial"): known})
+    past = world.observer.historian.past("checkout", "initial", world.rollout.strategy.gate)
+    assert past.errors > 0.2
+    world.envoy("a")
+    world.seen()
+    world.observer.historian.restore({})
+    look = world.seen().look
+    assert look is not None
+    assert look.past == past
+
+
+def test_the_past_is_seen_when_stages_are_planned() -> None:
+    world = World()
+    world.rollout = replace(world.rollout, state=State(Phase.WARMING, 0.0))
+    world.envoy("a")
+    assert world.seen().past is None
+    world.read("a", 0, 0)
+    assert (world.seen().unready, world.seen().past) == ((), Past())
+
+
+def test_the_candidates_backends_are_asked_for_until_it_is_let_go() -> None:
+    world = World()
+    asked = world.observer.query("a")
+    assert asked is not None
+    assert asked.backends == (ONE, TWO)
+    losing = replace(world.rollout, state=State(Phase.ROLLING_BACK, 0.0, loser=Role.CANDIDATE))
+    world.books.rollouts["checkout"] = losing
+    asked = world.observer.query("a")
+    assert asked is not None
+    assert asked.backends == ()
+
+
+def test_the_candidates_backends_that_are_let_go_are_seen() -> None:
+    world = World()
+    assert world.seen().leaving == frozenset()
+    for version, address in (("v2", TWO), ("initial", "10.0.0.1:80")):
+        world.books.put_backend(Backend("checkout", version, address, Drain(0.0)))
+    assert world.seen().leaving == {TWO}

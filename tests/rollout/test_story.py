@@ -1,0 +1,159 @@
+"""A rollout's story at 80 columns: one chapter for each phase and stage, with the numbers of what decided it."""
+
+import io
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from rollout.story import chapters, story
+
+
+def words(renderable: RenderableType) -> str:
+    """Return what 80 columns show on one line, and check that nothing is wider."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(renderable)
+    text = console.export_text()
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+    return " ".join(text.split())
+
+
+def verdict(name: str = "inconclusive", reason: str = "not yet shown", **numbers: float) -> dict[str, Any]:
+    base = {
+        "candidate_requests": 412,
+        "candidate_errors": 7,
+        "candidate_error_share": 0.017,
+        "stable_requests": 40_788,
+        "stable_errors": 31,
+        "stable_error_share": 0.00076,
+        "ln_e": 10.342,
+        "ln_limit": 4.60517,
+        "p_value": 3.2e-5,
+        "ln_pass_errors": 2.4,
+        "ln_pass_p95": 4.1,
+        "ln_pass_p99": -1.0,
+        "ln_pass_limit": 2.995732,
+        "margin": 0.01,
+    }
+    return {"verdict": name, "reason": reason, "numbers": base | numbers}
+
+
+def entry(revision: int, second: int, phase: str, stage: int, **changes: Any) -> dict[str, Any]:
+    base = {
+        "revision": revision,
+        "at": f"2026-11-22T05:10:{second:02}+00:00",
+        "phase": phase,
+        "stage": stage,
+        "weight_percent": 1.0 if phase == "shifting" else 0.0,
+        "reason": f"why {phase}",
+        "verdict": None,
+        "waiting_for": {},
+        "by": "",
+        "astray": [],
+        "readings": [],
+    }
+    return {**base, **changes}
+
+
+def rollout(journal: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    base = {
+        "service": "checkout",
+        "id": 3,
+        "stable": "v2",
+        "candidate": "v3",
+        "phase": "rolled_back",
+        "started_at": "2026-11-22T05:10:41+00:00",
+        "changed_at": "2026-11-22T05:11:53+00:00",
+        "stages_note": None,
+        "journal": journal,
+    }
+    return {**base, **changes}
+
+
+def test_consecutive_entries_of_a_stage_fold_into_one_chapter() -> None:
+    journal = [
+        entry(1, 1, "pending", 0),
+        entry(2, 2, "shifting", 0),
+        entry(3, 3, "shifting", 0, verdict=verdict("blind")),
+        entry(4, 4, "shifting", 0, verdict=verdict("pass")),
+        entry(5, 5, "shifting", 1),
+        entry(6, 9, "rolling_back", 1),
+    ]
+    found = chapters(journal)
+    assert [(each.first["revision"], each.last["revision"], each.seconds) for each in found] == [
+        (1, 1, 1.0),
+        (2, 4, 3.0),
+        (5, 5, 4.0),
+        (6, 6, None),
+    ]
+    assert [each.following and each.following["revision"] for each in found] == [2, 5, 6, None]
+
+
+def test_the_story_tells_times_weights_and_reasons() -> None:
+    journal = [
+        entry(1, 1, "pending", 0, reason="deployed by ann"),
+        entry(2, 2, "shifting", 0),
+        entry(3, 8, "shifting", 0, verdict=verdict()),
+        entry(4, 9, "rolling_back", 0, reason="aborted", by="bob", waiting_for={"edge-1": "is behind"}),
+    ]
+    text = words(story(rollout(journal, stages_note="stages are written as 1 %, 100 %")))
+    for fact in (
+        "rollout 3 of checkout: v2 → v3, rolled back",
+        "2026-11-22 05:10:41 UTC",
+        "stages are written as 1 %, 100 %",
+        "05:10:01 0 % pending deployed by ann",
+        "05:10:02 1 % stage 1 why shifting 2 steps in 7.0 s",
+        "05:10:09 0 % rolling back aborted asked for by bob",
+        "waiting for edge-1: is behind",
+    ):
+        assert fact in text
+
+
+def test_a_stage_shows_the_numbers_of_the_verdict_that_ended_it() -> None:
+    why = "7 errors in 412 requests of v3 against 31 in 40,788 of v2; evidence 3.1e4, needed 100"
+    failed = verdict("fail", why, shown_margin=0.05, excess_errors=6.7, candidate_timeouts=2, candidate_retries=3)
+    journal = [
+        entry(1, 2, "shifting", 0, verdict=verdict(ln_e=0.0)),
+        entry(2, 3, "rolling_back", 0, reason=why, verdict=failed | {"host": "127.0.0.1:9081"}),
+    ]
+    text = words(story(rollout(journal)))
+    for fact in (
+        f"last verdict FAIL: {why}",
+        "v3: 412 requests, 7 errors (1.7 %), 2 timeouts, 3 retried",
+        "v2: 40,788 requests, 31 errors (0.076 %)",
+        "cost: 7 bad answers more than v2 would have given",
+        "evidence against v3: 3.1e4 of 100 (p 3.2e-05)",
+        "at most 1 percentage points worse: errors 80 %, p95 100 %, p99 0 %",
+        "shown: at most 5 percentage points worse, 95 %",
+        "blamed 127.0.0.1:9081",
+    ):
+        assert fact in text
+    assert text.count("40,788 requests") == 1
+
+
+def test_a_stage_that_was_passed_says_that_its_numbers_are_from_the_look_before() -> None:
+    journal = [entry(1, 2, "shifting", 0, verdict=verdict()), entry(2, 3, "shifting", 1, reason="shown")]
+    assert "a look later it went on" in words(story(rollout(journal)))
+    journal[0]["verdict"] = verdict("pass")
+    assert "a look later" not in words(story(rollout(journal)))
+
+
+def test_a_stage_shows_what_checks_measured_last_and_who_was_astray() -> None:
+    queue: dict[str, Any] = {"check": "queue", "value": 12.0, "fault": ""}
+    readings = [queue, {"check": "smoke", "value": None, "fault": "no answer"}]
+    astray = [f"edge-{number} sends v3 12.1 % of 3,400 requests, not 1 %" for number in range(5)]
+    journal = [
+        entry(1, 2, "shifting", 0, verdict=verdict(), readings=[queue | {"value": 9.0}], astray=[astray[0]]),
+        entry(2, 3, "shifting", 0, verdict=verdict(), readings=readings, astray=["edge-0 sends v3 all", *astray[1:]]),
+    ]
+    text = words(story(rollout(journal)))
+    for fact in ("check queue: 12", "check smoke: no answer", "astray edge-0 sends v3 all", "astray and 2 more"):
+        assert fact in text
+    assert "queue: 9" not in text
+
+
+def test_the_story_names_the_day_when_it_goes_past_midnight() -> None:
+    journal = [
+        entry(1, 1, "pending", 0, at="2026-11-22T05:00:00+00:00"),
+        entry(2, 2, "warming", 0, at="2026-11-23T00:00:01+00:00"),
+    ]
+    assert "2026-11-23 00:00:01 0 % warming" in words(story(rollout(journal)))
