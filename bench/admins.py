@@ -7,6 +7,8 @@ makes the first ten of them take requests and answer no more, until another numb
 import asyncio
 import random
 import re
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from bench.pipe import answer, questions, raise_file_limit
 
@@ -81,10 +83,10 @@ async def main() -> None:
         answer(question)
 
 
-async def listening(admins: list[Admin]):  # type: ignore[no-untyped-def]
+async def listening(admins: Sequence[Admin]) -> AsyncIterator[int]:
     loop = asyncio.get_running_loop()
     for admin in admins:
-        server = await loop.create_server(lambda admin=admin: Connection(admin), "127.0.0.1", 0)
+        server = await loop.create_server(partial(Connection, admin), "127.0.0.1", 0)
         yield server.sockets[0].getsockname()[1]
 
 

@@ -1,6 +1,7 @@
 """What it costs to read the stats of a fleet once a second: CPU of the scraper's process, beside a plain client's.
 
-python bench/scrape.py [--envoys 500] [--hanging 10] [--seconds 5] [--rounds 3] [--json | --profile]
+python bench/scrape.py [--envoys 500] [--hanging 10] [--requests 3600]
+                       [--seconds 5] [--warm-up 2] [--rounds 3] [--json | --profile]
 
 A real Envoy with two loaded versions of three backends is asked first; simulated admin endpoints in another process
 then answer the same, and count on. The plain client, the floor, is aiohttp: one GET of these stats as JSON, json.loads,
@@ -26,19 +27,20 @@ import aiohttp
 from aiohttp import web
 from rich.console import Console
 from rich.table import Table
+from yarl import URL
 
 from bench.pipe import Child, raise_file_limit
 from rollout.demo.processes import Envoy
 from rollout.gate.sample import Past, Quantile
 from rollout.gate.settings import Errors
-from rollout.metrics import EnvoyAdmin, FleetScraper, Query, increments, stats_paths, tally
+from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape, increments, stats_paths, tally
 from rollout.metrics.admin import FLUSH_PATH
 from rollout.metrics.connection import Connection
+from rollout.metrics.fleet import SCRAPES_AT_ONCE
 
 VERSIONS = ("checkout@v1", "checkout@v2")
 BACKENDS = 3  # of each version
-REQUESTS = {"checkout@v1": 3000, "checkout@v2": 600}
-WARM_UP_S = 2.0
+SENDERS = {"checkout@v1": 25, "checkout@v2": 5}
 PAST = Past(
     slow_ms={Quantile.P75: 30.0, Quantile.P95: 50.0, Quantile.P99: 70.0, Quantile.P999: 99.0},
     late_ms={Quantile.P95: 63.0, Quantile.P99: 88.0},
@@ -82,7 +84,7 @@ class Measured:
 # A real Envoy's answer
 
 
-async def recorded() -> Recorded:
+async def recorded(requests: int) -> Recorded:
     """Of two loaded versions: latencies of 20 ms in the middle and 64 ms at p99, errors now and then."""
     async with AsyncExitStack() as stack:
         ports = {name: [await stack.enter_async_context(_backend()) for _ in range(BACKENDS)] for name in VERSIONS}
@@ -92,9 +94,9 @@ async def recorded() -> Recorded:
         url = f"http://{(await envoy.listeners())['ingress']}/"
         http = await stack.enter_async_context(aiohttp.ClientSession())
         async with asyncio.TaskGroup() as load:
-            for name, requests in REQUESTS.items():
-                for _ in range(30):
-                    load.create_task(_send(http, url, name, requests // 30))
+            for name, senders in SENDERS.items():
+                for _ in range(senders):
+                    load.create_task(_send(http, url, name, requests // sum(SENDERS.values())))
         query = Query(VERSIONS, tuple(f"127.0.0.1:{port}" for each in ports.values() for port in each))
         connection = await Connection.open(envoy.admin_address)
         await connection.get(FLUSH_PATH)
@@ -201,13 +203,17 @@ async def scraped(fleet: Fleet) -> None:
 
 async def counted(fleet: Fleet) -> None:
     """Read by our scraper, and counted between each two scrapes as a judge's tallies are."""
-    bases: dict[str, Any] = {}
+    bases: dict[str, Scrape] = {}
 
     def hear(node_id: str) -> None:
         fleet.hear(node_id)
         scrape, before = scraper.latest.get(node_id), bases.get(node_id)
+        if scrape is None or scrape is before:
+            return
         bases[node_id] = scrape
-        for name in VERSIONS if scrape is not None and before is not None and scrape is not before else ():
+        if before is None:
+            return
+        for name in VERSIONS:
             counts = increments(before, scrape, name)
             assert counts is not None
             tally(counts, PAST, Errors.HTTP)
@@ -224,11 +230,11 @@ def _scraper(fleet: Fleet, hear: Callable[[str], None]) -> FleetScraper:
 async def plain(fleet: Fleet) -> None:
     """Read by a plain client: the floor."""
     (path,) = stats_paths(fleet.recorded.query)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=1)) as http:
+    connector, at_once = aiohttp.TCPConnector(limit=0), asyncio.Semaphore(SCRAPES_AT_ONCE)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=10)) as http:
 
         async def get(node_id: str, address: str) -> None:
-            async with http.get(f"http://{address}{path}&format=json") as response:
+            async with at_once, http.get(URL(f"http://{address}{path}&format=json", encoded=True)) as response:
                 json.loads(await response.read())
             fleet.hear(node_id)
 
@@ -248,14 +254,14 @@ class Case:
     hanging: int = 0
 
 
-async def measure(case: Case, fleet: Fleet, seconds: float, into: Measured) -> None:
+async def measure(case: Case, fleet: Fleet, arguments: argparse.Namespace, into: Measured) -> None:
     """Let it run for so long, from when all connections are there."""
     task = asyncio.ensure_future(case.read(fleet))
     try:
-        await asyncio.sleep(WARM_UP_S)
+        await asyncio.sleep(arguments.warm_up)
         fleet.begin()
         start_s, cpu_s = time.monotonic(), time.process_time()
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(arguments.seconds)
         took_s, cpu_s = time.monotonic() - start_s, time.process_time() - cpu_s
     finally:
         task.cancel()
@@ -264,12 +270,12 @@ async def measure(case: Case, fleet: Fleet, seconds: float, into: Measured) -> N
     into.shares.append(cpu_s / took_s)
     into.scrapes_us.append(cpu_s / max(1, fleet.scrapes) * 1e6)
     answering = list(fleet.targets)[case.hanging :]
-    into.gaps_s.append(max(fleet.gaps_s.get(node_id, seconds) for node_id in answering))
+    into.gaps_s.append(max(fleet.gaps_s.get(node_id, arguments.seconds) for node_id in answering))
 
 
 async def run(arguments: argparse.Namespace) -> list[Row]:
     raise_file_limit()
-    found = await recorded()
+    found = await recorded(arguments.requests)
     cases = [
         Case("a plain client (the floor)", plain),
         Case("read", scraped),
@@ -282,7 +288,7 @@ async def run(arguments: argparse.Namespace) -> list[Row]:
         for _ in range(arguments.rounds):
             for case in cases:
                 await child.ask({"hang": case.hanging})
-                await measure(case, Fleet(told["ports"], found), arguments.seconds, measured[case.name])
+                await measure(case, Fleet(told["ports"], found), arguments, measured[case.name])
     floor = statistics.median(measured[cases[0].name].shares)
     return [_row(case, arguments.envoys, measured[case.name], floor) for case in cases]
 
@@ -314,8 +320,10 @@ def table(rows: Sequence[Row]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envoys", type=int, default=500)
+    parser.add_argument("--requests", type=int, default=3600, help="that are sent through the Envoy which is recorded")
     parser.add_argument("--hanging", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--warm-up", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")

@@ -136,6 +136,8 @@ class Historian:
         self._versions = {}
         for service, version in self._lines:
             self._versions[service] = (*self._versions.get(service, ()), version)
+        for service, version in before.keys() - self._lines.keys():
+            self._hand_over(service, version)
         self._choose_backends(backends)
         self._ask()
 
@@ -152,6 +154,15 @@ class Historian:
         for known in (self._lines, self._histories, self._saved_s, self._pasts):
             known.pop((service, version), None)
         self._changed.discard((service, version))
+
+    def _hand_over(self, service: str, loser: str) -> None:
+        """Count the traffic of a version that lost as its winner's, who has it from now on."""
+        known, winner = self._histories.get((service, loser)), next(iter(self._versions.get(service, ())), None)
+        if known is None or winner is None:
+            return
+        self._close(self._lines[service, winner])
+        self._histories[service, winner] = self._histories.get((service, winner), History()).with_rate_of(known)
+        self._histories[service, loser] = replace(known, recent_requests=0.0)
 
     def _choose_backends(self, backends: Callable[[str, str], tuple[str, ...]]) -> None:
         left = BACKENDS_LIMIT

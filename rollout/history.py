@@ -81,6 +81,12 @@ class History:
             recent_s=self.recent_s * kept + window.seconds,
         )
 
+    def with_rate_of(self, other: "History") -> "History":
+        """With the other's traffic beside its own: from now on it takes both."""
+        if not self.recent_s:
+            return replace(self, recent_requests=other.recent_requests, recent_s=other.recent_s)
+        return replace(self, recent_requests=self.recent_requests + (other.rate_rps or 0.0) * self.recent_s)
+
     def _grown(self, window: Window) -> "History":
         kept = 0.5 ** (window.seconds / HALF_LIFE_S)
         spread, expected = dispersion_of([(host.requests, host.errors) for host in window.hosts.values()])

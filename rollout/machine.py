@@ -153,8 +153,9 @@ def _judged(strategy: Strategy, state: State, seen: Seen) -> State:
     if _behind(state) is not Phase.SHIFTING or seen.look is None or seen.looked_s <= state.looked_s:
         return state
     checks = tuple(each.check for each in strategy.checks)
-    evidence, verdict = judge(strategy.gate, checks, state.evidence, seen.look, step_of(strategy, state))
     counts = state.converged_s is not None and state.looked_s > state.converged_s
+    evidence = state.evidence if counts else state.evidence.converging(seen.look.at_s)
+    evidence, verdict = judge(strategy.gate, checks, evidence, seen.look, step_of(strategy, state))
     if state.converged_s is not None and not counts:
         evidence = evidence.renew(seen.look.at_s)
     if isinstance(verdict, Pass) and not (counts and _converged(strategy, state, seen)):

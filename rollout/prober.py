@@ -51,8 +51,9 @@ class Prober:
     The first reading comes an interval after the stage has begun: what is read before is of the weight before.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, tick_s: float = TICK_S) -> None:
         self._world = world
+        self._tick_s = tick_s
         self._stays: dict[Stage, _Stay] = {}
 
     async def run(self) -> None:
@@ -61,7 +62,7 @@ class Prober:
             while True:
                 self._follow()
                 self._start_due(group)
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(self._tick_s)
 
     def take(self, rollout: Rollout) -> tuple[Reading, ...]:
         """Return what was read for the stage that a rollout stands at, and forget it."""

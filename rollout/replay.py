@@ -16,7 +16,6 @@ from rollout.spec import Strategy
 from rollout.state import State
 
 FORMAT: Final = 1
-_WITHOUT_EVIDENCE = {"entries": {"__all__": {"state": {"evidence"}}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,11 @@ def _recordings() -> TypeAdapter[Recording]:
     return TypeAdapter(Recording)
 
 
+@cache
+def _entries() -> TypeAdapter[JournalEntry]:
+    return TypeAdapter(JournalEntry)
+
+
 def recording(rollout: Rollout, entries: Sequence[JournalEntry]) -> Recording:
     """That of a rollout with this journal."""
     names = (rollout.service, rollout.id, rollout.stable, rollout.candidate)
@@ -63,8 +67,10 @@ def recording(rollout: Rollout, entries: Sequence[JournalEntry]) -> Recording:
 
 
 def dump_recording(given: Recording) -> bytes:
-    """As JSON; of the states the evidence is left out, for the observations give it again."""
-    return _recordings().dump_json(given, by_alias=True, exclude=_WITHOUT_EVIDENCE)
+    """As JSON, a line for each step; of the states the evidence is left out, for the observations give it again."""
+    head = _recordings().dump_json(given, by_alias=True, exclude={"entries"})
+    steps = (_entries().dump_json(entry, exclude={"state": {"evidence"}}) for entry in given.entries)
+    return head[:-1] + b',"entries":[\n' + b",\n".join(steps) + b"\n]}\n"
 
 
 def load_recording(text: bytes) -> Recording:
@@ -109,6 +115,7 @@ def _differences(strategy: Strategy, entry: JournalEntry, state: State) -> Itera
         ("stage", str(recorded.stage + 1), str(state.stage + 1)),
         ("weight", _percent(strategy, recorded), _percent(strategy, state)),
         ("verdict", _words(recorded.verdict), _words(state.verdict)),
+        ("notes", _notes(recorded.verdict), _notes(state.verdict)),
         ("reason", recorded.reason, state.reason),
     )
     for what, before, after in compared:
@@ -129,6 +136,10 @@ def _differing_numbers(entry: JournalEntry, state: State) -> Iterator[Difference
 
 def _words(verdict: Verdict | None) -> str:
     return "none" if verdict is None else f"{verdict.name}: {verdict.reason}"
+
+
+def _notes(verdict: Verdict | None) -> str:
+    return "" if verdict is None else "; ".join(verdict.notes)
 
 
 def _percent(strategy: Strategy, state: State) -> str:

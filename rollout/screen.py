@@ -37,6 +37,7 @@ BEFORE_STAGES = ("pending", "warming")
 ENDED = ("completed", "rolled_back")
 NOTHING = "-"
 WAITING_LIMIT = 6
+NOTES_LIMIT = 6
 VERSION_DIGITS = 8
 PANEL_COLUMNS = 100
 BAR_CELLS = 12
@@ -394,9 +395,7 @@ def _findings(rollout: Json) -> Iterator[RenderableType]:
         yield Text.assemble(("verdict ", "bold"), verdict_text(verdict))
         if "shifting" in (rollout["phase"], rollout["resume"]):
             yield from _evidence(verdict["numbers"])
-    for route in _astray(rollout):
-        sent = f"{percent(route['weight_percent'])} of {route['requests']:,} requests"
-        yield Text.assemble(("astray ", "bold"), plain(f"{route['node']} sends {rollout['candidate']} {sent}"))
+        yield from (Text.assemble(("note ", "bold"), plain(note)) for note in verdict["notes"][:NOTES_LIMIT])
     waiting = sorted(rollout["waiting_for"].items())
     for node, why in waiting[:WAITING_LIMIT]:
         yield Text.assemble(("waiting for ", "bold"), plain(f"{node}: {why}"))
@@ -409,12 +408,6 @@ def _findings(rollout: Json) -> Iterator[RenderableType]:
     if rollout["phase"] == "paused":
         service = rollout["service"]
         yield Text.assemble(("next ", "bold"), plain(f"`rollout resume {service}`, `promote` or `abort`"))
-
-
-def _astray(rollout: Json) -> tuple[Json, ...]:
-    """The Envoys that route otherwise than by the weights which they have ACKed."""
-    measured = _measured(rollout)
-    return tuple(route for route in measured["envoys"] if route["astray"])[:WAITING_LIMIT] if measured else ()
 
 
 def verdict_text(verdict: Json) -> Text:

@@ -4,9 +4,10 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Mapping
+from dataclasses import Field as DataclassField
 from dataclasses import fields
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import (
@@ -37,7 +38,7 @@ _WORDS = {
     "Extra inputs are not permitted": "is no setting; look for a typing error",
     "Field required": "is missing",
     "Input should be": "must be",
-    r"a valid dictionary( or instance of \w+)?": "a mapping",
+    r"a (valid )?dictionary( or (an )?instance of \w+)?": "a mapping",
     "a valid tuple": "a list",
 }
 
@@ -66,14 +67,17 @@ def _gate(value: object) -> object:
     unknown = next((name for name in value if name not in names), None)
     if unknown is not None:
         raise ValueError(f"{unknown} is no setting; there are {', '.join(names)}")
-    return {names[name].name: _setting(name, names[name].metadata["unit"], given) for name, given in value.items()}
+    return {names[name].name: _setting(names[name], given) for name, given in value.items()}
 
 
-def _setting(name: str, unit: str, given: object) -> object:
+def _setting(setting: DataclassField[Any], given: object) -> object:
+    name = setting.name.removesuffix("_s")
     if given is None:
+        if type(None) not in get_args(setting.type):
+            raise ValueError(f"{name} is empty; leave it out for {setting.default}")
         return None
     try:
-        match unit:
+        match setting.metadata["unit"]:
             case "share":
                 return share(given)
             case "duration":

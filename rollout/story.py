@@ -1,7 +1,7 @@
 """A rollout's story: what happened, when, and on which evidence, made from the admin API's JSON. Pure."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from rollout.gate.words import odds, points
 from rollout.screen import (
+    NOTES_LIMIT,
     WAITING_LIMIT,
     duration,
     instant,
@@ -31,7 +32,6 @@ from rollout.screen import (
 Json = Mapping[str, Any]
 JUDGED = ("shifting", "paused")
 FORWARD = ("shifting", "retaining")
-ASTRAY_LIMIT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ def story(rollout: Json) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     day = instant(rollout["started_at"]).date()
+    before = ""
     for chapter in chapters(rollout["journal"]):
         at = instant(chapter.first["at"])
         if at.date() != day:
@@ -85,8 +86,9 @@ def story(rollout: Json) -> RenderableType:
             f"{at:%H:%M:%S}",
             percent(chapter.first["weight_percent"]),
             _name(chapter),
-            Group(*_telling(rollout, chapter)),
+            Group(*_telling(rollout, chapter, before)),
         )
+        before = chapter.first["reason"]
     note = (plain(rollout["stages_note"], "dim"),) if rollout["stages_note"] else ()
     return Group(head, when, *note, Text(), table)
 
@@ -97,9 +99,11 @@ def _name(chapter: Chapter) -> Text:
     return Text(name, style_of(phase))
 
 
-def _telling(rollout: Json, chapter: Chapter) -> Iterator[RenderableType]:
+def _telling(rollout: Json, chapter: Chapter, before: str) -> Iterator[RenderableType]:
+    """What a chapter has to say; its reason only where it is another than the one `before`."""
     first = chapter.first
-    yield plain(first["reason"])
+    if first["reason"] != before:
+        yield plain(first["reason"])
     if first["by"] and first["by"] not in first["reason"]:
         yield plain(f"asked for by {first['by']}")
     if len(chapter.entries) > 1:
@@ -122,13 +126,15 @@ def _judged(rollout: Json, chapter: Chapter) -> Iterator[RenderableType]:
         return
     if verdict["reason"] != chapter.first["reason"]:
         yield Text.assemble(("last verdict ", "dim"), verdict_text(verdict))
-    if after is not None and after["phase"] in FORWARD and verdict["verdict"] != "pass":
+    if after is not None and after["phase"] in FORWARD and not after["by"] and verdict["verdict"] != "pass":
         yield Text("a look later it went on", "dim")
     yield from (Text(line, "dim") for line in _numbers(rollout, verdict["numbers"]))
     if verdict.get("host"):
         yield Text.assemble(("blamed ", "bold"), plain(verdict["host"]))
     yield from _readings(chapter)
-    for words in _astray(chapter):
+    notes = verdict["notes"]
+    yield from (Text.assemble(("note ", "bold"), plain(note)) for note in notes[:NOTES_LIMIT])
+    for words in _astray(chapter, notes):
         yield Text.assemble(("astray ", "bold"), plain(words))
 
 
@@ -167,16 +173,17 @@ def _evidence(rollout: Json, numbers: Json) -> Iterator[str]:
 
 def _readings(chapter: Chapter) -> Iterator[RenderableType]:
     """What each check measured last."""
-    last = {reading["check"]: reading for entry in chapter.entries for reading in entry.get("readings", ())}
+    last = {reading["check"]: reading for entry in chapter.entries for reading in entry["readings"]}
     for name, reading in sorted(last.items()):
         found = reading["fault"] if reading["value"] is None else f"{reading['value']:.4g}"
         yield Text.assemble(("check ", "bold"), plain(f"{name}: {found}"))
 
 
-def _astray(chapter: Chapter) -> Iterator[str]:
-    """Envoys that routed otherwise than they had ACKed, each with what was said of it last."""
-    said = (words for entry in chapter.entries for words in entry.get("astray", ()))
-    names = tuple({words.partition(" ")[0]: words for words in said}.values())
-    yield from names[:ASTRAY_LIMIT]
-    if len(names) > ASTRAY_LIMIT:
-        yield f"and {len(names) - ASTRAY_LIMIT} more"
+def _astray(chapter: Chapter, notes: Sequence[str]) -> Iterator[str]:
+    """Envoys that routed otherwise than they had ACKed, each with what was said of it last, beside those of `notes`."""
+    said = (words for entry in chapter.entries for words in entry["astray"])
+    last = {words.partition(" ")[0]: words for words in said}
+    names = [last[node] for node in sorted(last.keys() - {note.partition(" ")[0] for note in notes})]
+    yield from names[:NOTES_LIMIT]
+    if len(names) > NOTES_LIMIT:
+        yield f"and {len(names) - NOTES_LIMIT} more"

@@ -12,7 +12,7 @@ from rollout.caller import DONE, FAILED, Caller
 from rollout.cli.options import UNSAID, AsJson, Server, named
 from rollout.client import Client, path_of
 from rollout.errors import InvalidSpec
-from rollout.replay import Recording, Replayed, load_recording
+from rollout.replay import Recording, Replayed, dump_recording, load_recording
 from rollout.replay import replay as replayed
 from rollout.screen import plain, plural
 
@@ -50,10 +50,10 @@ def replay(
     path = _path(rollout)
 
     async def work(client: Client) -> int:
-        text = json.dumps(await client.get(path)).encode()
+        recording = _parsed(json.dumps(await client.get(path)).encode(), rollout)
         if save is not None:
-            _write(save, text)
-        return _told(caller, _parsed(text, rollout))
+            _write(save, dump_recording(recording))
+        return _told(caller, recording)
 
     caller.run(work)
 

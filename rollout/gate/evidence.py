@@ -69,6 +69,10 @@ class Evidence:
             stage_s=at_s,
         )
 
+    def converging(self, at_s: float) -> Evidence:
+        """While Envoys come to the stage's weight one by one: what ended was sent by the weights of before."""
+        return replace(self, hang=HangGuard(), stage_s=at_s)
+
     def pardoned(self, at_s: float) -> Evidence:
         """For going on without the backend that all errors came from: what spoke against the candidate was its.
 

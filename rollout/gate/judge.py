@@ -28,22 +28,27 @@ def judge(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look, s
     than stable had before, and fails only when that lasts.
     """
     after = _held(gate, _seeing(evidence.after(gate, checks, look, step), checks, look), look, step)
-    numbers = words.numbers(gate, after, step)
-    in_errors = next(_faults_in_errors(gate, after, look), None)
-    otherwise = next(_other_faults(gate, checks, after, look), None)
+    notes = (*limits.notes(checks, after.watched, look.names[1]), *look.astray)
+    return after, replace(_verdict(gate, checks, after, look, step), notes=notes)
+
+
+def _verdict(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look, step: Step) -> Verdict:
+    numbers = words.numbers(gate, evidence, step)
+    in_errors = next(_faults_in_errors(gate, evidence, look), None)
+    otherwise = next(_other_faults(gate, checks, evidence, look), None)
     if otherwise is not None:
-        return after, Fail(in_errors or otherwise, numbers)
+        return Fail(in_errors or otherwise, numbers)
     if in_errors is not None:
-        return after, _blaming(in_errors, numbers, gate, after)
-    unseen = _unseen(checks, after, look)
-    if unseen and not _ignored(gate, after, look):
-        return after, Blind(words.listed(unseen), numbers)
-    seen = tuple(check for check in checks if not limits.blind((check,), after.watched))
-    doubt = next(_doubts(gate, seen, after, look, step), None)
+        return _blaming(in_errors, numbers, gate, evidence)
+    unseen = _unseen(checks, evidence, look)
+    if unseen and not _ignored(gate, evidence, look):
+        return Blind(words.listed(unseen), numbers)
+    seen = tuple(check for check in checks if not limits.blind((check,), evidence.watched))
+    doubt = next(_doubts(gate, seen, evidence, look, step), None)
     if doubt is not None:
-        return after, Inconclusive(doubt, numbers)
-    shown = words.comparison(after, look, step)
-    return after, Pass(f"{shown}; left out: {words.listed(unseen)}" if unseen else shown, numbers)
+        return Inconclusive(doubt, numbers)
+    shown = words.comparison(evidence, look, step)
+    return Pass(f"{shown}; left out: {words.listed(unseen)}" if unseen else shown, numbers)
 
 
 def blind_for_s(evidence: Evidence) -> float:
@@ -179,4 +184,4 @@ def _blaming(worse: str, numbers: Mapping[str, float], gate: Gate, evidence: Evi
     blamed = blame(evidence.hosts, tolerable)
     if blamed is None:
         return Fail(worse, numbers)
-    return Fail(f"{worse}; {attribution.words(blamed)}", numbers, blamed.address)
+    return Fail(f"{worse}; {attribution.words(blamed)}", numbers, host=blamed.address)

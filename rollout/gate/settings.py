@@ -140,7 +140,9 @@ class Gate:
     alone_timeout_s: float | None = field(
         default=60.0,
         metadata=_duration(
-            86_400, "At 100 %, where nothing compares: so long above twice stable's errors of before, and it fails."
+            86_400,
+            "At 100 %, where nothing compares: so long above twice stable's errors of before, and it fails; "
+            "null: it never does.",
         ),
     )
     min_rps: float = field(

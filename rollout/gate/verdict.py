@@ -1,4 +1,7 @@
-"""What a look ends in: Pass, Fail, Inconclusive or Blind, with the sentence and the numbers that explain it."""
+"""What a look ends in: Pass, Fail, Inconclusive or Blind, with the sentence and the numbers that explain it.
+
+`notes` are beside the decision: Envoys that are astray, and what checks on trial would have said.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class Pass:
     name: ClassVar[VerdictName] = VerdictName.PASS
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Fail:
     name: ClassVar[VerdictName] = VerdictName.FAIL
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     host: str = ""
 
 
@@ -43,6 +48,7 @@ class Inconclusive:
     name: ClassVar[VerdictName] = VerdictName.INCONCLUSIVE
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ class Blind:
     name: ClassVar[VerdictName] = VerdictName.BLIND
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Verdict: TypeAlias = Pass | Fail | Inconclusive | Blind
@@ -63,11 +70,19 @@ _TYPES: Mapping[VerdictName, type[Pass | Fail | Inconclusive | Blind]] = {
 
 def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     """Plain values for a JSON document."""
-    known = {"verdict": str(verdict.name), "reason": verdict.reason, "numbers": dict(verdict.numbers)}
+    known = {
+        "verdict": str(verdict.name),
+        "reason": verdict.reason,
+        "numbers": dict(verdict.numbers),
+        "notes": list(verdict.notes),
+    }
     return known | {"host": verdict.host} if isinstance(verdict, Fail) else known
 
 
 def verdict_from_json(saved: Mapping[str, Any]) -> Verdict:
     """The verdict that `verdict_to_json` wrote; ValueError for a name that no verdict has."""
     name, reason, numbers = VerdictName(saved["verdict"]), saved["reason"], saved["numbers"]
-    return Fail(reason, numbers, saved.get("host", "")) if name is VerdictName.FAIL else _TYPES[name](reason, numbers)
+    notes = tuple(saved.get("notes", ()))
+    if name is VerdictName.FAIL:
+        return Fail(reason, numbers, notes, saved.get("host", ""))
+    return _TYPES[name](reason, numbers, notes)

@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -153,32 +153,34 @@ def parse_stats(answers: Sequence[bytes], query: Query) -> tuple[int | None, Map
     for answer in answers:
         if not answer:
             raise ValueError("an empty answer; is it an Envoy's admin endpoint?")
-        for name, value in _stats(answer):
-            if isinstance(value, Histogram):
-                cluster = found.get(name.removeprefix(_CLUSTER).removesuffix(f".{_LATENCY}"))
-                if cluster is not None:
-                    cluster.latency = value
-            elif name == _UPTIME:
-                uptime_s = value
-            else:
-                _put(found, name, value)
+        numbers, histograms = _stats(answer)
+        for name, histogram in histograms.items():
+            cluster = found.get(name.removeprefix(_CLUSTER).removesuffix(f".{_LATENCY}"))
+            if cluster is not None:
+                cluster.latency = histogram
+        uptime_s = numbers.pop(_UPTIME, uptime_s)
+        _put(numbers, found)
     asked = {_in_stat(address): address for address in query.backends}
     return uptime_s, {name: _cluster_stats(cluster, asked) for name, cluster in found.items()}
 
 
-def _stats(answer: bytes) -> Iterator[tuple[str, int | Histogram]]:
+def _stats(answer: bytes) -> tuple[dict[str, int], dict[str, Histogram]]:
     """All stats of an answer by full name: a line for a number, four for a histogram, of which the second counts."""
+    numbers: dict[str, int] = {}
+    histograms: dict[str, Histogram] = {}
     lines = iter(answer.decode().removesuffix("\n").split("\n"))
     for line in lines:
         name, separator, value = line.rpartition(": ")
         if separator:
-            yield name, _number(value)
+            numbers[name] = int(value)
             continue
         totals = next(lines, "")
         if not line.endswith(":") or not totals.startswith(_TOTALS):
             raise ValueError(f"not a stat of Envoy's: {line[:40]!r}")
-        yield line[:-1], _histogram(totals.removeprefix(_TOTALS))
+        histograms[line[:-1]] = _histogram(totals.removeprefix(_TOTALS))
         _skip(lines, "  intervals=", "  summary=")
+    _check(numbers.values())
+    return numbers, histograms
 
 
 def _skip(lines: Iterator[str], *starts: str) -> None:
@@ -189,13 +191,10 @@ def _skip(lines: Iterator[str], *starts: str) -> None:
             raise ValueError(f"not a histogram of Envoy's: {line[:40]!r}")
 
 
-def _number(text: str) -> int:
-    """A counter or gauge as Envoy has it, 64 bits; whoever answers is not to be trusted with more."""
-    if len(text) <= 20 and text.isascii() and text.isdigit():
-        value = int(text)
-        if value < 2**64:
-            return value
-    raise ValueError(f"{text[:40]!r} is no counter of Envoy's")
+def _check(counts: Collection[int]) -> None:
+    """Envoy counts in 64 bits, without a sign; whoever answers is not to be trusted with more."""
+    if counts and not (min(counts) >= 0 and max(counts) < 2**64):
+        raise ValueError("more than Envoy can count, or less than nothing")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -208,37 +207,39 @@ def _bounds(text: str) -> tuple[float, float]:
     raise ValueError(f"{text[:40]!r} are no bounds of a bucket")
 
 
+_bucket: Callable[[tuple[float, float, int]], Bucket] = functools.partial(tuple.__new__, Bucket)
+"""Half of the time to read an answer goes into buckets; this is how a NamedTuple is made without its constructor."""
+
+
 def _histogram(totals: str) -> Histogram:
     """`totals` is since the start: `1.1,0.1:60, 20,1:40`, in rising order and none empty, as a Histogram has them."""
     if not totals:
         return Histogram()
-    pairs = [each.split(":") for each in totals.split(", ")]
-    samples = [int(count) for _, count in pairs]
-    bounds = [_bounds(each) for each, _ in pairs]
-    buckets = [Bucket(lower_ms, width_ms, count) for (lower_ms, width_ms), count in zip(bounds, samples, strict=True)]
-    lowest, most = min(samples), max(samples)
-    if lowest < 0 or most >= 2**64:
-        raise ValueError("a bucket has more samples than Envoy can count, or less than none")
-    rising = all(map(operator.lt, bounds, bounds[1:]))
-    return Histogram(tuple(buckets)) if rising and lowest else Histogram.of(buckets)
+    parts = totals.replace(":", ", ").split(", ")
+    bounds, samples = list(map(_bounds, parts[::2])), list(map(int, parts[1::2]))
+    _check(samples)
+    buckets = map(_bucket, [(*each, count) for each, count in zip(bounds, samples, strict=True)])
+    in_order = all(map(operator.lt, bounds, bounds[1:])) and all(samples)
+    return Histogram(tuple(buckets)) if in_order else Histogram.of(buckets)
 
 
-def _put(found: Mapping[str, _Found], name: str, value: int) -> None:
-    """A stat to its cluster, by whole names, so that dots in a cluster's name do no harm; others are none of ours."""
-    prefix, _, stat = name.removeprefix(_CLUSTER).rpartition(".")
-    field_name = _FIELDS.get(stat)
-    cluster = found.get(prefix)
-    if field_name is not None:
-        if cluster is not None:
-            cluster.fields[field_name] = cluster.fields.get(field_name, 0) + value
-    elif stat in _BACKEND:
-        of, _, address = prefix.rpartition(_ENDPOINT)
-        if of in found:
-            found[of].backends.setdefault(address, {})[stat] = value
-    elif stat.isdigit() and len(stat) < 10:
-        cluster = _with_grpc(found, prefix)
-        if cluster is not None:
-            cluster.grpc[int(stat)] = cluster.grpc.get(int(stat), 0) + value
+def _put(numbers: Mapping[str, int], found: Mapping[str, _Found]) -> None:
+    """Stats to their clusters, by whole names, so that dots in a cluster's name do no harm; others are none of ours."""
+    for name, value in numbers.items():
+        prefix, _, stat = name.removeprefix(_CLUSTER).rpartition(".")
+        field_name = _FIELDS.get(stat)
+        if field_name is not None:
+            if prefix in found:
+                fields = found[prefix].fields
+                fields[field_name] = fields.get(field_name, 0) + value
+        elif stat in _BACKEND:
+            of, _, address = prefix.rpartition(_ENDPOINT)
+            if of in found:
+                found[of].backends.setdefault(address, {})[stat] = value
+        elif stat.isdigit() and len(stat) < 10:
+            cluster = _with_grpc(found, prefix)
+            if cluster is not None:
+                cluster.grpc[int(stat)] = cluster.grpc.get(int(stat), 0) + value
 
 
 def _with_grpc(found: Mapping[str, _Found], prefix: str) -> _Found | None:

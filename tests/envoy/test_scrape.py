@@ -4,10 +4,13 @@ import asyncio
 import itertools
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from rollout.metrics.envoy import NAMED_BACKENDS, NAMES_PER_QUERY
 
 pytestmark = pytest.mark.envoy
 
+ROOT = Path(__file__).parents[2]
 STABLE, CANDIDATE, ODD = "checkout@v1", "checkout@v2", "a|b-c+d"
 REFUSING, HALF, EMPTY, FULL, IMPATIENT, GRPC = "refusing", "half", "empty", "full", "impatient", "grpc.ping"
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
@@ -139,7 +143,7 @@ async def answer(request: web.Request) -> web.Response:
     return web.Response(status=int(request.query.get("status", "200")), headers={"x-backend": "yes"})
 
 
-class Statuses(grpc.GenericRpcHandler):
+class Statuses(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Answers `/ping/NAME` with the gRPC status of that name."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
@@ -316,6 +320,10 @@ async def change_cluster(world: World, grpc_backend: int) -> None:
     await until(taken, within_s=5, what="Envoy to take the changed clusters")
 
 
+def has(scrapes: list[Scrape], least: int) -> bool:
+    return len(scrapes) >= least
+
+
 QUARTER_S = Past(slow_ms={Quantile.P99: 250.0})
 
 
@@ -354,7 +362,7 @@ async def test_a_cluster_that_changes_under_load_has_no_more_samples_than_reques
         for _ in range(3):
             await change_cluster(world, grpc_backend)
             seen = len(scrapes)
-            await until(lambda least=seen + 4: len(scrapes) >= least, within_s=5, what="scrapes of the changed cluster")
+            await until(partial(has, scrapes, seen + 4), within_s=5, what="scrapes of the changed cluster")
         stop.set()
     scrapes.append(await world.scrape(STABLE))
     spans = [tally(between(*pair, STABLE), QUARTER_S, Errors.HTTP) for pair in itertools.pairwise(scrapes)]
@@ -422,3 +430,13 @@ async def test_a_fleet_with_a_dead_envoy_is_read_where_it_lives(world: World) ->
             await task
     assert set(scraper.latest) == {"alive"}
     assert scraper.failures["dead"].why.startswith("no stats from 127.0.0.1:1: ")
+
+
+def test_the_measurement_of_what_scraping_costs_runs() -> None:
+    fleet = ("--envoys", "6", "--hanging", "2", "--requests", "120")
+    options = (*fleet, "--seconds", "1.1", "--warm-up", "0.2", "--rounds", "1", "--json")
+    command = (sys.executable, "bench/scrape.py", *options)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["envoys"], row["hanging"]) for row in rows] == [(6, 0), (6, 0), (6, 2), (6, 0)]
+    assert all(row["cpu_share"] > 0 and row["longest_gap_s"] < 5 for row in rows)

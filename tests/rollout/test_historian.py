@@ -218,10 +218,24 @@ def test_a_loser_is_kept_until_it_is_retired_and_does_not_grow() -> None:
     made.heard("envoy-1", scrape(2, checkout_v1=stats(50), checkout_v2=stats(7)))
     made.watch([V2], no_backends)
     made.heard("envoy-1", scrape(4, checkout_v1=stats(90), checkout_v2=stats(9)))
-    assert (requests_of(made, "v1"), requests_of(made, "v2")) == (50, 9)
+    assert (requests_of(made, "v1"), round(requests_of(made, "v2"), 1)) == (50, 9.0)
     assert made.all_to_save().keys() == {("checkout", "v2")}
     made.drop("checkout", "v1")
     assert made.history("checkout", "v1") is None
+
+
+def test_the_winner_takes_over_the_traffic_of_the_loser_at_once() -> None:
+    made = historian(V1, V2)
+    for now_s in range(0, 42, 2):
+        made.heard("envoy-1", scrape(now_s, checkout_v1=stats(90 * now_s), checkout_v2=stats(10 * now_s)))
+    made.watch([V2], no_backends)
+    assert made.past("checkout", "v2", Gate()).rate_rps == pytest.approx(200.0)
+    for now_s in range(42, 60, 2):  # all of it now, in one of two Envoys
+        made.heard("envoy-1", scrape(now_s, checkout_v2=stats(400 + 100 * (now_s - 40))))
+    assert made.past("checkout", "v2", Gate()).rate_rps == pytest.approx(200.0)
+
+    made.watch([V1], no_backends)  # an operator turns it back
+    assert made.past("checkout", "v1", Gate()).rate_rps == pytest.approx(200.0)
 
 
 def test_a_version_with_a_new_name_keeps_its_history() -> None:

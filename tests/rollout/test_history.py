@@ -120,6 +120,12 @@ def test_the_rate_is_that_of_the_whole_fleet() -> None:
     assert History().after(replace(served(1000), fleet=25.0)).rate_rps == 2500.0
 
 
+def test_a_winner_has_the_traffic_of_the_loser_too() -> None:
+    stable, candidate = History().after(served(900)), History().after(served(100))
+    assert candidate.with_rate_of(stable) == replace(candidate, recent_requests=1000.0)
+    assert History().with_rate_of(stable).rate_rps == 90.0
+
+
 # --- phi ---
 
 

@@ -129,7 +129,7 @@ COMPLETED = "cluster.a.upstream_rq_completed: "
     "text",
     [
         *("", "no stats", "<html>\n", '{"stats": []}', "server.uptime: 7\n\nserver.live: 1", "cluster.a.x: text"),
-        *(COMPLETED + value for value in ("-1", "1.5", "1e9", "Infinity", "1" + "0" * 400, str(2**64), "", "\u0667")),
+        *(COMPLETED + value for value in ("-1", "1.5", "1e9", "Infinity", "1" + "0" * 400, str(2**64), "")),
         *("cluster.a.upstream_rq_time:", "cluster.a.upstream_rq_time:\n  totals=1,0.1:5\n  intervals="),
         "cluster.a.upstream_rq_time: No recorded values",
         b"server.uptime: 7\n\xff: 1".decode("latin-1"),
@@ -233,8 +233,8 @@ def test_requests_that_envoy_answered_itself_are_refused(after: ClusterStats, re
     "earlier",
     [
         None,
-        *(ClusterStats(**{counter: 11}) for counter in ("completed", "errors_5xx", "retries", "timeouts", "attempts")),
-        *(ClusterStats(**{counter: 11}) for counter in ("gateway_errors", "unanswered")),
+        *(ClusterStats(completed=11), ClusterStats(errors_5xx=11), ClusterStats(retries=11), ClusterStats(timeouts=11)),
+        *(ClusterStats(attempts=11), ClusterStats(gateway_errors=11), ClusterStats(unanswered=11)),
         *(ClusterStats(grpc={0: count}) for count in (1, 5)),
     ],
 )

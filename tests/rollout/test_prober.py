@@ -12,12 +12,13 @@ from rollout.checks import CheckSpec, Names
 from rollout.errors import Unavailable
 from rollout.gate.checks import Reading
 from rollout.metrics.sources import Answer, Source
-from rollout.prober import KEPT, TICK_S, Prober, World
+from rollout.prober import KEPT, Prober, World
 from rollout.record import Rollout
 from rollout.spec import Strategy
 from rollout.state import Phase, State
 
 LIMIT_S = 10.0
+TICK_S = 0.01
 NAMES = Names("checkout", "v1", "v2", "checkout@v1", "checkout@v2")
 
 
@@ -68,7 +69,7 @@ def in_state(known: Rollout, **changes: object) -> Rollout:
 
 @asynccontextmanager
 async def probing(setup: Setup) -> AsyncIterator[Prober]:
-    prober = Prober(World(lambda: setup.rollouts, lambda _: NAMES, setup.source, lambda: setup.now_s))
+    prober = Prober(World(lambda: setup.rollouts, lambda _: NAMES, setup.source, lambda: setup.now_s), tick_s=TICK_S)
     task = asyncio.get_running_loop().create_task(prober.run())
     await asyncio.sleep(0)  # it has seen the rollouts
     try:

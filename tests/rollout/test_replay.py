@@ -19,6 +19,7 @@ from rollout.replay import Recording, dump_recording, load_recording, recording,
 from rollout.spec import Strategy, parse_strategy
 from rollout.state import ENDED, Command, Phase, Seen, Split, State, start
 
+ROOT = Path(__file__).parents[2]
 BEGAN = datetime(2030, 1, 1, tzinfo=UTC)
 FULL_BP = 10_000
 SLOW = dict.fromkeys(Quantile, 0)
@@ -162,6 +163,29 @@ def test_what_is_no_recording_is_refused(change: dict[str, object], expected: st
         load_recording(json.dumps(document).encode())
     with pytest.raises(InvalidSpec, match="is no recording"):
         load_recording(b"{")
+
+
+RECORDINGS = ROOT / "tests" / "replay"
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("completed", Phase.COMPLETED), ("rolled_back", Phase.ROLLED_BACK), ("aborted", Phase.ROLLED_BACK)],
+)
+def test_recordings_of_real_envoys_are_decided_as_they_were(name: str, end: Phase) -> None:
+    """If another decision is meant, record them anew: tests/replay/record.py."""
+    given = load_recording((RECORDINGS / f"{name}.json").read_bytes())
+    again = replay(given.strategy, given.entries)
+    assert again.difference is None
+    assert again.looks > 0
+    assert given.entries[-1].state.phase is end
+
+
+def test_the_recording_that_completed_was_paused_and_outlived_a_server_that_was_killed() -> None:
+    given = load_recording((RECORDINGS / "completed.json").read_bytes())
+    assert {entry.because.command for entry in given.entries if entry.because} >= {Command.PAUSE, Command.RESUME}
+    connected = [entry.because.connected for entry in given.entries if entry.because]
+    assert 0 in connected
 
 
 def command(*arguments: str, server: str = "http://127.0.0.1:9") -> Result:

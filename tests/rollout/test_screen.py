@@ -42,7 +42,7 @@ def verdict(**numbers: float) -> dict[str, Any]:
         "ln_pass_limit": 2.995732,
         "margin": 0.01,
     }
-    return {"verdict": "inconclusive", "reason": "not yet shown", "numbers": base | numbers}
+    return {"verdict": "inconclusive", "reason": "not yet shown", "numbers": base | numbers, "notes": []}
 
 
 def counts(requests: int, errors: int, p99_ms: float | None) -> dict[str, Any]:
@@ -151,18 +151,16 @@ def test_at_full_weight_there_is_no_bar_for_what_cannot_be_compared() -> None:
 
 
 def test_a_verdict_without_figures_has_no_bars() -> None:
-    bare = {"verdict": "blind", "reason": "nobody reports", "numbers": {}}
+    bare = {"verdict": "blind", "reason": "nobody reports", "numbers": {}, "notes": []}
     text = words(screen.service_panel(view(rollout(verdict=bare))))
     assert "BLIND, data is missing: nobody reports" in text
     assert "against" not in text
 
 
-def test_the_panel_names_envoys_that_are_astray_and_stages_that_were_changed() -> None:
-    route = {"node": "edge-2", "weight_percent": 12.1, "acked_percent": 1.0, "requests": 3400, "astray": True}
-    measured = rollout()["measured"] | {"envoys": [route, route | {"node": "edge-1", "astray": False}]}
-    text = words(screen.service_panel(view(rollout(measured=measured, stages_note="stages are written as 1 %, 100 %"))))
-    assert "astray edge-2 sends v2 12.1 % of 3,400 requests" in text
-    assert "edge-1" not in text
+def test_the_panel_shows_notes_and_stages_that_were_changed() -> None:
+    said = verdict() | {"notes": ["edge-2 sends v2 12.1 % of 3,400 requests, not 1 %"]}
+    text = words(screen.service_panel(view(rollout(verdict=said, stages_note="stages are written as 1 %, 100 %"))))
+    assert "note edge-2 sends v2 12.1 % of 3,400 requests, not 1 %" in text
     assert "stages are written as 1 %, 100 %" in text
 
 

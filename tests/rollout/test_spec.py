@@ -94,7 +94,7 @@ def test_an_empty_strategy_is_the_default_one(text: str) -> None:
         ("drain_timeout: 721h", "s.yaml: drain_timeout: 721h is too long; write up to 720h"),
         (f"drain_timeout: 1{'0' * 400}h", f"s.yaml: drain_timeout: 1{'0' * 400}h is too long; write up to 720h"),
         ("warm_timeout: 0s", "s.yaml: warm_timeout: 0s leaves no time at all; write a longer one, like 30s"),
-        ("gate: {alpha: 7}", "s.yaml: gate.alpha: must be less than or equal to 0.2, but is 7"),
+        ("gate: {alpha: 70%}", "s.yaml: gate: alpha must be above 0 and at most 0.2, but is 0.7"),
         ("gate: strict", "s.yaml: gate: must be a mapping, but is 'strict'"),
         ("- stages", "s.yaml must be a mapping, but is a list"),
         ("100%", "s.yaml must be a mapping, but is a str"),

@@ -34,7 +34,7 @@ def verdict(name: str = "inconclusive", reason: str = "not yet shown", **numbers
         "ln_pass_limit": 2.995732,
         "margin": 0.01,
     }
-    return {"verdict": name, "reason": reason, "numbers": base | numbers}
+    return {"verdict": name, "reason": reason, "numbers": base | numbers, "notes": []}
 
 
 def entry(revision: int, second: int, phase: str, stage: int, **changes: Any) -> dict[str, Any]:
@@ -140,15 +140,23 @@ def test_a_stage_that_was_passed_says_that_its_numbers_are_from_the_look_before(
 def test_a_stage_shows_what_checks_measured_last_and_who_was_astray() -> None:
     queue: dict[str, Any] = {"check": "queue", "value": 12.0, "fault": ""}
     readings = [queue, {"check": "smoke", "value": None, "fault": "no answer"}]
-    astray = [f"edge-{number} sends v3 12.1 % of 3,400 requests, not 1 %" for number in range(5)]
+    astray = [f"edge-{number} sends v3 12.1 % of 3,400 requests, not 1 %" for number in range(9)]
+    noted = verdict() | {"notes": ["edge-0 is odd"]}
     journal = [
         entry(1, 2, "shifting", 0, verdict=verdict(), readings=[queue | {"value": 9.0}], astray=[astray[0]]),
-        entry(2, 3, "shifting", 0, verdict=verdict(), readings=readings, astray=["edge-0 sends v3 all", *astray[1:]]),
+        entry(2, 3, "shifting", 0, verdict=noted, readings=readings, astray=["edge-1 sends v3 all", *astray[2:]]),
     ]
     text = words(story(rollout(journal)))
-    for fact in ("check queue: 12", "check smoke: no answer", "astray edge-0 sends v3 all", "astray and 2 more"):
+    for fact in (
+        "check queue: 12",
+        "check smoke: no answer",
+        "note edge-0 is odd",
+        "astray edge-1 sends v3 all",
+        "astray and 2 more",
+    ):
         assert fact in text
     assert "queue: 9" not in text
+    assert "astray edge-0" not in text
 
 
 def test_the_story_names_the_day_when_it_goes_past_midnight() -> None:
