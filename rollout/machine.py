@@ -161,7 +161,7 @@ def _judged(strategy: Strategy, state: State, seen: Seen) -> State:
     if isinstance(verdict, Pass) and not (counts and _converged(strategy, state, seen)):
         weight = _percent(weight_bp(strategy, state))
         verdict = Inconclusive(f"not every Envoy has had {weight} for the whole of this look", verdict.numbers)
-    return replace(state, evidence=evidence, verdict=verdict, looked_s=seen.looked_s)
+    return replace(state, evidence=evidence, verdict=verdict, passed=None, looked_s=seen.looked_s)
 
 
 def _pending(_strategy: Strategy, state: State, seen: Seen) -> State:
@@ -337,7 +337,9 @@ def _enter(state: State, phase: Phase, seen: Seen, reason: str) -> State:
 
 def _to_stage(state: State, seen: Seen, stage: int, reason: str) -> State:
     looked_s = max(state.looked_s, seen.looked_s)
-    return replace(_enter(state, Phase.SHIFTING, seen, reason), stage=stage, verdict=None, looked_s=looked_s)
+    passed = state.verdict if isinstance(state.verdict, Pass) else None
+    following = replace(_enter(state, Phase.SHIFTING, seen, reason), stage=stage, verdict=None, passed=passed)
+    return replace(following, looked_s=looked_s)
 
 
 def _next_stage(strategy: Strategy, state: State, seen: Seen, reason: str) -> State:

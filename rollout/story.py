@@ -31,7 +31,6 @@ from rollout.screen import (
 
 Json = Mapping[str, Any]
 JUDGED = ("shifting", "paused")
-FORWARD = ("shifting", "retaining")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +117,14 @@ def _telling(rollout: Json, chapter: Chapter, before: str) -> Iterator[Renderabl
 
 def _judged(rollout: Json, chapter: Chapter) -> Iterator[RenderableType]:
     """The verdict that ended a stage, or the last one in it, with its numbers."""
-    after = chapter.following
-    verdict = chapter.last["verdict"]
-    if after is not None and after["phase"] == "rolling_back" and after["verdict"]:
-        verdict = after["verdict"]
+    after, verdict = chapter.following, chapter.last["verdict"]
+    if after is not None:
+        decided = after["verdict"] if after["phase"] in ("rolling_back", "retaining") else after["passed"]
+        verdict = decided or verdict
     if not verdict:
         return
     if verdict["reason"] != chapter.first["reason"]:
         yield Text.assemble(("last verdict ", "dim"), verdict_text(verdict))
-    if after is not None and after["phase"] in FORWARD and not after["by"] and verdict["verdict"] != "pass":
-        yield Text("a look later it went on", "dim")
     yield from (Text(line, "dim") for line in _numbers(rollout, verdict["numbers"]))
     if verdict.get("host"):
         yield Text.assemble(("blamed ", "bold"), plain(verdict["host"]))

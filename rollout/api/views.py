@@ -201,6 +201,7 @@ def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[s
             "weight_percent": percent(weight_bp(strategy, entry.state)),
             "reason": entry.state.reason,
             "verdict": entry.state.verdict and verdict_to_json(entry.state.verdict),
+            "passed": entry.state.passed and verdict_to_json(entry.state.passed),
             "converged": entry.state.converged_s is not None,
             "waiting_for": dict(entry.because.lagging) if entry.because else {},
             "by": entry.because.by if entry.because and entry.because.command else "",

@@ -33,10 +33,10 @@ def replay(
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
-    """Decide a rollout again, by what was seen; exits with 1 if it differs.
+    """Decide a rollout again by what was seen, and say what differs.
 
     What the server has recorded goes through machine and judge once more, from the beginning: phase, stage, weight,
-    verdict and reason of each step must be the same. A file that was saved needs no server.
+    verdict and reason of each step must be the same, else it exits with 1. A file that was saved needs no server.
 
     Example: rollout replay checkout/3 --save checkout-3.json
     """

@@ -195,6 +195,15 @@ class Rehearsal:
 
         await until(reached, within_s=within_s, what=f"the candidate to have {percent:g} %")
 
+    async def until_verdict(self, verdict: str, word: str, *, within_s: float) -> None:
+        """Wait for such a verdict, whose reason has that word in it. Raises Unavailable after `within_s`."""
+
+        async def given() -> bool:
+            found = (await self.rollout())["verdict"]
+            return found is not None and found["verdict"] == verdict and word in found["reason"]
+
+        await until(given, within_s=within_s, what=f"the verdict {verdict} because of {word}")
+
     async def ended(self, *, within_s: float = RELEASE_S) -> Release:
         """Wait for the end, when the backends of the version that goes are free for the next candidate."""
         await self.world.until_phase(*ENDED, within_s=within_s)

@@ -131,7 +131,7 @@ class Evidence:
         return replace(
             self,
             rollback=self.rollback.after(gate, settled, look.past.phi, look.at_s),
-            promotion=self.promotion.after(gate, settled, look, step.margin),
+            promotion=self.promotion.after(gate, settled, look, step),
             shown=self.shown.after(gate, settled, self.shares, look.past),
             slo=self._slo(gate, (*settled, *_alone(look.strata)), look.at_s),
         )

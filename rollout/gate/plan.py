@@ -25,6 +25,14 @@ class Step:
     next_bp: int | None
     margin: float
 
+    def margin_of(self, late: float, gate: Gate) -> float:
+        """The margin in latency, where stable itself has so large a share of late requests.
+
+        As for errors, a part of that share: else a service with two kinds of requests, one of them always late, would
+        have to show to half a percent what moves by chance.
+        """
+        return max(self.margin, min(1.0, gate.margin_ratio * late * FULL_BP / (self.next_bp or FULL_BP)))
+
 
 def steps(weights_bp: Sequence[int], gate: Gate, past: Past) -> tuple[Step, ...]:
     """The steps of stages with these weights.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rollout.gate.betting import Stake, Trial, promote_bet, promote_llr
+from rollout.gate.plan import Step
 from rollout.gate.rollback import Metric, error_trial, trial_of
 from rollout.gate.sample import LATE, USUAL_LATE, USUAL_SLOW, Look, Past, Stratum, Tally
 from rollout.gate.settings import Gate
@@ -79,10 +80,10 @@ class Attempt:
         """ln of the evidence for each gate, comparable between attempts."""
         return tuple(won - self.price for won in self.sums)
 
-    def after(self, settled: Sequence[Stratum], past: Past, margin: float) -> Attempt:
+    def after(self, settled: Sequence[Stratum], past: Past, margins: Mapping[Metric, float]) -> Attempt:
         """With one look; its stakes rest on what was before."""
         sums = tuple(
-            before + math.fsum(_won(metric, stratum, self.shares, past, margin) for stratum in settled)
+            before + math.fsum(_won(metric, stratum, self.shares, past, margins[metric]) for stratum in settled)
             for metric, before in zip(GATES, self.sums, strict=True)
         )
         return replace(self, sums=sums, shares=self.shares.after(settled))
@@ -115,13 +116,14 @@ class PromoteEvidence:
         """ln of the evidence for each gate, which must reach 1/beta in all."""
         return dict(zip(GATES, self.best.net, strict=True))
 
-    def after(self, gate: Gate, settled: Sequence[Stratum], look: Look, margin: float) -> PromoteEvidence:
+    def after(self, gate: Gate, settled: Sequence[Stratum], look: Look, step: Step) -> PromoteEvidence:
         """With one look."""
+        margins = {metric: _margin(metric, gate, look.past, step) for metric in GATES}
         p0 = self.first.shares.errors(look.past)
         better = sum(_won_by(error_trial(stratum), (p0, p0 / 2), 0.0, look.past.phi) for stratum in settled)
         known = PromoteEvidence(
-            self.first.after(settled, look.past, margin),
-            None if self.again is None else self.again.after(settled, look.past, margin),
+            self.first.after(settled, look.past, margins),
+            None if self.again is None else self.again.after(settled, look.past, margins),
             self.better + better,
         )
         newest = known.again or known.first
@@ -161,6 +163,11 @@ class ShownMargin:
                 break
             smallest = margin
         return smallest
+
+
+def _margin(metric: Metric, gate: Gate, past: Past, step: Step) -> float:
+    quantile = metric.quantile
+    return step.margin if quantile is None else step.margin_of(past.late.get(quantile, USUAL_LATE[quantile]), gate)
 
 
 def _won(metric: Metric, stratum: Stratum, shares: Shares, past: Past, margin: float) -> float:

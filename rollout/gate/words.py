@@ -53,7 +53,7 @@ def progress(gate: Gate, evidence: Evidence, step: Step) -> str:
 
 
 def _part(won: float, needed: float) -> str:
-    return f"{100 * min(1.0, max(0.0, won / needed)):.0f} %"
+    return f"{int(100 * min(1.0, max(0.0, won / needed)))} %"
 
 
 def comparison(evidence: Evidence, look: Look, step: Step) -> str:
@@ -110,7 +110,7 @@ def percent(share: float) -> str:
 
 def points(share: float) -> str:
     """A difference of shares."""
-    return f"{100 * share:.3g} percentage points"
+    return f"{100 * share:.3g} percentage point{'' if round(100 * share, 9) == 1 else 's'}"
 
 
 def odds(ln_e: float) -> str:

@@ -107,7 +107,7 @@ class Scrape:
     address: str = ""
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def stats_paths(query: Query) -> tuple[str, ...]:
     """What to GET: unused stats left out, native buckets.
 

@@ -22,7 +22,7 @@ from aiohttp import web
 from rollout.demo.processes import Envoy, free_port, until
 from rollout.gate.sample import Past, Quantile
 from rollout.gate.settings import Errors
-from rollout.metrics import Counts, EnvoyAdmin, FleetScraper, Query, Scrape, increments, tally
+from rollout.metrics import BackendStats, Counts, EnvoyAdmin, FleetScraper, Query, Scrape, increments, tally
 from rollout.metrics.envoy import NAMED_BACKENDS, NAMES_PER_QUERY
 
 pytestmark = pytest.mark.envoy
@@ -279,14 +279,16 @@ async def test_requests_that_clients_give_up_have_started(world: World, session:
 
 
 async def test_backends_have_the_attempts_that_they_failed(world: World, session: aiohttp.ClientSession) -> None:
-    for query in ("?status=404", "?status=500", "?after_s=5", "?die", "", "", "", ""):
-        await send(session, world, HALF, query)
-    backends = (world.backend_port, world.refusing_port)
-    seen = (await world.scrape(HALF, STABLE, backends=backends)).clusters[HALF].backends
-    good, bad = (seen[f"127.0.0.1:{port}"] for port in backends)
-    assert (bad.requests, bad.errors, bad.active) == (4, 4, 0)
-    assert good.requests == 4
-    assert good.errors <= 3
+    for query in ("?status=404", "?status=500", "?after_s=5", "?die", "", ""):
+        await send(session, world, STABLE, query)
+    for _ in range(4):
+        await send(session, world, REFUSING)
+    scrape = await world.scrape(STABLE, REFUSING, CANDIDATE, backends=(world.backend_port, world.refusing_port))
+    assert {name: dict(stats.backends) for name, stats in scrape.clusters.items()} == {
+        STABLE: {f"127.0.0.1:{world.backend_port}": BackendStats(0, True, 6, 3)},
+        REFUSING: {f"127.0.0.1:{world.refusing_port}": BackendStats(0, True, 4, 4)},
+        CANDIDATE: {f"127.0.0.1:{world.backend_port}": BackendStats(0, True, 0, 0)},
+    }
 
 
 async def test_grpc_answers_are_counted_by_status(world: World) -> None:

@@ -284,7 +284,7 @@ def test_more_retries_than_stable_has_are_a_doubt() -> None:
     retried = replace(usual(500), retries=150)
     verdict = bench.repeat(20, usual(500), retried)
     assert isinstance(verdict, Inconclusive)
-    assert verdict.reason == "retry share 30 % against 0 % (limit 1 percentage points more)"
+    assert verdict.reason == "retry share lately 30 % against 0 % (limit 1 percentage points more)"
     assert isinstance(Bench(step=HALF).repeat(20, retried, retried), Pass)
 
 
@@ -431,7 +431,14 @@ def test_no_count_is_too_large_too_small_or_too_odd(stable: Tally, candidate: Ta
 
 @pytest.mark.parametrize(
     "verdict",
-    [Pass("a"), Fail("b", {"ln_e": 7.5}), Fail("b", {}, "10.0.0.7:80"), Inconclusive("c"), Blind("d", {"x": 1})],
+    [
+        Pass("a"),
+        Fail("b", {"ln_e": 7.5}),
+        Fail("b", host="10.0.0.7:80"),
+        Pass("e", notes=("slow",)),
+        Inconclusive("c"),
+        Blind("d", {"x": 1}),
+    ],
 )
 def test_verdicts_survive_json(verdict: Verdict) -> None:
     assert verdict_from_json(json.loads(json.dumps(verdict_to_json(verdict)))) == verdict

@@ -254,6 +254,16 @@ def test_after_a_pause_missing_data_has_its_time_again() -> None:
     assert following.evidence.blind_s == 201.0
 
 
+@pytest.mark.parametrize("command", [Command.PROMOTE, Command.PROMOTE_FULL])
+def test_whoever_promotes_it_though_data_is_missing_is_not_asked_again_at_once(command: Command) -> None:
+    evidence = replace(STAGE.evidence, blind_s=20.0, looked_s=79.0)
+    state = paused(replace(STAGE, evidence=evidence, verdict=Blind("b: no stats")), 80.0, "data has been missing")
+    promoted, _ = advance(STRATEGY, state, seen(200.0, TENTH, command=command))
+    served = wanted(STRATEGY, promoted)
+    following, _ = advance(STRATEGY, promoted, replace(blind(201.0), served=served))
+    assert (following.phase, following.evidence.blind_s) == (Phase.SHIFTING, 201.0)
+
+
 def test_data_that_comes_again_ends_the_waiting() -> None:
     state, _ = advance(STRATEGY, STAGE, blind(13.0))
     assert isinstance(state.verdict, Blind)

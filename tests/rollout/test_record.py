@@ -1,5 +1,6 @@
 """What is saved as JSON comes back as the equal value."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -7,7 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from rollout.drain import Active, Drain, look
-from rollout.gate import Blind, Counts, Evidence, Fail, Histogram, Inconclusive, Look, Pass, Stratum
+from rollout.gate import (
+    Blind,
+    Evidence,
+    Fail,
+    Host,
+    Inconclusive,
+    Look,
+    Pass,
+    Past,
+    Quantile,
+    Reading,
+    Step,
+    Stratum,
+    Tally,
+    Watched,
+)
+from rollout.gate.guards import Ceiling, HangGuard, Retries
+from rollout.gate.promotion import Attempt, PromoteEvidence, Shares, ShownMargin
+from rollout.gate.rollback import RollbackEvidence
+from rollout.machine import step_of
 from rollout.record import (
     dump_drain,
     dump_endpoints,
@@ -37,34 +57,94 @@ drains = some.builds(
     timed_out=some.booleans(),
     cut=some.dictionaries(texts, some.integers(-1, 9), max_size=3),
 )
-buckets = some.tuples(some.floats(0, 1e6), some.floats(0.001, 1e6), some.integers(1, 2**40))
-counts = some.builds(
-    Counts,
+quantiles = some.sampled_from(Quantile)
+by_quantile = some.dictionaries(quantiles, counters, max_size=2)
+shares_by_quantile = some.dictionaries(quantiles, numbers, max_size=2)
+tallies = some.builds(
+    Tally,
     requests=counters,
     errors=counters,
+    timed=counters,
+    slow=by_quantile,
+    late=by_quantile,
     retries=counters,
     timeouts=counters,
-    latency=some.lists(buckets, max_size=4).map(Histogram.of),
+    started=counters,
+    active=counters,
 )
-strata = some.builds(Stratum, weight_bp=some.integers(0, FULL_BP), stable=counts, candidate=counts)
+strata = some.builds(Stratum, weight_bp=some.integers(0, FULL_BP), stable=tallies, candidate=tallies, group=texts)
 many_strata = some.lists(strata, max_size=2).map(tuple)
+pasts = some.builds(
+    Past,
+    errors=numbers,
+    slow=shares_by_quantile,
+    late=shares_by_quantile,
+    phi=numbers,
+    rate_rps=some.none() | numbers,
+    p99_ms=numbers,
+    slow_ms=shares_by_quantile,
+    late_ms=shares_by_quantile,
+)
+readings = some.builds(Reading, check=texts, at_s=numbers, value=some.none() | numbers, fault=texts)
+by_address = some.dictionaries(texts, some.builds(Host, counters, counters), max_size=2)
+looks = some.builds(
+    Look,
+    at_s=numbers,
+    strata=many_strata,
+    past=pasts,
+    blind=some.lists(texts, max_size=2).map(tuple),
+    astray=some.lists(texts, max_size=2).map(tuple),
+    hosts=by_address,
+    readings=some.lists(readings, max_size=2).map(tuple),
+    names=some.tuples(texts, texts),
+)
+known_shares = some.builds(Shares, tallies)
+attempts = some.builds(Attempt, sums=some.tuples(*[numbers] * 3), began_s=numbers, number=counters, shares=known_shares)
+slots = some.lists(numbers, min_size=30, max_size=30).map(tuple)
+ceilings = some.builds(Ceiling, some.tuples(*[numbers] * 4), some.none() | numbers)
 evidence = some.builds(
     Evidence,
-    sums=some.tuples(*[numbers] * 18),
-    offsets=some.tuples(*[numbers] * 18),
-    restarts=counters,
-    looks=counters,
-    peak_ln_e=numbers,
-    candidate_requests=counters,
-    stable=counts,
-    stage_stable=counts,
-    stage_candidate=counts,
-    stage_alone=counts,
+    rollback=some.builds(
+        RollbackEvidence,
+        sums=slots,
+        offsets=slots,
+        cold=some.tuples(*[numbers] * 4),
+        restarts=counters,
+        restarted_s=some.none() | numbers,
+        peak_ln_e=numbers,
+    ),
+    promotion=some.builds(PromoteEvidence, attempts, some.none() | attempts, numbers),
+    shown=some.builds(ShownMargin, some.tuples(*[numbers] * 8), some.tuples(*[some.booleans()] * 8)),
+    shares=known_shares,
+    hang=some.builds(HangGuard, numbers),
+    retries=some.builds(Retries, numbers, numbers, numbers, numbers),
+    slo=ceilings,
+    alone=ceilings,
+    stable=tallies,
+    candidate=tallies,
+    candidate_before=tallies,
+    excess=numbers,
     carried=many_strata,
+    hosts=by_address,
+    watched=some.dictionaries(texts, some.builds(Watched, readings, counters), max_size=2),
+    stage_s=some.none() | numbers,
+    looked_s=numbers,
+    first_s=some.none() | numbers,
+    blind_s=some.none() | numbers,
+    held_s=some.none() | numbers,
 )
 verdicts = some.sampled_from([Pass, Fail, Inconclusive, Blind]).flatmap(
-    lambda verdict: some.builds(verdict, reason=texts, numbers=some.dictionaries(texts, numbers, max_size=3))
+    lambda verdict: some.builds(
+        verdict,
+        reason=texts,
+        numbers=some.dictionaries(texts, numbers, max_size=3),
+        notes=some.lists(texts, max_size=2).map(tuple),
+        **({"host": texts} if verdict is Fail else {}),
+    )
 )
+plans = some.lists(
+    some.builds(Step, counters, some.integers(0, FULL_BP), some.none() | some.integers(0, FULL_BP), numbers), max_size=2
+).map(tuple)
 states = some.builds(
     State,
     phase=some.sampled_from(Phase),
@@ -78,6 +158,8 @@ states = some.builds(
     resume=some.none() | some.sampled_from(Phase),
     loser=some.none() | roles,
     drain=some.none() | drains,
+    plan=plans,
+    let_go=texts,
 )
 by_node = some.dictionaries(texts, texts, max_size=3)
 observations = some.builds(
@@ -90,7 +172,9 @@ observations = some.builds(
     refused=by_node,
     unready=some.lists(texts, max_size=2).map(tuple),
     looked_s=numbers,
-    look=some.none() | some.builds(Look, strata=many_strata, blind=some.lists(texts, max_size=2).map(tuple)),
+    look=some.none() | looks,
+    past=some.none() | pasts,
+    leaving=some.frozensets(texts, max_size=2),
     active=some.none() | some.builds(Active, numbers, some.dictionaries(texts, some.none() | counters, max_size=3)),
     retired=some.booleans(),
     command=some.none() | some.sampled_from(Command),
@@ -131,6 +215,41 @@ def test_a_drain_whose_time_is_up_is_saved_with_who_was_cut() -> None:
 
 def test_a_state_that_just_began_can_be_saved() -> None:
     assert load_state(dump_state(start(1.5, "deployed"))) == start(1.5, "deployed")
+
+
+def test_a_state_of_a_release_without_plans_can_be_loaded() -> None:
+    """What its evidence was made of is gone: the test of that rollout begins anew."""
+    counts = {"requests": 900, "errors": 1, "retries": 0, "timeouts": 0, "latency": {"buckets": [[1.0, 0.1, 900]]}}
+    saved = {
+        "phase": "shifting",
+        "since_s": 10.0,
+        "stage": 1,
+        "converged_s": 11.0,
+        "looked_s": 12.5,
+        "evidence": {
+            "sums": [0.5] * 18,
+            "offsets": [0.5] * 18,
+            "restarts": 2,
+            "looks": 7,
+            "peak_ln_e": 1.0,
+            "candidate_requests": 100,
+            "stable": counts,
+            "stage_stable": counts,
+            "stage_candidate": counts,
+            "stage_alone": counts,
+            "carried": [],
+        },
+        "verdict": {"verdict": "pass", "reason": "as good", "numbers": {"ln_e": -0.5}},
+        "reason": "as good",
+        "resume": None,
+        "loser": None,
+        "drain": None,
+    }
+    state = load_state(json.dumps(saved))
+    assert (state.phase, state.stage, state.plan, state.let_go) == (Phase.SHIFTING, 1, (), "")
+    assert state.evidence.rollback == Evidence.start().rollback
+    assert state.verdict == Pass("as good", {"ln_e": -0.5})
+    assert step_of(Strategy(), state) == Step(1, 1_000, 5_000, 0.01)
 
 
 def test_the_default_strategy_comes_back_as_it_was_saved() -> None:

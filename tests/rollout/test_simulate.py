@@ -173,6 +173,12 @@ def test_people_get_a_table_with_the_reasons(tmp_path: Path) -> None:
     assert "3 errors in 30 requests of the candidate against 0 in 2,970 of stable" in rows[-1]
 
 
+def test_checks_are_left_out_and_it_says_so(tmp_path: Path) -> None:
+    result = simulate(tmp_path, [healthy(1)], "checks: [{name: errors, metric: error_share, max: 1%}]\n", "--json")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 1)
+    assert result.stderr == f"note: the checks of {tmp_path}/strategy.yaml are not measured here\n"
+
+
 GOOD = json.dumps(healthy(1))
 
 

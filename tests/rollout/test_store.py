@@ -18,7 +18,7 @@ import pytest
 
 from rollout.drain import Active, Drain
 from rollout.errors import Conflict, RolloutError, Unavailable
-from rollout.gate import Counts, Histogram, Look, Pass, Stratum
+from rollout.gate import Look, Pass, Past, Quantile, Stratum, Tally
 from rollout.record import (
     Backend,
     Change,
@@ -41,8 +41,8 @@ from rollout.store.sqlite import KEPT_ROLLOUTS, open_store
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
-COUNTS = Counts(100, 3, 2, 1, Histogram.of([(1.0, 0.1, 90), (20.0, 1.0, 7)]))
-LOOK = Look((Stratum(1000, COUNTS, COUNTS),), ("envoy-2: no answer",))
+DONE = Tally(100, 3, 98, {Quantile.P95: 7}, {Quantile.P95: 2}, retries=2, timeouts=1, started=101, active=4)
+LOOK = Look(12.5, (Stratum(1000, DONE, DONE, "b"),), Past(slow_ms={Quantile.P95: 45.0}), ("envoy-2: no answer",))
 SEEN = Seen(
     2.0,
     connected=3,

@@ -122,7 +122,7 @@ def test_a_stage_shows_the_numbers_of_the_verdict_that_ended_it() -> None:
         "v2: 40,788 requests, 31 errors (0.076 %)",
         "cost: 7 bad answers more than v2 would have given",
         "evidence against v3: 3.1e4 of 100 (p 3.2e-05)",
-        "at most 1 percentage points worse: errors 80 %, p95 100 %, p99 0 %",
+        "at most 1 percentage point worse: errors 80 %, p95 100 %, p99 0 %",
         "shown: at most 5 percentage points worse, 95 %",
         "blamed 127.0.0.1:9081",
     ):
