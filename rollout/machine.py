@@ -305,20 +305,24 @@ def _resumed(state: State, seen: Seen, reason: str) -> State | None:
     """Go back to where the pause began: with what the stage has shown, but only a new look decides."""
     if state.resume is None:
         return None
-    following = _enter(state, state.resume, seen, reason)
-    evidence = replace(state.evidence, blind_s=None)  # somebody has looked into it: its time begins anew
-    return replace(following, verdict=None, converged_s=_of_stage(state), evidence=evidence)
+    following = _enter(_looked_into(state), state.resume, seen, reason)
+    return replace(following, verdict=None, converged_s=_of_stage(state))
 
 
 def _promoted(strategy: Strategy, state: State, seen: Seen, reason: str) -> State | None:
-    return _next_stage(strategy, state, seen, reason) if _behind(state) is Phase.SHIFTING else None
+    return _next_stage(strategy, _looked_into(state), seen, reason) if _behind(state) is Phase.SHIFTING else None
 
 
 def _promoted_full(strategy: Strategy, state: State, seen: Seen, reason: str) -> State | None:
     last = len(plan_of(strategy, state)) - 1
     if _behind(state) is not Phase.SHIFTING or state.stage == last:
         return _promoted(strategy, state, seen, reason)
-    return _to_stage(state, seen, last, reason)
+    return _to_stage(_looked_into(state), seen, last, reason)
+
+
+def _looked_into(state: State) -> State:
+    """Where data is missing, somebody knows of it now, and its time begins anew."""
+    return replace(state, evidence=replace(state.evidence, blind_s=None))
 
 
 def _remedy(state: State, command: Command) -> str:

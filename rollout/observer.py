@@ -20,6 +20,7 @@ from xds.cache import Cache, NodeStatus
 from xds.node import Node
 
 LOOK_EVERY_S = 0.5
+FIRST_BASE_S = 0.35  # until every Envoy that has a new weight was read once, which is what increments count from
 PAUSED_LOOK_EVERY_S = 10.0  # each look is a line of the journal, and a pause may last for days
 STALE_SCRAPE_S = 5.0
 DISCONNECT_GRACE_S = 30.0  # so long a node that went away is waited for: a restart, a cut line
@@ -274,8 +275,11 @@ class Observer:
         if looks is None:
             looks = self._looks[service] = self._looks_at(rollout)
         # A command may be refused, and a look that is taken is gone: leave it to the next observation.
+        if not looks.knows(weight_bp):
+            looks.know(weight_bp, self._past(rollout))
+            self._looked_s[service] = seen.now_s + FIRST_BASE_S  # sooner there would be nothing to see
         due = seen.command is None and seen.now_s - self._looked_s.get(service, 0.0) >= _look_every_s(rollout, seen)
-        if due or not looks.knows(weight_bp):
+        if due:
             looks.know(weight_bp, self._past(rollout))
         looks.acked(connected.keys() - seen.lagging.keys(), weight_bp, seen.now_s)
         latest = self._stats.latest()

@@ -272,6 +272,16 @@ def test_without_latencies_of_both_versions_nothing_passes(missing: str, side: s
     assert f"{missing} 0 %" in verdict.reason
 
 
+def test_where_stable_is_late_often_the_margin_in_latency_is_wider() -> None:
+    """As in a service with two kinds of requests, one of which is always late."""
+    mixed = tally(500, 0, (125, 100, 100, 0), (100, 100))
+    known = Past(slow={P95: 0.2, P99: 0.2}, late={P95: 0.2, P99: 0.2})
+    assert Bench(step=HALF, past=known).until(Pass, mixed, mixed) < 60
+    assert HALF.margin_of(0.2, WARM) == 0.05
+    assert HALF.margin_of(0.003, WARM) == HALF.margin
+    assert FIRST.margin_of(0.9, WARM) == 1.0
+
+
 def test_without_any_timed_request_nothing_passes() -> None:
     verdict = Bench(step=HALF).repeat(100, Tally(500), Tally(500))
     assert isinstance(verdict, Inconclusive)
@@ -284,7 +294,7 @@ def test_more_retries_than_stable_has_are_a_doubt() -> None:
     retried = replace(usual(500), retries=150)
     verdict = bench.repeat(20, usual(500), retried)
     assert isinstance(verdict, Inconclusive)
-    assert verdict.reason == "retry share lately 30 % against 0 % (limit 1 percentage points more)"
+    assert verdict.reason == "retry share lately 30 % against 0 % (limit 1 percentage point more)"
     assert isinstance(Bench(step=HALF).repeat(20, retried, retried), Pass)
 
 
@@ -331,7 +341,7 @@ def _passes(chance: Random, p0: float, p1: float) -> bool:
     for second in range(40):
         stable, candidate = usual(4_500, binomial(chance, 4_500, p0)), usual(500, binomial(chance, 500, p1))
         strata = (Stratum(TENTH.weight_bp, stable, candidate),)
-        shown = shown.after(WARM, strata, Look(float(second), strata, past), TENTH.margin)
+        shown = shown.after(WARM, strata, Look(float(second), strata, past), TENTH)
         if min(shown.by_metric().values()) >= LN_20:
             return True
     return False

@@ -82,7 +82,7 @@ MOVES = {
     "a stage that held and passed is followed by the next": Move(
         replace(STAGE, verdict=PASS),
         seen(16.0, TENTH),
-        replace(STAGE, since_s=16.0, stage=1, converged_s=None, reason=PASS.reason),
+        replace(STAGE, since_s=16.0, stage=1, converged_s=None, passed=PASS, reason=PASS.reason),
     ),
     "the last stage is followed by keeping the old version": Move(
         replace(LAST, verdict=PASS),

@@ -154,6 +154,7 @@ states = some.builds(
     looked_s=numbers,
     evidence=evidence,
     verdict=some.none() | verdicts,
+    passed=some.none() | verdicts,
     reason=texts,
     resume=some.none() | some.sampled_from(Phase),
     loser=some.none() | roles,

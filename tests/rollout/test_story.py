@@ -46,6 +46,7 @@ def entry(revision: int, second: int, phase: str, stage: int, **changes: Any) ->
         "weight_percent": 1.0 if phase == "shifting" else 0.0,
         "reason": f"why {phase}",
         "verdict": None,
+        "passed": None,
         "waiting_for": {},
         "by": "",
         "astray": [],
@@ -130,11 +131,10 @@ def test_a_stage_shows_the_numbers_of_the_verdict_that_ended_it() -> None:
     assert text.count("40,788 requests") == 1
 
 
-def test_a_stage_that_was_passed_says_that_its_numbers_are_from_the_look_before() -> None:
-    journal = [entry(1, 2, "shifting", 0, verdict=verdict()), entry(2, 3, "shifting", 1, reason="shown")]
-    assert "a look later it went on" in words(story(rollout(journal)))
-    journal[0]["verdict"] = verdict("pass")
-    assert "a look later" not in words(story(rollout(journal)))
+def test_a_stage_that_was_passed_shows_the_verdict_that_passed_it() -> None:
+    passed = verdict("pass", reason="shown to be as good")
+    journal = [entry(1, 2, "shifting", 0, verdict=verdict()), entry(2, 3, "shifting", 1, reason="next", passed=passed)]
+    assert "last verdict PASS: shown to be as good" in words(story(rollout(journal)))
 
 
 def test_a_stage_shows_what_checks_measured_last_and_who_was_astray() -> None:
