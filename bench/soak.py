@@ -60,7 +60,7 @@ class Soak:
         while self.weights < changes:
             number += 1
             endpoints = [backend.address for backend in self.world.backends[names[number % len(names)]]]
-            strategy = {"stages": stages, "gate": {"min_requests": 1}}
+            strategy = {"stages": stages, "gate": {"margin": 0.5, "warmup": "0s", "min_rps": 0}}  # changes, fast
             body = {"version": f"r{number}", "endpoints": endpoints, "strategy": strategy}
 
             async def deployed(body: Mapping[str, Any] = body) -> bool:

@@ -47,7 +47,7 @@ from xds.cache import Cache
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
 SCRAPE_ENVOY_S = 0.002  # of a large fleet each Envoy is asked less often
 SCRAPE_S = 0.5
-SCRAPE_PHASE_S = {Phase.DRAINING: 0.1, Phase.SHIFTING: 0.25}  # twice as often as looks are taken, for fresh ones
+SCRAPE_SOON_S, SOON_S = 0.1, 3.0  # while something is let go, and so long after a stage began: then seconds count
 UNSAVED_SUSPECT = 5
 UNSAVED_LIMIT = 120  # steps of one service that wait for the disk; beyond, looks are dropped, but nothing else
 
@@ -143,9 +143,9 @@ class Controller:
         return self._saver.put(Saving(changes)) if changes else None
 
     def scrape_every_s(self) -> float:
-        phases = {rollout.state.phase for rollout in self.books.active()}
-        phases |= {Phase.DRAINING} if self.books.draining() else set()
-        least_s = min((SCRAPE_PHASE_S.get(phase, SCRAPE_S) for phase in phases), default=SCRAPE_S)
+        now_s = self._outside.clock()
+        soon = self.books.draining() or any(_is_urgent(rollout.state, now_s) for rollout in self.books.active())
+        least_s = SCRAPE_SOON_S if soon else SCRAPE_S
         return max(least_s, SCRAPE_ENVOY_S * self.observer.connected())
 
     # --- what may be asked ---
@@ -417,3 +417,8 @@ class Controller:
 
     def _publish(self, service: str) -> None:
         self._publisher.serve(service, self.books.traffic(service))
+
+
+def _is_urgent(state: State, now_s: float) -> bool:
+    """Say whether traffic is shifted or let go just now."""
+    return state.phase is Phase.DRAINING or (state.phase is Phase.SHIFTING and now_s - state.since_s < SOON_S)

@@ -20,7 +20,7 @@ from xds.cache import Cache, NodeStatus
 from xds.node import Node
 
 LOOK_EVERY_S = 0.5
-FIRST_BASE_S = 0.35  # until every Envoy that has a new weight was read once, which is what increments count from
+FIRST_BASE_S = 0.25  # until every Envoy that has a new weight was read once, which is what increments count from
 PAUSED_LOOK_EVERY_S = 10.0  # each look is a line of the journal, and a pause may last for days
 STALE_SCRAPE_S = 5.0
 DISCONNECT_GRACE_S = 30.0  # so long a node that went away is waited for: a restart, a cut line

@@ -109,9 +109,32 @@ def test_every_setting_is_documented() -> None:
         assert f"`{word}`" in REFERENCE, word
 
 
-def test_every_setting_of_the_gate_is_documented() -> None:
+def test_every_setting_of_the_gate_is_documented_as_it_is() -> None:
     for setting in fields(Gate):
-        assert f"`{setting.name.removesuffix('_s')}`" in REFERENCE, setting.name
+        name, known = setting.name.removesuffix("_s"), setting.metadata
+        default = "none" if setting.default is None else f"`{written(known['unit'], setting.default)}`"
+        assert f"| `{name}` | {default} | {limits(setting.type, known)} | {known['meaning']} |" in REFERENCE, name
+
+
+def limits(type_: Any, known: Mapping[str, Any]) -> str:
+    """What a value may be: one of some words, or from here to there."""
+    if known["unit"] == "word":
+        return " or ".join(f"`{word}`" for word in (("true", "false") if type_ is bool else type_))
+    least = f"above {written(known['unit'], known['above'])}" if "above" in known else written(known["unit"], known["least"])
+    return f"{least} to {written(known['unit'], known['to'])}"
+
+
+def written(unit: str, value: Any) -> str:
+    """A value as a strategy's file has it."""
+    match unit:
+        case "share":
+            return f"{100 * value:.6g}%"
+        case "duration":
+            return f"{value / 3600:g}h" if value >= 3600 else f"{value:g}s" if value >= 1 or not value else f"{1000 * value:g}ms"
+        case "word":
+            return str(value).lower()
+        case _:
+            return f"{value:g}"
 
 
 def test_every_route_of_the_api_is_documented() -> None:

@@ -69,7 +69,7 @@ def _unseen(checks: Sequence[Check], evidence: Evidence, look: Look) -> tuple[st
 
 def _ignored(gate: Gate, evidence: Evidence, look: Look) -> bool:
     """Whether who cannot be read is left out: somebody else must be left."""
-    overdue = blind_for_s(evidence) >= gate.blind_timeout_s
+    overdue = blind_for_s(evidence) >= gate.blind_timeout_s > 0
     return gate.when_blind is WhenBlind.IGNORE and overdue and bool(look.strata)
 
 

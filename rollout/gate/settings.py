@@ -166,7 +166,7 @@ class Gate:
         metadata=_word("When one backend has all errors: `rollback`, or `drain` that one and go on."),
     )
     blind_timeout_s: float = field(
-        default=60.0, metadata=_duration(86_400, "So long data may be missing before `when_blind` is done.")
+        default=60.0, metadata=_duration(86_400, "So long data may be missing before `when_blind` is done; 0s: for ever.")
     )
     when_blind: WhenBlind = field(
         default=WhenBlind.PAUSE,

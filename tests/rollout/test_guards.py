@@ -262,6 +262,12 @@ def test_who_is_missing_for_too_long_may_be_left_out_and_is_named() -> None:
     assert verdict.reason.endswith("; left out: envoy-2: no answer")
 
 
+@pytest.mark.parametrize("when", WhenBlind)
+def test_without_a_limit_data_may_be_missing_for_ever(when: WhenBlind) -> None:
+    bench = Bench(replace(WARM, when_blind=when, blind_timeout_s=0.0), HALF)
+    assert isinstance(bench.repeat(200, usual(500), usual(500), blind=SILENT), Blind)
+
+
 def test_nobody_is_left_out_when_nobody_else_is_left() -> None:
     bench = Bench(replace(WARM, when_blind=WhenBlind.IGNORE), HALF)
     assert all(isinstance(bench.judge((), blind=SILENT), Blind) for _ in range(200))
