@@ -39,7 +39,7 @@ MOST_S = 900
 OURS = "this project"
 GATE = Gate()
 BURSTS = Incident(errors=0.1, lasts_s=5, every_s=60)
-OUTAGE = Incident(errors=0.5, lasts_s=30, every_s=3600)
+OUTAGE = Incident(errors=0.5, lasts_s=30, every_s=86_400)
 Plan = Sequence[Planned]
 
 
@@ -212,9 +212,9 @@ def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def filled(page: str, name: str, content: str) -> str:
     """Return the page with the content between the marks of that name."""
-    begin, end = f"<!-- {name}: bench/gates.py writes this -->\n", "\n<!-- end -->"
+    begin, end = f"<!-- {name}: bench/gates.py writes this -->\n", "<!-- end -->"
     before, _, rest = page.partition(begin)
-    return f"{before}{begin}{content}{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}{content}\n{end}{rest.partition(end)[2]}"
 
 
 def show(known: Sequence[Row], rates_rps: Sequence[float]) -> None:

@@ -103,8 +103,7 @@ class State:
 
     `converged_s`: since when every Envoy has what the phase asks for, None before; of a stage it is the first time,
     which neither an Envoy that restarts nor a pause takes back. `looked_s` stamps the last look that was judged.
-    `passed`: the verdict that ended the stage before, None where none did, and from
-    the next look on.
+    `passed`: the verdict that ended the stage before, None where none did, and from the next look on.
     `resume`: the phase behind a pause, None outside of one. `loser`: the version that goes, None until that is known.
     `reason`: why it is in this phase; from the decision about the loser on, why that was decided. `plan` has the stages
     as they will be, `stage` counts in it; () before that is known. `let_go`: the address of the candidate's backend

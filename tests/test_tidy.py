@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -120,7 +120,11 @@ def limits(type_: Any, known: Mapping[str, Any]) -> str:
     """What a value may be: one of some words, or from here to there."""
     if known["unit"] == "word":
         return " or ".join(f"`{word}`" for word in (("true", "false") if type_ is bool else type_))
-    least = f"above {written(known['unit'], known['above'])}" if "above" in known else written(known["unit"], known["least"])
+    least = (
+        f"above {written(known['unit'], known['above'])}"
+        if "above" in known
+        else written(known["unit"], known["least"])
+    )
     return f"{least} to {written(known['unit'], known['to'])}"
 
 
@@ -129,12 +133,16 @@ def written(unit: str, value: Any) -> str:
     match unit:
         case "share":
             return f"{100 * value:.6g}%"
+        case "duration" if value >= 3600:
+            return f"{value / 3600:g}h"
+        case "duration" if 0 < value < 1:
+            return f"{1000 * value:g}ms"
         case "duration":
-            return f"{value / 3600:g}h" if value >= 3600 else f"{value:g}s" if value >= 1 or not value else f"{1000 * value:g}ms"
+            return f"{value:g}s"
         case "word":
             return str(value).lower()
         case _:
-            return f"{value:g}"
+            return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
 def test_every_route_of_the_api_is_documented() -> None:

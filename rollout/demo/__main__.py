@@ -23,13 +23,20 @@ from rollout.client import path_of
 from rollout.demo.backend import Behaviour
 from rollout.demo.load import PROXY, LoadPlan, Tally, mix, run_load
 from rollout.demo.picture import picture
+from rollout.demo.processes import until
 from rollout.demo.world import SERVICE, Cast, World
 from rollout.errors import RolloutError, Unavailable
 from rollout.screen import service_panel
 
 BACKENDS = {"v1": 3, "v2": 3, "v3": 3}
-BROKEN = {"v3": Behaviour(error_share=0.3)}
+BEHAVIOUR = {
+    "v1": Behaviour(median_ms=20),
+    "v2": Behaviour(median_ms=20),
+    "v3": Behaviour(median_ms=20, error_share=0.3),
+}
 RATE_PER_S = 300
+USUAL_REQUESTS = 1500
+USUAL_WITHIN_S = 30.0
 POLL_S = 0.05
 LIMIT_S = 150.0
 SHARES_OVER_S = 5.0
@@ -74,7 +81,7 @@ async def main(*, keep: bool, drawing: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="rollout-demo-") as folder:
         show.say("starting a server, 3 Envoys (two SotW, one delta) and 9 backends: v1, v2, and v3, which is broken")
         try:
-            async with World(Path(folder), Cast(BACKENDS, BROKEN)) as world:
+            async with World(Path(folder), Cast(BACKENDS, BEHAVIOUR)) as world:
                 passed = await _play(world, show)
                 if drawing is not None:
                     await asyncio.to_thread(drawing.write_text, picture(show.tally.by_second, show.marks))
@@ -96,11 +103,26 @@ async def _play(world: World, show: Show) -> bool:
         with live if show.console.is_terminal else contextlib.nullcontext():
             show.live = live if show.console.is_terminal else None
             await world.client.post(path_of("services", SERVICE, "adopt"), {"version": "v1"})
+            await _get_to_know(world, show)
             good = await _roll(world, show, "v2", "v1")
             broken = await _roll(world, show, "v3", "v3")
         stop.set()
         await load
     return await _report(world, show, good, broken)
+
+
+async def _get_to_know(world: World, show: Show) -> None:
+    """Wait until the server has seen what is usual for v1: a service that was just started has no past yet."""
+
+    async def known() -> bool:
+        service = await world.service()
+        show.update(service)
+        return service["history"] is not None and service["history"]["requests"] >= USUAL_REQUESTS
+
+    await until(known, within_s=USUAL_WITHIN_S, what="the server to see what is usual for v1")
+    usual = (await world.service())["history"]
+    latency = f"{usual['p50_ms']:.0f} ms in the median, p99 {usual['p99_ms']:.0f} ms"
+    show.say(f"what is usual for v1: {usual['requests_per_s']:.0f} requests/s, {latency}")
 
 
 async def _roll(world: World, show: Show, version: str, loser: str) -> Mapping[str, Any]:

@@ -116,6 +116,12 @@ class PromoteEvidence:
         """ln of the evidence for each gate, which must reach 1/beta in all."""
         return dict(zip(GATES, self.best.net, strict=True))
 
+    @property
+    def unknown(self) -> tuple[Metric, ...]:
+        """The gates that no bet was placed on yet, though there was one on another."""
+        placed = dict(zip(GATES, self.best.sums, strict=True))
+        return tuple(metric for metric, won in placed.items() if won == 0 and any(self.best.sums))
+
     def after(self, gate: Gate, settled: Sequence[Stratum], look: Look, step: Step) -> PromoteEvidence:
         """With one look."""
         margins = {metric: _margin(metric, gate, look.past, step) for metric in GATES}

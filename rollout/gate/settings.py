@@ -70,7 +70,9 @@ class Gate:
     )
     margin_ratio: float = field(
         default=0.25,
-        metadata=_number(0, 10, "The margin is at least so many times the error share that stable had before."),
+        metadata=_number(
+            0, 10, "The margin is at least so many times stable's share of errors before; in latency, of late requests."
+        ),
     )
     margin_budget_s: float = field(
         default=0.0,
@@ -166,7 +168,8 @@ class Gate:
         metadata=_word("When one backend has all errors: `rollback`, or `drain` that one and go on."),
     )
     blind_timeout_s: float = field(
-        default=60.0, metadata=_duration(86_400, "So long data may be missing before `when_blind` is done; 0s: for ever.")
+        default=60.0,
+        metadata=_duration(86_400, "So long data may be missing before `when_blind` is done; 0s: for ever."),
     )
     when_blind: WhenBlind = field(
         default=WhenBlind.PAUSE,

@@ -49,7 +49,9 @@ def progress(gate: Gate, evidence: Evidence, step: Step) -> str:
     """How much of the evidence to pass there is, gate by gate."""
     needed = -math.log(gate.beta)
     parts = (f"{metric} {_part(won, needed)}" for metric, won in evidence.promotion.by_metric().items())
-    return f"not yet shown to be at most {points(step.margin)} worse: {', '.join(parts)} of the evidence needed"
+    shown = f"not yet shown to be at most {points(step.margin)} worse: {', '.join(parts)} of the evidence needed"
+    unknown = evidence.promotion.unknown
+    return f"{shown}; of {', '.join(unknown)} nothing is known yet that could be compared" if unknown else shown
 
 
 def _part(won: float, needed: float) -> str:

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.envoy
 
 QUICK = {
     "stages": [{"weight": weight, "hold": "1s"} for weight in ("20%", "100%")],
-    "gate": {"min_requests": 10},
+    "gate": {"margin": "20%", "warmup": "0s"},
     "drain_timeout": "5s",
 }
-NEVER = {"stages": ["20%", "100%"], "gate": {"min_requests": 1_000_000}}
+NEVER = {"stages": [{"weight": "20%", "hold": "1h"}, "100%"]}
 CAST = Cast({"v1": 2, "v2": 2}, {}, (("eu/eu-1", False), ("us/us-1", True)))
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.envoy
 
 QUICK = {
     "stages": [{"weight": weight, "hold": "1s"} for weight in ("20%", "100%")],
-    "gate": {"min_requests": 10},
+    "gate": {"margin": "20%", "warmup": "0s"},
 }
 CAST = Cast({"v1": 2, "v2": 2}, {}, (("eu/eu-1", False),))
 

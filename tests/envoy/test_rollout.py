@@ -14,7 +14,7 @@ pytestmark = pytest.mark.envoy
 
 QUICK = {
     "stages": [{"weight": weight, "hold": "1s"} for weight in ("10%", "50%", "100%")],
-    "gate": {"min_requests": 10},
+    "gate": {"margin": "20%", "warmup": "0s"},
     "keep_stable": "1s",
 }
 CAST = Cast({"v1": 2, "v2": 2, "v3": 2}, {"v3": Behaviour(error_share=0.5)}, (("eu/eu-1", False), ("us/us-1", True)))
@@ -107,7 +107,7 @@ async def test_a_restart_of_the_server_changes_nothing_in_the_envoys(tmp_path: P
 
 
 async def test_promote_and_abort_do_what_they_say(tmp_path: Path, under_load: UnderLoad) -> None:
-    never = {"stages": ["1%", "50%", "100%"], "gate": {"min_requests": 1_000_000}}
+    never = {"stages": [{"weight": "1%", "hold": "1h"}, {"weight": "50%", "hold": "1h"}, "100%"]}
     async with World(tmp_path, CAST) as world, under_load(*await world.targets()) as tally:
         await world.deploy("v2", never)
         await until_step(world, "shifting", 0)

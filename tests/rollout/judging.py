@@ -15,12 +15,11 @@ LAST = Step(3, 10_000, None, 0.005)
 P75, P95, P99, P999 = Quantile
 
 
-def tally(requests: int, errors: int = 0, slow: Sequence[int] = (), late: Sequence[int] = (), **others: int) -> Tally:
+def tally(requests: int, errors: int = 0, slow: Sequence[int] = (), late: Sequence[int] = ()) -> Tally:
     """All requests timed; `slow` from p75 on, `late` of p95 and p99, missing ones are 0."""
     padded = (*slow, *(0 for _ in range(4 - len(slow))))
     later = (*late, *(0 for _ in range(2 - len(late))))
-    known = Tally(requests, errors, requests, dict(zip(Quantile, padded, strict=True)))
-    return replace(known, late={P95: later[0], P99: later[1]}, **others)
+    return Tally(requests, errors, requests, dict(zip(Quantile, padded, strict=True)), {P95: later[0], P99: later[1]})
 
 
 def usual(requests: int, errors: int = 0) -> Tally:

@@ -127,6 +127,7 @@ def test_the_past_of_a_stage_is_what_was_known_when_its_weight_began() -> None:
     world.envoy("a")
     world.seen()
     world.observer.historian.restore({})
+    world.seen()
     look = world.seen().look
     assert look is not None
     assert look.past == past
