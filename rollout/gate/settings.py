@@ -38,8 +38,8 @@ def _number(least: float, to: float, meaning: str) -> Metadata:
     return {"unit": "number", "least": least, "to": to, "meaning": meaning}
 
 
-def _duration(to_s: float, meaning: str) -> Metadata:
-    return {"unit": "duration", "least": 0.0, "to": to_s, "meaning": meaning}
+def _duration(to_s: float, meaning: str, least_s: float = 0.0) -> Metadata:
+    return {"unit": "duration", "least": least_s, "to": to_s, "meaning": meaning}
 
 
 def _word(meaning: str) -> Metadata:
@@ -107,7 +107,7 @@ class Gate:
     )
     restart_s: float = field(
         default=60.0,
-        metadata=_duration(86_400, "A new test starts so often beside the others, for what turns bad late."),
+        metadata=_duration(86_400, "A new test starts so often beside the others, for what turns bad late.", 1.0),
     )
     warmup_s: float = field(
         default=10.0,
@@ -160,7 +160,10 @@ class Gate:
     error_budget: int | None = field(
         default=None,
         metadata=_number(
-            1, 1e9, "A rollout that has cost so many more bad requests than stable would have is rolled back."
+            1,
+            1e9,
+            "A rollout that has cost so many more bad requests than stable would have is rolled back; chance alone costs "
+            "some, the more the busier and the worse both are.",
         ),
     )
     bad_host: BadHost = field(
