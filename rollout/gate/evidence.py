@@ -56,10 +56,13 @@ class Evidence:
 
     def renew(self, at_s: float) -> Evidence:
         """For the next stage: what it must show begins at nothing, one more process starts beside the others."""
+        again = self.promotion.again
+        shares = self.shares if again is None else again.shares  # without the incident that it began with
         return replace(
             self,
             rollback=self.rollback.restarted(at_s),
-            promotion=PromoteEvidence.start(self.shares, at_s),
+            promotion=PromoteEvidence.start(shares, at_s),
+            shares=shares,
             hang=HangGuard(),
             stable=Tally(),
             candidate=Tally(),

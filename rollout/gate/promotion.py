@@ -15,7 +15,7 @@ from rollout.gate.settings import Gate
 GATES = (Metric.ERRORS, Metric.P95, Metric.P99)
 MARGINS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """The margins that are tried beside the stage's own, to say how much worse the candidate is at most."""
-RETRIES, RETRY_S = 0.1, 10.0
+RETRIES, RETRY_S, FORGET_S = 0.1, 10.0, 20.0
 PRIOR_REQUESTS, PRIOR_BAD = 2000, 1
 """So many requests the past counts for beside what stable shows in this rollout."""
 
@@ -69,6 +69,7 @@ class Attempt:
     began_s: float = 0.0
     number: int = 0  # how many attempts of the stage came before
     shares: Shares = field(default_factory=Shares)  # what stable has shown that its stakes may rest on
+    forgot_s: float = 0.0  # since when that is, for a later attempt
 
     @property
     def price(self) -> float:
@@ -80,13 +81,18 @@ class Attempt:
         """ln of the evidence for each gate, comparable between attempts."""
         return tuple(won - self.price for won in self.sums)
 
-    def after(self, settled: Sequence[Stratum], past: Past, margins: Mapping[Metric, float]) -> Attempt:
+    def after(self, settled: Sequence[Stratum], look: Look, margins: Mapping[Metric, float]) -> Attempt:
         """With one look; its stakes rest on what was before."""
+        past = look.past
         sums = tuple(
             before + math.fsum(_won(metric, stratum, self.shares, past, margins[metric]) for stratum in settled)
             for metric, before in zip(GATES, self.sums, strict=True)
         )
-        return replace(self, sums=sums, shares=self.shares.after(settled))
+        known = replace(self, sums=sums, shares=self.shares.after(settled))
+        # A later one began because of an incident: when that is over, its stakes must not rest on it for ever.
+        if not self.number or look.at_s - self.forgot_s < FORGET_S:
+            return known
+        return replace(known, shares=Shares(), forgot_s=look.at_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +134,15 @@ class PromoteEvidence:
         p0 = self.first.shares.errors(look.past)
         better = sum(_won_by(error_trial(stratum), (p0, p0 / 2), 0.0, look.past.phi) for stratum in settled)
         known = PromoteEvidence(
-            self.first.after(settled, look.past, margins),
-            None if self.again is None else self.again.after(settled, look.past, margins),
+            self.first.after(settled, look, margins),
+            None if self.again is None else self.again.after(settled, look, margins),
             self.better + better,
         )
         newest = known.again or known.first
-        if min(newest.sums) > math.log(gate.beta) or look.at_s - newest.began_s < RETRY_S:
+        fresh = Attempt(began_s=look.at_s, number=newest.number + 1, forgot_s=look.at_s)
+        if min(newest.net) > min(fresh.net) or look.at_s - newest.began_s < RETRY_S:
             return known
-        return replace(known, again=Attempt(began_s=look.at_s, number=newest.number + 1))
+        return replace(known, again=fresh)
 
 
 @dataclass(frozen=True, slots=True)

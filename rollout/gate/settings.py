@@ -162,8 +162,8 @@ class Gate:
         metadata=_number(
             1,
             1e9,
-            "A rollout that has cost so many more bad requests than stable would have is rolled back; chance alone costs "
-            "some, the more the busier and the worse both are.",
+            "A rollout that has cost so many more bad requests than stable would have is rolled back; chance alone "
+            "costs some, the more the busier and the worse both are.",
         ),
     )
     bad_host: BadHost = field(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rollout.demo.backend import Behaviour
 from rollout.demo.load import (
     PROXY,
     Fault,
@@ -333,6 +334,56 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+# How backends behave
+
+
+async def statuses(backend: Backend, requests: int = 40) -> list[int | None]:
+    """What it answers, one request after the other; a missing answer is waited for half a second."""
+    pool = Pool(Target.parse(backend.address), connections=1, connections_max=1)
+    try:
+        return [(await asked(pool, timeout_s=0.5))[0] for _ in range(requests)]
+    finally:
+        pool.close()
+
+
+async def test_a_backend_behaves_as_it_was_started_and_changes_while_it_runs(tmp_path: Path) -> None:
+    outage = tmp_path / "outage"
+    async with Backend("v1", tmp_path, name="b", behaviour=Behaviour(error_share=1.0)) as backend:
+        assert set(await statuses(backend)) == {500}
+        await backend.behave(Behaviour(outage=str(outage)))
+        assert set(await statuses(backend)) == {200}
+        outage.touch()
+        assert set(await statuses(backend)) == {200, 500}
+        await backend.behave(Behaviour(cold_s=3600, cold_error_share=1.0))
+        assert set(await statuses(backend)) == {500}
+        await backend.behave(Behaviour(hang_after_s=0))
+        assert await statuses(backend, 1) == [None]
+        await backend.behave(Behaviour())
+        assert set(await statuses(backend)) == {200}
+
+
+async def test_a_backend_takes_the_time_that_it_is_told_to(tmp_path: Path) -> None:
+    async with Backend("v1", tmp_path, name="b", behaviour=Behaviour(median_ms=20)) as backend:
+        plan = LoadPlan((Target.parse(backend.address),), rate_per_s=200, paths=(PathShare("/fast", 1.0),))
+        tally = await run_load_for(plan, 2)
+    median_s = tally.latency["/fast"].quantile_s(0.5)
+    assert median_s is not None
+    assert 0.018 <= median_s <= 0.04
+
+
+async def test_a_behaviour_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="error_share 2 is not between 0 and 1"):
+        Behaviour(error_share=2)
+    async with Backend("v1", tmp_path, name="b") as backend:
+        pool = Pool(Target.parse(backend.address), connections=1, connections_max=1)
+        body = b'{"humour": 1}'
+        request = b"POST /behaviour HTTP/1.1\r\nhost: demo\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        head, _ = await ask(pool, request, 5)
+        assert head is not None
+        assert head.status == 400
+        pool.close()
 
 
 # A real Envoy
