@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint check format bench soak serve clean
+.PHONY: demo test lint check format bench releases gates soak serve clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml hatch_build.py
@@ -35,10 +35,17 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## what docs/performance.md claims: an idle server, changes, and a hundred proxies (three minutes)
+bench: $(INSTALLED)  ## what docs/performance.md claims: an idle server, changes, stats, and a hundred proxies (four minutes)
 	$(BIN)/python bench/idle.py
 	$(BIN)/python bench/compile.py
+	$(BIN)/python bench/scrape.py
 	$(BIN)/python bench/fanout.py --proxies 100
+
+releases: $(INSTALLED)  ## good and bad releases of every kind, on real Envoys under load (half an hour)
+	$(BIN)/python bench/releases.py
+
+gates: $(INSTALLED)  ## the judge beside Flagger's, Argo's and others' on simulated traffic (two minutes; docs/gates.md)
+	$(BIN)/python bench/gates.py
 
 soak: $(INSTALLED)  ## 1,000 changes of weights, 200 of clusters and 50 killed servers under load (ten minutes)
 	$(BIN)/python bench/soak.py
