@@ -10,7 +10,6 @@ release ended otherwise than it should, or when more was lost than the broken ve
 import argparse
 import asyncio
 import json
-import math
 import statistics
 import sys
 import tempfile
@@ -56,17 +55,20 @@ async def cold(scene: Rehearsal) -> Found:
 
 async def broken(scene: Rehearsal) -> Found:
     await scene.deploy(replace(scene.usual, error_share=1.0))
-    return _came_back(await scene.ended())
+    release = await scene.ended()
+    return _came_back(release, release.first_bad_s)
 
 
 async def worse(scene: Rehearsal) -> Found:
     await scene.deploy(replace(scene.usual, error_share=0.05))
-    return _came_back(await scene.ended())
+    release = await scene.ended()
+    return _came_back(release, release.first_bad_s)
 
 
 async def slow(scene: Rehearsal) -> Found:
     await scene.deploy(replace(scene.usual, median_ms=2 * scene.usual.median_ms))
-    return _came_back(await scene.ended())
+    release = await scene.ended()
+    return _came_back(release, release.weighted_s)
 
 
 async def outage(scene: Rehearsal) -> Found:
@@ -147,9 +149,8 @@ def _went_out(release: Release) -> Found:
     return Found(figures, (*_unless(release, "completed"), *_drops(release)))
 
 
-def _came_back(release: Release) -> Found:
-    """`back_s` counts from the first bad answer, or else from the first weight, until all Envoys ACKed the rollback."""
-    began_s = release.weighted_s if math.isnan(release.first_bad_s) else release.first_bad_s
+def _came_back(release: Release, began_s: float) -> Found:
+    """`back_s` counts from then until all Envoys had ACKed the rollback."""
     figures = {
         "back_s": release.back_s - began_s,
         "weight_percent": release.last_weight,

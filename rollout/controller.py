@@ -19,7 +19,7 @@ from rollout.history import History
 from rollout.machine import advance, plan
 from rollout.metrics import Query, Scrape
 from rollout.metrics.sources import Commands
-from rollout.observer import Observer, Stats
+from rollout.observer import SCRAPE_ENVOY_S, Observer, Stats
 from rollout.record import (
     Backend,
     Change,
@@ -45,7 +45,6 @@ from rollout.traffic.publisher import Checked, Publisher
 from xds.cache import Cache
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
-SCRAPE_ENVOY_S = 0.002  # of a large fleet each Envoy is asked less often
 SCRAPE_S = 0.5
 SCRAPE_SOON_S, SOON_S = 0.1, 3.0  # while something is let go, and so long after a stage began: then seconds count
 UNSAVED_SUSPECT = 5

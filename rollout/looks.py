@@ -1,7 +1,7 @@
 """Scrapes -> looks: what both versions did since the look before, on Envoys grouped by how they route."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rollout.gate.attribution import add
@@ -15,6 +15,7 @@ from rollout.state import SETTLE_S
 OWN_GROUPS = 20
 """So many Envoys that are astray have a group for each, and are named; further ones share a group."""
 FURTHER = "others astray"
+BLIND_NAMED = 20  # at most: each look is a line of the journal, and where a location is cut off there are hundreds
 NOTHING_KNOWN = Past()
 
 
@@ -121,7 +122,7 @@ class Looks:
             now_s,
             tuple(self._strata()),
             self._pasts.get(self._weight_bp, NOTHING_KNOWN),
-            tuple(reasons),
+            tuple(_some(reasons)),
             hosts=add({}, self._hosts),
             names=self.names,
         )
@@ -210,7 +211,7 @@ def total(spans: Iterable[Counts]) -> Counts:
         refused=sum(each.refused for each in counts),
         started=sum(each.started for each in counts),
         grpc=dict(grpc),
-        latency=Histogram.of(bucket for each in counts for bucket in each.latency.buckets),
+        latency=Histogram.total(each.latency for each in counts),
     )
 
 
@@ -229,6 +230,14 @@ def _filled(known: Past, newer: Past) -> Past:
         p99_ms=known.p99_ms or newer.p99_ms,
         rate_rps=newer.rate_rps if known.rate_rps is None else known.rate_rps,
     )
+
+
+def _some(reasons: Sequence[str]) -> Iterator[str]:
+    """The first of them, and how many more there are."""
+    yield from reasons[:BLIND_NAMED]
+    more = len(reasons) - BLIND_NAMED
+    if more > 0:
+        yield f"{more} more Envoy{'s' if more > 1 else ''} cannot be read"
 
 
 def _begun(earlier: ClusterStats, later: ClusterStats) -> int:

@@ -201,7 +201,8 @@ def _shifting(strategy: Strategy, state: State, seen: Seen) -> State:
 
 def _failed(strategy: Strategy, state: State, seen: Seen, verdict: Fail) -> State:
     """Roll back; or, where that is wanted and one backend explains it all, let that one go and judge the others."""
-    if not verdict.host or state.let_go or strategy.gate.bad_host is not BadHost.DRAIN:
+    others = state.evidence.hosts.keys() - seen.leaving - {verdict.host}
+    if not verdict.host or not others or state.let_go or strategy.gate.bad_host is not BadHost.DRAIN:
         return _roll_back(state, seen, verdict.reason)
     going_on = Inconclusive(f"{verdict.host} is let go, the others go on: {verdict.reason}", verdict.numbers)
     return replace(state, let_go=verdict.host, verdict=going_on, evidence=state.evidence.pardoned(seen.now_s))

@@ -20,9 +20,13 @@ from xds.cache import Cache, NodeStatus
 from xds.node import Node
 
 LOOK_EVERY_S = 0.5
+LONG_LOOK_EVERY_S = 2.0  # each look is a line of the journal, and a stage may last for a day
+LONG_STAGE_S = 600.0  # looks become that rare until then
 FIRST_BASE_S = 0.25  # until every Envoy that has a new weight was read once, which is what increments count from
-PAUSED_LOOK_EVERY_S = 10.0  # each look is a line of the journal, and a pause may last for days
+PAUSED_LOOK_EVERY_S = 10.0  # a pause may last for days
+SCRAPE_ENVOY_S = 0.002  # of a large fleet each Envoy is asked less often
 STALE_SCRAPE_S = 5.0
+STALE_ROUNDS = 3
 DISCONNECT_GRACE_S = 30.0  # so long a node that went away is waited for: a restart, a cut line
 REASON_LIMIT = 300
 BLAMABLE_BACKENDS = 200
@@ -305,21 +309,30 @@ class Observer:
     def _blind(self, service: str, connected: Mapping[str, NodeStatus], now_s: float) -> Mapping[str, str]:
         """Return why Envoys cannot be read now; one that is gone may still have traffic."""
         latest, failures = self._stats.latest(), self._stats.failures()
+        everyone = self._connected()
+        stale_s = stale_after_s(len(everyone))
         without = {each.node.id for each in self._cache.gone() if not has_stats(each.node)}
-        blind = {node: why for node, why in self._missing(service, self._connected()).items() if node not in without}
+        blind = {node: why for node, why in self._missing(service, everyone).items() if node not in without}
         for node, status in connected.items():
             if not has_stats(status.node):
                 continue
             failure, scrape = failures.get(node), latest.get(node)
             unseen = scrape is None or scrape.started_s < status.since_s
-            if unseen or (scrape is not None and now_s - scrape.started_s > STALE_SCRAPE_S):
+            if unseen or (scrape is not None and now_s - scrape.started_s > stale_s):
                 blind[node] = failure.why if failure else "no stats yet"
         return blind
 
 
 def _look_every_s(rollout: Rollout, seen: Seen) -> float:
-    paused_s = seen.now_s - rollout.state.since_s if rollout.state.phase is Phase.PAUSED else 0.0
-    return PAUSED_LOOK_EVERY_S if paused_s > 60 else LOOK_EVERY_S
+    lasted_s = seen.now_s - rollout.state.since_s
+    if rollout.state.phase is Phase.PAUSED:
+        return PAUSED_LOOK_EVERY_S if lasted_s > 60 else LOOK_EVERY_S
+    return max(LOOK_EVERY_S, LONG_LOOK_EVERY_S * min(1.0, lasted_s / LONG_STAGE_S))
+
+
+def stale_after_s(envoys: int) -> float:
+    """Return how old an answer may be: a round over so many Envoys takes its time."""
+    return max(STALE_SCRAPE_S, STALE_ROUNDS * SCRAPE_ENVOY_S * envoys)
 
 
 def has_stats(node: Node) -> bool:

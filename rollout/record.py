@@ -166,6 +166,11 @@ def dump_state(state: State) -> str:
     return _states().dump_json(state).decode()
 
 
+def dump_step(state: State) -> str:
+    """Without its evidence, the largest part: a journal grows by a step at each look."""
+    return _states().dump_json(state, exclude={"evidence"}).decode()
+
+
 def load_state(text: str) -> State:
     return _states().validate_json(text)
 

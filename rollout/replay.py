@@ -85,6 +85,9 @@ def load_recording(text: bytes) -> Recording:
         ) from error
     if not found.entries or found.entries[0].because is not None:
         raise InvalidSpec("is a recording without its beginning, so nothing can be replayed")
+    unseen = next((number for number, entry in enumerate(found.entries[1:], 2) if entry.because is None), None)
+    if unseen is not None:
+        raise InvalidSpec(f"has step {unseen} of {len(found.entries)} without what was seen; record the rollout again")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from rollout.errors import InvalidSpec
@@ -16,7 +16,14 @@ _WORDS = {
     "Input should be an object": "must be an object",
     "Input should be": "must be",
 }
-Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 10.0 is 10, and many programs write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -44,7 +51,7 @@ class _Counts(_Part):
 
 
 class _Stratum(_Part):
-    weight_bp: int = Field(ge=0, le=10_000)
+    weight_bp: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10_000)]
     stable: _Counts
     candidate: _Counts
 

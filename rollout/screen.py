@@ -430,8 +430,9 @@ def _evidence(numbers: Json) -> Iterator[Text]:
 
 def progress(numbers: Json) -> Mapping[str, float]:
     """How much of the evidence to pass there is, as a part of 1, by what it is about."""
-    needed = numbers["ln_pass_limit"]
-    return {metric: min(1.0, max(0.0, numbers[f"ln_pass_{metric}"] / needed)) for metric in PASS_METRICS}
+    start, needed = numbers.get("ln_pass_start", 0.0), numbers["ln_pass_limit"]
+    won = {metric: (numbers[f"ln_pass_{metric}"] - start) / (needed - start) for metric in PASS_METRICS}
+    return {metric: min(1.0, max(0.0, part)) for metric, part in won.items()}
 
 
 def progress_words(shown: Mapping[str, float]) -> str:

@@ -34,6 +34,7 @@ _ENDPOINT = re.compile(
     r"(?:\[(?P<v6>[^\]\s]*)\]|(?P<host>[^@:\s\[\]]+)):(?P<port>[0-9]{1,9})"
     r"(?:@(?P<region>[^/\s]+)(?:/(?P<zone>\S+))?)?"
 )
+_PRIVATE = frozenset({"prometheus", "web"})  # what is wrong there may be a password or a key in the wrong place
 _WORDS = {
     "Extra inputs are not permitted": "is no setting; look for a typing error",
     "Field required": "is missing",
@@ -82,10 +83,19 @@ def _setting(setting: DataclassField[Any], given: object) -> object:
                 return share(given)
             case "duration":
                 return duration(given).total_seconds()
+            case "number":
+                return _not_a_word(given)
             case _:
                 return given
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _not_a_word(given: object) -> object:
+    """Return what may be a number; for pydantic `yes` is one."""
+    if isinstance(given, bool):
+        raise ValueError(f"'{given}' is no number; write one, as 2")  # noqa: TRY004 - pydantic wants a ValueError
+    return given
 
 
 def _written(gate: Gate) -> dict[str, object]:
@@ -270,6 +280,7 @@ def _fault(fault: ErrorDetails) -> str:
     for theirs, ours in _WORDS.items():
         message = re.sub(theirs, ours, message)
     # Our own messages have the value in them.
-    if fault["type"] not in ("value_error", "extra_forbidden") and not isinstance(given, Mapping | list | tuple):
+    shown = fault["type"] not in ("value_error", "extra_forbidden") and _PRIVATE.isdisjoint(fault["loc"])
+    if shown and not isinstance(given, Mapping | list | tuple):
         message += f", but is {repr(given)[:80]}"
     return f"{path}: {message}" if path else message

@@ -33,6 +33,7 @@ TASKS_ALLOWED = {
     "rollout/prober.py",
     "rollout/demo/load.py",
     "rollout/demo/__main__.py",
+    "rollout/demo/rehearsal.py",
 }
 
 

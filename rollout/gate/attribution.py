@@ -113,21 +113,3 @@ def words(found: Blame) -> str:
         case hosts:
             clean = f"{hosts} of {hosts + 1} backends have"
     return f"all {errors:,} errors are from {found.address} ({clean} none in {requests})"
-
-
-def table(hosts: Hosts) -> tuple[str, ...]:
-    """Return a line for each host, the worst first: address, requests, errors and their share."""
-    rows = [
-        (address, f"{host.requests:,}", f"{host.errors:,}", f"{100 * host.errors / max(1, host.requests):.3g} %")
-        for address, host in ranked(hosts)
-    ]
-    if not rows:
-        return ()
-    rows.insert(0, ("backend", "requests", "errors", "share"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return tuple(
-        "  ".join(
-            (row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)))
-        )
-        for row in rows
-    )

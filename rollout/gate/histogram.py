@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 
 class Bucket(NamedTuple):
@@ -44,48 +44,40 @@ class Histogram:
         """All samples."""
         return sum(bucket.samples for bucket in self.buckets)
 
+    @classmethod
+    def total(cls, histograms: Iterable[Histogram]) -> Self:
+        """The samples of all of them."""
+        counts: dict[tuple[float, float], int] = {}
+        for histogram in histograms:
+            for lower_ms, width_ms, samples in histogram.buckets:
+                counts[lower_ms, width_ms] = counts.get((lower_ms, width_ms), 0) + samples
+        return cls(tuple(Bucket(*bounds, samples) for bounds, samples in sorted(counts.items())))
+
     def merge(self, other: Histogram) -> Histogram:
         """The samples of both."""
-        if not other.buckets:
-            return self
-        return Histogram.of((*self.buckets, *other.buckets))
+        return Histogram.total((self, other)) if other.buckets else self
 
     def subtract(self, earlier: Histogram) -> Histogram | None:
         """The samples that came since `earlier`; None when a bucket went down, that is, when it was reset between."""
-        rest = Histogram.of((*self.buckets, *(Bucket(b.lower_ms, b.width_ms, -b.samples) for b in earlier.buckets)))
-        return None if any(bucket.samples < 0 for bucket in rest.buckets) else rest
+        left = {(lower_ms, width_ms): samples for lower_ms, width_ms, samples in earlier.buckets}
+        rest = []
+        for lower_ms, width_ms, samples in self.buckets:
+            more = samples - left.pop((lower_ms, width_ms), 0)
+            if more < 0:
+                return None
+            if more:
+                rest.append(Bucket(lower_ms, width_ms, more))
+        return None if left else Histogram(tuple(rest))
 
     def quantile(self, q: float) -> float | None:
         """The latency in ms below which the share `q` lies, linear inside its bucket; None without samples."""
-        found = self._bucket_of(q)
-        if found is None:
-            return None
-        bucket, before = found
-        return bucket.lower_ms + bucket.width_ms * min(1.0, max(0.0, (q * self.count - before) / bucket.samples))
-
-    def edge(self, q: float) -> float | None:
-        """The upper bound in ms of the bucket that holds the quantile, so `above(edge(q))` is at most 1 - q of all."""
-        found = self._bucket_of(q)
-        return None if found is None else found[0].upper_ms
+        target, before = q * self.count, 0
+        for bucket in self.buckets:
+            if before + bucket.samples >= target:
+                return bucket.lower_ms + bucket.width_ms * min(1.0, max(0.0, (target - before) / bucket.samples))
+            before += bucket.samples
+        return None
 
     def above(self, edge_ms: float) -> int:
         """The samples in buckets that begin at `edge_ms` or later."""
         return sum(bucket.samples for bucket in self.buckets if bucket.lower_ms >= edge_ms)
-
-    def to_json(self) -> list[list[float]]:
-        """Lists of lower bound, width and count."""
-        return [list(bucket) for bucket in self.buckets]
-
-    @classmethod
-    def from_json(cls, saved: Sequence[Sequence[Any]]) -> Self:
-        """The histogram that `to_json` wrote."""
-        return cls.of((lower_ms, width_ms, count) for lower_ms, width_ms, count in saved)
-
-    def _bucket_of(self, q: float) -> tuple[Bucket, int] | None:
-        """The bucket that holds the quantile, and the samples before it."""
-        target, before = q * self.count, 0
-        for bucket in self.buckets:
-            if before + bucket.samples >= target:
-                return bucket, before
-            before += bucket.samples
-        return None

@@ -97,8 +97,7 @@ def _other_faults(gate: Gate, checks: Sequence[Check], evidence: Evidence, look:
     if _lost(gate, evidence) and evidence.rollback.strongest() is not Metric.ERRORS:
         yield words.loss(gate, evidence, look)
     if evidence.hang.alarm(gate):
-        counts = f"{evidence.candidate.requests:,} of its requests ended beside {evidence.stable.requests:,} of"
-        yield f"{look.names[1]} hangs: {counts} {look.names[0]}, evidence {words.odds(evidence.hang.level)}"
+        yield words.hang(evidence, look)
     broken = limits.failed(checks, evidence.watched, look.names[1])
     if broken is not None:
         yield broken
@@ -134,9 +133,8 @@ def _holds(gate: Gate, evidence: Evidence, look: Look, step: Step) -> Iterator[s
     if evidence.alone.since_s is not None:
         limit = words.percent(evidence.limit_alone(look.past, step))
         yield f"{words.errors(evidence, look)}; it goes on below {limit}"
-    waiting = sum(each.stable.requests for each in evidence.carried)
     if step.weight_bp < FULL_BP and not evidence.candidate.requests:
-        stable = replace(evidence.stable, requests=evidence.stable.requests + waiting)
+        stable = replace(evidence.stable, requests=words.beside_it(evidence))
         if gets_no_traffic(stable, evidence.candidate, step.weight_bp / FULL_BP):
             yield f"{look.names[1]} gets no traffic, or answers nothing, beside {stable.requests:,} of {look.names[0]}"
 
@@ -165,9 +163,11 @@ def _doubts(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look,
 
 def _doubts_compared(gate: Gate, evidence: Evidence, look: Look, step: Step) -> Iterator[str]:
     """Where both versions run."""
-    if evidence.is_cold(gate, look.at_s):
+    if evidence.first_s is None:
+        yield words.silence(gate, evidence, look)
+    elif evidence.is_cold(gate, look.at_s):
         yield f"{look.names[1]} is cold: it is judged from {gate.warmup_s:g} s after its first answer on"
-    if evidence.ln_e >= math.log(gate.doubt):
+    if evidence.ln_e >= math.log(gate.doubt) and not _outweighed(gate, evidence):
         yield words.suspicion(gate, evidence, look)
     # Retries hide errors from clients and from upstream_rq_5xx, but a version that needs them is no good one.
     stable, candidate = evidence.retries.shares
@@ -176,6 +176,11 @@ def _doubts_compared(gate: Gate, evidence: Evidence, look: Look, step: Step) -> 
         yield f"retry share lately {shares} (limit {words.points(gate.max_retry_increase)} more)"
     if any(won < -math.log(gate.beta) for won in evidence.promotion.by_metric().values()):
         yield words.progress(gate, evidence, step)
+
+
+def _outweighed(gate: Gate, evidence: Evidence) -> bool:
+    """Whether more speaks for the candidate: where stable has no errors, the evidence of a stray one never falls."""
+    return min(evidence.promotion.by_metric().values()) >= evidence.ln_e - math.log(gate.beta)
 
 
 def _blaming(worse: str, numbers: Mapping[str, float], gate: Gate, evidence: Evidence) -> Fail:

@@ -59,7 +59,7 @@ def overall_margin(gate: Gate, past: Past) -> float:
 def _raised(weight_bp: int, gate: Gate, past: Past) -> int:
     if not past.rate_rps or weight_bp >= HALF_BP:
         return weight_bp
-    return max(weight_bp, min(HALF_BP, round(FULL_BP * gate.min_rps / past.rate_rps)))
+    return max(weight_bp, round(min(HALF_BP, FULL_BP * gate.min_rps / past.rate_rps)))
 
 
 def _margin(gate: Gate, past: Past, margin: float, weight_bp: int, next_bp: int | None) -> float:

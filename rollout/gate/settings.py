@@ -99,7 +99,10 @@ class Gate:
         metadata=_word("What an error is: `http`: 5xx; `grpc`: a grpc-status that is the server's fault."),
     )
     doubt: float = field(
-        default=5.0, metadata=_number(1, 1e6, "From so much evidence against it on, a candidate does not pass.")
+        default=5.0,
+        metadata=_number(
+            1, 1e6, "From so much evidence against it on, a candidate passes only when clearly more speaks for it."
+        ),
     )
     cap_nats: float = field(
         default=3.0,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rollout.gate.evidence import Evidence
 from rollout.gate.plan import Step
 from rollout.gate.sample import Look, Quantile, Tally
-from rollout.gate.settings import Gate
+from rollout.gate.settings import Errors, Gate
 
 
 def loss(gate: Gate, evidence: Evidence, look: Look) -> str:
@@ -30,8 +30,31 @@ def errors(evidence: Evidence, look: Look) -> str:
     stable, candidate = look.names
     mine = f"{plural(evidence.candidate.errors, 'error')} in {evidence.candidate.requests:,} requests of {candidate}"
     if not evidence.stable.requests:
-        return f"{mine}, where {stable} had {percent(evidence.shares.stable.error_share)} before"
+        seen = evidence.shares.stable
+        return f"{mine}, where {stable} had {percent(seen.error_share if seen.requests else look.past.errors)} before"
     return f"{mine} against {evidence.stable.errors:,} in {evidence.stable.requests:,} of {stable}"
+
+
+def silence(gate: Gate, evidence: Evidence, look: Look) -> str:
+    """That the candidate has not answered anything in the whole rollout."""
+    stable, candidate = look.names
+    beside = beside_it(evidence)
+    if gate.errors is Errors.GRPC:
+        uncounted = f"no answer of {candidate} with a grpc-status has been counted yet, beside {beside:,} of {stable}"
+        return f"{uncounted}: Envoy's filter grpc_stats counts them"
+    return f"{candidate} has answered nothing yet, beside {plural(beside, 'request')} of {stable}"
+
+
+def hang(evidence: Evidence, look: Look) -> str:
+    """That the candidate's requests do not end."""
+    stable, candidate = look.names
+    counts = f"{evidence.candidate.requests:,} of its requests ended beside {beside_it(evidence):,} of {stable}"
+    return f"{candidate} hangs: {counts}, evidence {odds(evidence.hang.level)}"
+
+
+def beside_it(evidence: Evidence) -> int:
+    """Stable's requests of this stage, those too that the candidate has finished none beside."""
+    return evidence.stable.requests + sum(each.stable.requests for each in evidence.carried)
 
 
 def _slowness(evidence: Evidence, look: Look, quantile: Quantile) -> str:
@@ -47,15 +70,15 @@ def _slowness(evidence: Evidence, look: Look, quantile: Quantile) -> str:
 
 def progress(gate: Gate, evidence: Evidence, step: Step) -> str:
     """How much of the evidence to pass there is, gate by gate."""
-    needed = -math.log(gate.beta)
-    parts = (f"{metric} {_part(won, needed)}" for metric, won in evidence.promotion.by_metric().items())
+    start, needed = -evidence.promotion.best.price, -math.log(gate.beta)
+    parts = (f"{metric} {_part(won, start, needed)}" for metric, won in evidence.promotion.by_metric().items())
     shown = f"not yet shown to be at most {points(step.margin)} worse: {', '.join(parts)} of the evidence needed"
     unknown = evidence.promotion.unknown
     return f"{shown}; of {', '.join(unknown)} nothing is known yet that could be compared" if unknown else shown
 
 
-def _part(won: float, needed: float) -> str:
-    return f"{int(100 * min(1.0, max(0.0, won / needed)))} %"
+def _part(won: float, start: float, needed: float) -> str:
+    return f"{int(100 * min(1.0, max(0.0, (won - start) / (needed - start))))} %"
 
 
 def comparison(evidence: Evidence, look: Look, step: Step) -> str:
@@ -68,7 +91,10 @@ def comparison(evidence: Evidence, look: Look, step: Step) -> str:
 
 
 def numbers(gate: Gate, evidence: Evidence, step: Step) -> Mapping[str, float]:
-    """The stage's figures for programs; `shown_margin` is left out until something is shown."""
+    """The stage's figures for programs; `shown_margin` is left out until something is shown.
+
+    To pass, each `ln_pass_*` goes from `ln_pass_start` (0, below it for a later attempt) to `ln_pass_limit`.
+    """
     shown = evidence.shown.margin
     passing = {f"ln_pass_{metric}": won for metric, won in evidence.promotion.by_metric().items()}
     return {
@@ -76,6 +102,7 @@ def numbers(gate: Gate, evidence: Evidence, step: Step) -> Mapping[str, float]:
         "ln_limit": -math.log(gate.alpha),
         "p_value": evidence.rollback.p_value,
         **passing,
+        "ln_pass_start": -evidence.promotion.best.price,
         "ln_pass_limit": -math.log(gate.beta),
         "margin": step.margin,
         **({} if shown is None else {"shown_margin": shown}),
@@ -119,7 +146,7 @@ def odds(ln_e: float) -> str:
     """Evidence as a number: 100, 3.1e4 or 10^28; it is as likely as one in so many when nothing is wrong."""
     if ln_e >= math.log(1e15):
         return f"10^{ln_e / math.log(10):.0f}"
-    if ln_e >= math.log(9_950):
+    if ln_e >= math.log(999.5):
         mantissa, _, exponent = f"{math.exp(ln_e):.1e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{math.exp(ln_e):.3g}" if ln_e > math.log(0.001) else "0"

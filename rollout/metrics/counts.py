@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rollout.gate.histogram import Bucket, Histogram
+from rollout.gate.histogram import Histogram
 from rollout.metrics.envoy import ClusterStats, Scrape
 
 GRPC_FAULTS = frozenset({2, 4, 12, 13, 14, 15})
@@ -88,7 +88,7 @@ def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
     statuses = _grown(earlier.grpc, later.grpc)
     if min(grown) < 0 or statuses is None:
         return None
-    latency = _samples_since(earlier.latency, later.latency)
+    latency = later.latency.subtract(earlier.latency)
     return Counts(
         requests=requests,
         errors=errors,
@@ -100,7 +100,7 @@ def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
         started=max(0, requests + _running(later) - _running(earlier), attempts - retries),
         active=_running(later),
         grpc=statuses,
-        latency=latency,
+        latency=later.latency if latency is None else latency,
     )
 
 
@@ -121,20 +121,6 @@ def _counters(stats: ClusterStats) -> tuple[int, ...]:
         stats.gateway_errors,
         stats.unanswered,
     )
-
-
-def _samples_since(earlier: Histogram, later: Histogram) -> Histogram:
-    """All of `later` when a bucket went down: it was reset between. Both have each bucket once."""
-    left = {(lower_ms, width_ms): count for lower_ms, width_ms, count in earlier.buckets}
-    rest = []
-    for bucket in later.buckets:
-        lower_ms, width_ms, count = bucket
-        count -= left.pop((lower_ms, width_ms), 0)
-        if count < 0:
-            return later
-        if count:
-            rest.append(Bucket(lower_ms, width_ms, count))
-    return later if left else Histogram(tuple(rest))
 
 
 def _running(stats: ClusterStats) -> int:

@@ -1,6 +1,8 @@
 """The tables of the SQLite store, and how each format became the next."""
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 from sqlite_utils import Database
 
@@ -47,5 +49,29 @@ def _create_histories(database: Database) -> None:
     database["histories"].create(histories, pk=("service", "version"), not_null=set(histories))
 
 
+def _change_judges(database: Database) -> None:
+    """Keep what the first judge and this one both know; what that one had passed is judged again."""
+    for row in tuple(database["rollouts"].rows):
+        strategy, state = json.loads(row["strategy"]), json.loads(row["state"])
+        if "min_requests" not in strategy.get("gate", {}):
+            continue
+        strategy["gate"] = _gate_of_today(strategy["gate"])
+        again = {"verdict": None} if state["phase"] in ("shifting", "paused") else {}
+        texts = json.dumps(strategy), json.dumps({**state, "evidence": {}, **again})
+        where = row["service"], row["id"]
+        database.execute("UPDATE rollouts SET strategy = ?, state = ? WHERE service = ? AND id = ?", [*texts, *where])
+    database.execute("UPDATE journal SET state = json_remove(state, '$.evidence')")
+    # Its looks had histograms, and no time. Without them the steps can be explained, but not decided again.
+    database.execute(
+        "UPDATE journal SET because = json_set(because, '$.look', NULL) "
+        "WHERE json_type(because, '$.look') = 'object' AND json_type(because, '$.look.at_s') IS NULL"
+    )
+
+
+def _gate_of_today(gate: dict[str, Any]) -> dict[str, Any]:
+    cap_nats = min(100.0, max(0.01, gate["cap_nats"]))
+    return {"alpha": gate["alpha"], "tolerance": gate["error_ratio_tolerance"], "cap_nats": cap_nats}
+
+
 # Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
-MIGRATIONS: tuple[Callable[[Database], None], ...] = (_create_tables, _create_histories)
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (_create_tables, _create_histories, _change_judges)

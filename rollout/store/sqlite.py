@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,6 @@ from typing import Any, TypeVar, assert_never
 from sqlite_utils import Database
 
 from rollout.errors import Conflict, Unavailable
-from rollout.gate import Evidence
 from rollout.record import (
     Backend,
     Change,
@@ -38,6 +37,7 @@ from rollout.record import (
     dump_history,
     dump_seen,
     dump_state,
+    dump_step,
     dump_strategy,
     load_drain,
     load_endpoints,
@@ -334,10 +334,9 @@ WHERE service = :service AND id = :id AND revision = :revision - 1
 
 def _put_entry(database: Database, entry: JournalEntry, rollout: Rollout) -> None:
     because = None if entry.because is None else dump_seen(entry.because)
-    state = replace(entry.state, evidence=Evidence.start())  # tens of KB a second; its observations give it again
     database.execute(
         "INSERT INTO journal (service, rollout_id, revision, at, state, because) VALUES (?, ?, ?, ?, ?, ?)",
-        [rollout.service, rollout.id, entry.revision, _to_text(entry.at), dump_state(state), because],
+        [rollout.service, rollout.id, entry.revision, _to_text(entry.at), dump_step(entry.state), because],
     )
 
 

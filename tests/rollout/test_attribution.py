@@ -4,7 +4,7 @@ from math import comb
 
 import pytest
 
-from rollout.gate.attribution import HOSTS_LIMIT, OTHERS, Blame, add, binomial_tail, blame, ranked, table, words
+from rollout.gate.attribution import HOSTS_LIMIT, OTHERS, Blame, add, binomial_tail, blame, words
 from rollout.gate.sample import Host
 
 A, B, C = "10.0.0.5:8080", "10.0.0.6:8080", "10.0.0.7:8080"
@@ -93,18 +93,6 @@ def test_one_bad_host_of_a_thousand_is_named_and_the_sum_of_the_others_never_is(
     assert found is not None
     assert words(found) == "all 60 errors are from 10.0.0.7:8080 (all others have none in 99,900 requests)"
     assert blame({OTHERS: Host(10, 60), A: Host(1000, 0)}, tolerable=0.01) is None
-
-
-def test_the_table_has_the_worst_first() -> None:
-    hosts = {A: Host(2000, 0), C: Host(205, 7), B: Host(1500, 0)}
-    assert [address for address, _ in ranked(hosts)] == [C, A, B]
-    assert table(hosts) == (
-        "backend        requests  errors   share",
-        "10.0.0.7:8080       205       7  3.41 %",
-        "10.0.0.5:8080     2,000       0     0 %",
-        "10.0.0.6:8080     1,500       0     0 %",
-    )
-    assert table({}) == ()
 
 
 def test_blame_counts_all_errors() -> None:

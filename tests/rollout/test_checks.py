@@ -193,6 +193,14 @@ def test_limits_are_in_the_unit_of_what_is_measured() -> None:
         ("{web: {url: 'ftp://me:hush@x'}, max: 1}", "checks[0].web.url: is no address to read; write http://"),
         ("{web: {url: 'http://me:hush@x:x'}, max: 1}", "checks[0].web.url: is no address to read; write http://"),
         ("{web: {url: 'http://$candidate/'}, max: 1}", "checks[0].web.url: has a placeholder in its host"),
+        ("{web: 'http://me:hush@x', max: 1}", "checks[0].web: must be a mapping"),
+        ("{prometheus: 'http://me:hush@x', max: 1}", "checks[0].prometheus: must be a mapping"),
+        (
+            "{web: {url: 'http://x', headers: 'Authorization: hush'}, max: 1}",
+            "checks[0].web.headers: must be a mapping",
+        ),
+        ("{web: {url: 'http://x', headers: {X-Key: 5309}}, max: 1}", "web.headers.X-Key: must be a valid string"),
+        (f"{{web: {{url: 'http://me:hush@x/{'x' * 10_000}'}}, max: 1}}", "checks[0].web.url: "),
         ("{web: {url: 'http://x/$version'}, max: 1}", "checks[0].web.url: $version stands for nothing; there are $"),
         ("{web: {url: 'http://x', path: {}}, max: 1}", "checks[0].web.path: '{}' is no path; write data.0.value"),
         ("{web: {url: 'http://x', headers: {'A b': c}}, max: 1}", "checks[0].web.headers: 'A b' is no header"),
@@ -214,6 +222,7 @@ def test_a_bad_check_is_refused_with_path_and_remedy_and_without_secrets(check: 
         parse_strategy("checks:\n- " + check.replace("}\n{", "}\n- {"))
     assert told in str(caught.value)
     assert "hush" not in str(caught.value)
+    assert "5309" not in str(caught.value)
 
 
 def test_names_take_the_place_of_placeholders() -> None:

@@ -9,6 +9,7 @@ from rollout.forecast.chance import binomial
 from rollout.gate import (
     Blind,
     Check,
+    Errors,
     Evidence,
     Fail,
     Gate,
@@ -55,6 +56,7 @@ def test_a_candidate_that_hangs_is_found_in_seconds(step: Step, rate: int, slowe
             assert took_s < 30
         assert took_s <= slowest_s + grace + 1
         assert verdict.reason.startswith("the candidate hangs: 0 of its requests ended beside ")
+        assert "beside 0" not in verdict.reason
 
 
 def test_a_candidate_that_begins_to_hang_later_is_found_too() -> None:
@@ -94,6 +96,29 @@ def test_who_is_sent_nothing_does_not_hang() -> None:
     assert verdict.reason == "the candidate gets no traffic, or answers nothing, beside 30,000 of stable"
     bench = Bench(WARM, HALF, past=FAST)
     assert not isinstance(bench.repeat(60, running(usual(990), 990), running(usual(10), 10)), Fail)
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        (Gate(), "the candidate has answered nothing yet, beside 9 requests of stable"),
+        (
+            Gate(errors=Errors.GRPC),
+            "no answer of the candidate with a grpc-status has been counted yet, beside 9 of stable",
+        ),
+    ],
+)
+def test_who_has_not_answered_anything_yet_is_not_said_to_be_cold(gate: Gate, expected: str) -> None:
+    bench = Bench(gate, HALF, past=FAST)
+    verdict = bench.repeat(3, usual(3), Tally())
+    assert isinstance(verdict, Inconclusive)
+    assert verdict.reason.partition(":")[0] == expected
+
+
+def test_where_stable_was_never_seen_beside_it_its_history_is_what_is_named() -> None:
+    bench = Bench(WARM, LAST, past=Past(errors=0.02))
+    verdict = bench.see(Tally(), usual(1_000, 1))
+    assert verdict.reason == "1 error in 1,000 requests of the candidate, where stable had 2 % before"
 
 
 def test_the_hang_guard_can_be_left_out_for_long_streams() -> None:

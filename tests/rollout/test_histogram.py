@@ -1,6 +1,5 @@
 """Histograms add up over Envoys, subtract over time, and know their quantiles."""
 
-import json
 from itertools import pairwise
 
 import pytest
@@ -22,11 +21,6 @@ def test_what_was_merged_can_be_subtracted(one: Histogram, other: Histogram) -> 
     assert one.merge(other).subtract(one) == other
     assert one.merge(other) == other.merge(one)
     assert one.merge(other).count == one.count + other.count
-
-
-@given(histograms)
-def test_it_survives_json_exactly(histogram: Histogram) -> None:
-    assert Histogram.from_json(json.loads(json.dumps(histogram.to_json()))) == histogram
 
 
 def test_a_bucket_that_went_down_means_a_reset() -> None:
@@ -63,19 +57,8 @@ def test_a_quantile_lies_at_its_share_of_the_bucket() -> None:
     assert Histogram.of([(0.0, 0.0, 3)]).quantile(0.99) == 0.0
 
 
-@given(histograms, st.sampled_from([0.5, 0.95, 0.99]))
-def test_at_most_the_rest_lies_above_the_edge_of_a_quantile(histogram: Histogram, q: float) -> None:
-    edge_ms = histogram.edge(q)
-    if edge_ms is None:
-        assert histogram.count == 0
-        return
-    assert histogram.above(edge_ms) <= (1 - q) * histogram.count + 1e-9
-    assert histogram.above(0.0) == histogram.count
-
-
-def test_the_edge_of_a_bucket_is_where_the_next_one_begins() -> None:
-    for (lower_ms, width_ms), (next_ms, next_width_ms) in pairwise(ENVOY_BUCKETS):
-        histogram = Histogram.of([(lower_ms, width_ms, 99), (next_ms, next_width_ms, 1)])
-        edge_ms = histogram.edge(0.9)
-        assert edge_ms is not None
-        assert histogram.above(edge_ms) == 1
+def test_a_bucket_ends_where_the_next_one_begins() -> None:
+    for bounds, following in pairwise(ENVOY_BUCKETS):
+        histogram = Histogram.of([(*bounds, 99), (*following, 1)])
+        assert histogram.above(0.0) == 100
+        assert histogram.above(histogram.buckets[0].upper_ms) == 1

@@ -7,7 +7,7 @@ import pytest
 from rollout.gate.histogram import Histogram
 from rollout.gate.sample import Host, Look, Past, Quantile, Stratum, Tally
 from rollout.gate.settings import Errors
-from rollout.looks import FURTHER, OWN_GROUPS, Looks, Sides, total
+from rollout.looks import BLIND_NAMED, FURTHER, OWN_GROUPS, Looks, Sides, total
 from rollout.metrics import BackendStats, ClusterStats, Counts, Scrape
 from rollout.split import Route, Sent
 
@@ -129,6 +129,13 @@ def test_blind_envoys_are_named_with_why(looks: Looks) -> None:
     looks.add("a", scrape(2.0, 0, 0))
     blind = {"b": "no answer from 127.0.0.1:9901", "a": "no stats"}
     assert looks.take(9.0, "ab", blind) == look(blind=("a: no stats", "b: no answer from 127.0.0.1:9901"))
+
+
+def test_of_many_blind_envoys_only_some_are_named(looks: Looks) -> None:
+    blind = {f"envoy-{number:03}": "no stats" for number in range(500)}
+    reasons = looks.take(9.0, blind.keys(), blind).blind
+    assert reasons[:2] == ("envoy-000: no stats", "envoy-001: no stats")
+    assert (len(reasons), reasons[-1]) == (BLIND_NAMED + 1, f"{500 - BLIND_NAMED} more Envoys cannot be read")
 
 
 def test_versions_have_their_names_in_a_look() -> None:

@@ -316,6 +316,16 @@ def test_without_that_wish_it_is_rolled_back_and_the_backend_is_named() -> None:
     assert f"errors are from {BAD_HOST}" in state.reason
 
 
+def test_the_last_backend_is_not_let_go() -> None:
+    """The others were good ones, but somebody drains them."""
+    state, now_s = STAGE, 12.0
+    while state.phase is Phase.SHIFTING:
+        now_s += 1
+        assert now_s < 20
+        state, _ = advance(DRAINING_ONE, state, failing(now_s, leaving=HOSTS.keys() - {BAD_HOST}))
+    assert (state.phase, state.let_go) == (Phase.ROLLING_BACK, "")
+
+
 def test_only_one_backend_is_let_go_and_the_next_failure_rolls_back() -> None:
     state, now_s = let_go(), 20.0
     gone = frozenset({BAD_HOST})

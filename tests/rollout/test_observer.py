@@ -3,13 +3,23 @@
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import pytest
+
 from rollout.books import Books
 from rollout.drain import Drain
 from rollout.gate.histogram import Histogram
 from rollout.gate.sample import Host, Past, Stratum, Tally
 from rollout.history import History
 from rollout.metrics import BackendStats, ClusterStats, Scrape
-from rollout.observer import LOOK_EVERY_S, Observer, Stats
+from rollout.observer import (
+    LONG_LOOK_EVERY_S,
+    LOOK_EVERY_S,
+    PAUSED_LOOK_EVERY_S,
+    SCRAPE_ENVOY_S,
+    Observer,
+    Stats,
+    stale_after_s,
+)
 from rollout.record import Backend, Rollout, Version
 from rollout.spec import Strategy, parse_endpoint
 from rollout.split import Route, Sent
@@ -160,3 +170,30 @@ def test_the_candidates_backends_that_are_let_go_are_seen() -> None:
     for version, address in (("v2", TWO), ("initial", "10.0.0.1:80")):
         world.books.put_backend(Backend("checkout", version, address, Drain(0.0)))
     assert world.seen().leaving == {TWO}
+
+
+@pytest.mark.parametrize("envoys", [1, 500, 10_000])
+def test_answers_are_stale_only_when_rounds_over_the_fleet_were_missed(envoys: int) -> None:
+    assert stale_after_s(envoys) >= max(5.0, 3 * SCRAPE_ENVOY_S * envoys)
+
+
+def looks_in(world: World, seconds: float) -> int:
+    """How many looks it takes in this time, at ten observations a second."""
+    until_s, looks = world.now_s + seconds, 0
+    while world.now_s < until_s:
+        world.now_s += 0.1
+        looks += world.observer.observe(world.rollout, None, "").look is not None
+    return looks
+
+
+def test_looks_of_a_stage_become_rarer_for_each_is_a_line_of_the_journal() -> None:
+    world = World()
+    world.envoy("a")
+    assert looks_in(world, 10.0) > 15
+    world.now_s += 86_400.0
+    looks_in(world, 1.0)
+    assert looks_in(world, 60.0) == round(60.0 / LONG_LOOK_EVERY_S)
+    paused = replace(world.rollout.state, phase=Phase.PAUSED, resume=Phase.SHIFTING)
+    world.rollout = replace(world.rollout, state=paused)
+    looks_in(world, PAUSED_LOOK_EVERY_S)
+    assert looks_in(world, 60.0) == round(60.0 / PAUSED_LOOK_EVERY_S)

@@ -30,6 +30,11 @@ def test_enough_traffic_changes_nothing() -> None:
     assert planned(rate_rps=1_000.0) == planned(rate_rps=1e6) == planned()
 
 
+def test_a_rate_that_has_faded_to_almost_nothing_is_the_lowest_traffic() -> None:
+    """So a rate looks after a night without a request."""
+    assert planned(rate_rps=1e-310) == planned(rate_rps=1e-3) == (Step(0, 5_000, 10_000, 1.0), Step(3, 10_000, None, 1.0))
+
+
 @pytest.mark.parametrize(
     ("rate_rps", "expected"),
     [

@@ -1,6 +1,7 @@
 """What is saved as JSON comes back as the equal value."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -33,6 +34,7 @@ from rollout.record import (
     dump_endpoints,
     dump_seen,
     dump_state,
+    dump_step,
     dump_strategy,
     load_drain,
     load_endpoints,
@@ -216,6 +218,11 @@ def test_a_drain_whose_time_is_up_is_saved_with_who_was_cut() -> None:
 
 def test_a_state_that_just_began_can_be_saved() -> None:
     assert load_state(dump_state(start(1.5, "deployed"))) == start(1.5, "deployed")
+
+
+@given(states)
+def test_a_step_comes_back_without_its_evidence(state: State) -> None:
+    assert load_state(dump_step(state)) == replace(state, evidence=Evidence.start())
 
 
 def test_a_state_of_a_release_without_plans_can_be_loaded() -> None:

@@ -165,6 +165,13 @@ def test_what_is_no_recording_is_refused(change: dict[str, object], expected: st
         load_recording(b"{")
 
 
+def test_a_step_of_which_nothing_was_seen_is_refused() -> None:
+    document = json.loads(dump_recording(recorded(QUICK, journal(QUICK))))
+    document["entries"][1]["because"] = None
+    with pytest.raises(InvalidSpec, match=r"step 2 of .* without what was seen"):
+        load_recording(json.dumps(document).encode())
+
+
 RECORDINGS = ROOT / "tests" / "replay"
 
 

@@ -138,6 +138,10 @@ def test_the_panel_shows_the_evidence_as_bars_while_traffic_is_shifted() -> None
         ({"ln_e": 40.0}, "against ████████████ 1:10^17 of 1:100"),
         ({"ln_pass_errors": 2.99, "ln_pass_p99": 9.0}, "for ███████████░ errors 99 %, p95 100 %, p99 100 %"),
         ({"ln_pass_errors": 3.0, "ln_pass_p99": 9.0}, "for ████████████ errors 100 %, p95 100 %, p99 100 %"),
+        (
+            {"ln_pass_start": -3.0, "ln_pass_errors": 0.0, "ln_pass_p95": -3.0, "ln_pass_p99": -4.0},
+            "errors 50 %, p95 0 %, p99 0 %",
+        ),
     ],
 )
 def test_a_bar_is_full_when_there_is_enough_and_not_before(numbers: dict[str, float], expected: str) -> None:

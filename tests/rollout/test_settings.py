@@ -124,6 +124,8 @@ def with_value(name: str, value: float) -> Gate:
         ("{warmup: 2h}", "gate: warmup must be at least 0 and at most 3600, but is 7200"),
         ("{tolerance: 0.5}", "gate: tolerance must be at least 1 and at most 10, but is 0.5"),
         ("{tolerance: .nan}", "gate: tolerance must be at least 1 and at most 10, but is nan"),
+        ("{tolerance: true}", "gate: tolerance: 'True' is no number; write one, as 2"),
+        ("{error_budget: yes}", "gate: error_budget: 'True' is no number; write one, as 2"),
         ("{errors: http2}", "gate.errors: must be 'http' or 'grpc', but is 'http2'"),
         ("{bad_host: keep}", "gate.bad_host: must be 'rollback' or 'drain', but is 'keep'"),
         ("{error_budget: 0}", "gate: error_budget must be at least 1 and at most 1e+09, but is 0"),

@@ -232,6 +232,12 @@ def test_a_wrong_line_is_named(tmp_path: Path, lines: Sequence[Json | str], expe
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_whole_number_may_be_written_as_a_fraction(tmp_path: Path) -> None:
+    fraction = GOOD.replace("990", "990.0").replace(": 10,", ": 10.0,").replace(": 100,", ": 1e2,")
+    assert fraction != GOOD
+    assert decisions(tmp_path, [fraction]) == decisions(tmp_path, [GOOD])
+
+
 def test_what_was_judged_before_a_wrong_line_is_told(tmp_path: Path) -> None:
     result = simulate(tmp_path, [healthy(1), "nonsense"], "", "--json")
     assert (result.exit_code, len(result.stdout.splitlines())) == (1, 1)

@@ -1,10 +1,13 @@
 """A rollout's story at 80 columns: one chapter for each phase and stage, with the numbers of what decided it."""
 
 import io
+import math
 from typing import Any
 
+import pytest
 from rich.console import Console, RenderableType
 
+from rollout.gate.words import odds
 from rollout.story import chapters, story
 
 
@@ -165,3 +168,10 @@ def test_the_story_names_the_day_when_it_goes_past_midnight() -> None:
         entry(2, 2, "warming", 0, at="2026-11-23T00:00:01+00:00"),
     ]
     assert "2026-11-23 00:00:01 0 % warming" in words(story(rollout(journal)))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"), [(0.2, "0.2"), (100.0, "100"), (1_004.0, "1.0e3"), (31_000.0, "3.1e4"), (1e28, "10^28")]
+)
+def test_evidence_is_said_in_few_digits(evidence: float, said: str) -> None:
+    assert odds(math.log(evidence)) == said
