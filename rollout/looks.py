@@ -75,8 +75,12 @@ class Looks:
     _recent: Sides = field(default_factory=Sides)
 
     def know(self, weight_bp: int, past: Past) -> None:
-        """Note what is known of stable. For a weight that is known only edges that were missing are taken up."""
-        self._pasts[weight_bp] = _filled(self._pasts.get(weight_bp, past), past)
+        """Note what is known of stable. Only the first time counts, and later edges that were missing then.
+
+        What stable does in the rollout itself is in the evidence; an incident in it must not become its past.
+        """
+        latest = next(reversed(self._pasts.values()), past)
+        self._pasts[weight_bp] = _filled(self._pasts.get(weight_bp, latest), past)
 
     def knows(self, weight_bp: int) -> bool:
         """Say whether a weight has begun."""

@@ -39,6 +39,8 @@ from rollout.state import (
     State,
 )
 
+RATE_WAIT_S = 5.0
+
 _BEFORE_TRAFFIC = frozenset({Phase.PENDING, Phase.WARMING})
 _AFTER_TRAFFIC = frozenset({Phase.DRAINING, Phase.REMOVING})
 
@@ -174,12 +176,20 @@ def _warming(strategy: Strategy, state: State, seen: Seen) -> State:
     if seen.refused:
         return _pause(state, seen, _refusal(seen))
     if _settled(strategy, state, seen) and seen.unready == ():
+        if _rate_may_come(state, seen):
+            return state
         known = state if seen.past is None else replace(state, plan=plan(strategy, seen.past))
         return _to_stage(known, seen, 0, "the candidate is healthy through every Envoy")
     why, limit_s = _waiting_for(strategy, state, seen), strategy.warm_timeout.total_seconds()
     if not why or seen.now_s - state.since_s < limit_s:
         return state
     return _pause(state, seen, f"the candidate is not ready after {limit_s:g} s: {why}")
+
+
+def _rate_may_come(state: State, seen: Seen) -> bool:
+    """Say whether the service's traffic, which the stages are planned by, may still become known: it takes seconds."""
+    unknown = seen.past is not None and seen.past.rate_rps is None
+    return unknown and seen.now_s - state.since_s < RATE_WAIT_S
 
 
 def _shifting(strategy: Strategy, state: State, seen: Seen) -> State:

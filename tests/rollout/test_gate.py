@@ -330,10 +330,10 @@ def test_an_outage_that_both_share_costs_time_but_not_the_stage() -> None:
     bench.repeat(2, usual(50), usual(50))
     for _ in range(20):
         assert isinstance(bench.see(usual(50, 50), usual(50, 50)), Inconclusive)
-    verdict = bench.repeat(60, usual(50), usual(50))
+    verdict = bench.repeat(30, usual(50), usual(50))
     assert isinstance(verdict, Inconclusive)
     assert "errors 0 %" not in verdict.reason, "the new attempt shows how far it is"
-    assert bench.until(Pass, usual(50), usual(50), 300) < 90
+    assert bench.until(Pass, usual(50), usual(50), 300) < 120
 
 
 def test_new_attempts_cost_so_little_that_all_together_have_a_tenth() -> None:

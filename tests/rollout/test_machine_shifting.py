@@ -191,7 +191,7 @@ def test_stages_are_planned_by_the_traffic_when_they_begin(
     rate_rps: float | None, weights_bp: list[int], stages: list[int]
 ) -> None:
     past = Past(rate_rps=rate_rps)
-    state, effects = advance(STRATEGY, replace(WARMING, converged_s=1.5), seen(2.0, WARM, unready=(), past=past))
+    state, effects = advance(STRATEGY, replace(WARMING, converged_s=1.5), seen(9.0, WARM, unready=(), past=past))
     assert state.plan == plan(STRATEGY, past)
     assert [(step.weight_bp, step.stage) for step in state.plan] == list(zip(weights_bp, stages, strict=True))
     assert effects == (Serve(Split(weights_bp[0], BOTH)),)
@@ -203,8 +203,15 @@ def test_what_was_expected_is_replaced_by_what_is_seen_or_else_stays() -> None:
     assert state.plan == expected
     kept, _ = advance(STRATEGY, state, seen(2.0, WARM, unready=()))
     assert kept.plan == expected
-    known, _ = advance(STRATEGY, state, seen(2.0, WARM, unready=(), past=Past()))
+    known, _ = advance(STRATEGY, state, seen(9.0, WARM, unready=(), past=Past()))
     assert known.plan == plan(STRATEGY, Past())
+
+
+def test_a_server_that_has_just_started_waits_some_seconds_for_the_rate() -> None:
+    ready = replace(WARMING, since_s=1.0, converged_s=1.5)
+    assert advance(STRATEGY, ready, seen(5.9, WARM, unready=(), past=Past()))[0].phase is Phase.WARMING
+    assert advance(STRATEGY, ready, seen(6.0, WARM, unready=(), past=Past()))[0].phase is Phase.SHIFTING
+    assert advance(STRATEGY, ready, seen(2.0, WARM, unready=(), past=Past(rate_rps=0.0)))[0].phase is Phase.SHIFTING
 
 
 def test_a_stage_of_the_plan_holds_as_the_written_one_and_the_last_ends_it() -> None:

@@ -32,7 +32,9 @@ def test_enough_traffic_changes_nothing() -> None:
 
 def test_a_rate_that_has_faded_to_almost_nothing_is_the_lowest_traffic() -> None:
     """So a rate looks after a night without a request."""
-    assert planned(rate_rps=1e-310) == planned(rate_rps=1e-3) == (Step(0, 5_000, 10_000, 1.0), Step(3, 10_000, None, 1.0))
+    assert (
+        planned(rate_rps=1e-310) == planned(rate_rps=1e-3) == (Step(0, 5_000, 10_000, 1.0), Step(3, 10_000, None, 1.0))
+    )
 
 
 @pytest.mark.parametrize(
