@@ -348,12 +348,12 @@ def _taken_back(rollout: Json) -> bool:
 
 
 def _versions(view: Json) -> Table:
-    """Per version: weight, and what it did in the last look (about a second)."""
+    """Per version: weight, and what it did in the last look (half a second; 10 s in a long pause)."""
     rollout = view["rollout"]
     measured = rollout and _measured(rollout)
     names = ("requests", "errors", "p50", "p99") if measured else ("backends",)
     table = _table("version", "weight", *names)
-    table.caption = "in the last look, of about a second" if measured else None
+    table.caption = "in the last look" if measured else None
     for column in table.columns[1 : 6 if measured else 2]:
         column.justify = "right"
     for version in view["versions"]:

@@ -34,7 +34,8 @@ class Decision:
     """What follows from one look; the logarithms are natural ones.
 
     `log_e_rollback` is the evidence against the candidate that goes on to the next look: after a promotion, that with
-    which the next stage begins. `log_e_promote` is what the stage of this look has shown for it.
+    which the next stage begins. `log_e_promote` is what the stage of this look has shown for it in its first proof, or
+    in a later one where that promotes; `progress` is that of the proof which is nearest to its end, as a part of 1.
     """
 
     at_s: float
@@ -42,6 +43,7 @@ class Decision:
     stage: int
     log_e_rollback: float
     log_e_promote: Mapping[Metric, float]
+    progress: Mapping[Metric, float]
     reason: str
 
 
@@ -67,11 +69,6 @@ class Simulation:
         """The candidate's weight in the present stage."""
         return self.plan[self.stage].weight_bp
 
-    def progress(self, decision: Decision) -> Mapping[Metric, float]:
-        """How much of the evidence to pass there is, as a part of 1."""
-        needed = -math.log(self.gate.beta)
-        return {metric: min(1.0, max(0.0, won / needed)) for metric, won in decision.log_e_promote.items()}
-
 
 def start(strategy: Strategy, past: Past) -> Simulation:
     """Before the first look. Counts are taken as given: no warm-up is skipped, and weights are the strategy's."""
@@ -88,8 +85,11 @@ def take(simulation: Simulation, look: Look) -> tuple[Simulation, Decision]:
     move = _move(stage, evidence, verdict, look.at_s - began_s)
     known = replace(simulation, evidence=evidence, began_s=began_s, looked_s=look.at_s)
     following = _following(known, move, look.at_s)
-    promotion = evidence.promotion.by_metric()
-    return following, Decision(look.at_s, move, known.stage, following.evidence.ln_e, promotion, verdict.reason)
+    best = evidence.promotion.by_metric()
+    shown = best if move is Move.PROMOTE else dict(zip(best, evidence.promotion.first.net, strict=True))
+    progress = {metric: min(1.0, max(0.0, won / -math.log(known.gate.beta))) for metric, won in best.items()}
+    ln_e = following.evidence.ln_e
+    return following, Decision(look.at_s, move, known.stage, ln_e, shown, progress, verdict.reason)
 
 
 def _move(stage: Stage, evidence: Evidence, verdict: Verdict, seconds: float) -> Move:

@@ -88,8 +88,12 @@ def story(rollout: Json) -> RenderableType:
             Group(*_telling(rollout, chapter, before)),
         )
         before = chapter.first["reason"]
-    note = (plain(rollout["stages_note"], "dim"),) if rollout["stages_note"] else ()
-    return Group(head, when, *note, Text(), table)
+    notes = [rollout["stages_note"]] if rollout["stages_note"] else []
+    if not rollout["journal"]:
+        notes.append(
+            f"it ended: {rollout['reason']}; its steps are not kept any more, only those of the newest rollouts"
+        )
+    return Group(head, when, *(plain(note, "dim") for note in notes), Text(), table)
 
 
 def _name(chapter: Chapter) -> Text:
@@ -116,7 +120,10 @@ def _telling(rollout: Json, chapter: Chapter, before: str) -> Iterator[Renderabl
 
 
 def _judged(rollout: Json, chapter: Chapter) -> Iterator[RenderableType]:
-    """The verdict that ended a stage, or the last one in it, with its numbers."""
+    """The backend that was let go in it; the verdict that ended a stage, or the last one in it, with its numbers."""
+    let_go = next((entry for entry in rollout["journal"] if entry["let_go"]), None)
+    if let_go in chapter.entries and let_go["verdict"] != chapter.last["verdict"]:
+        yield plain(let_go["verdict"]["reason"])
     after, verdict = chapter.following, chapter.last["verdict"]
     if after is not None:
         decided = after["verdict"] if after["phase"] in ("rolling_back", "retaining") else after["passed"]

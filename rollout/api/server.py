@@ -11,7 +11,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from rollout.api.views import fleet_view, rollout_view, service_view, story_view, summary
+from rollout.api.views import dump_story, fleet_view, rollout_view, service_view, summary
 from rollout.bootstrap import is_loopback
 from rollout.controller import Controller
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
@@ -113,7 +113,8 @@ class _Api:
 
     async def explain(self, request: web.Request) -> web.Response:
         rollout, entries = await self._journal(request)
-        return web.json_response(story_view(rollout, entries))
+        text = await asyncio.to_thread(dump_story, rollout, entries)
+        return web.Response(body=text, content_type="application/json")
 
     async def record(self, request: web.Request) -> web.Response:
         rollout, entries = await self._journal(request)

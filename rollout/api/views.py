@@ -1,6 +1,7 @@
 """What the API says of a service, a rollout, the fleet: plain JSON values."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rollout.books import name_of
@@ -174,9 +175,14 @@ def backend_view(backend: Backend) -> dict[str, Any]:
     }
 
 
-def story_view(rollout: Rollout, entries: Iterable[JournalEntry]) -> dict[str, Any]:
-    """A rollout's story: each saved step with its phase, its weight, why, and what was seen."""
-    return {**summary(rollout), **_stages(rollout), "journal": _journal(entries, rollout.strategy)}
+def dump_story(rollout: Rollout, entries: Iterable[JournalEntry]) -> bytes:
+    """A rollout's story as JSON: each saved step with its phase, its weight, why, and what was seen.
+
+    It may be long: step by step, so that a thread which writes it leaves others their turn.
+    """
+    head = json.dumps({**summary(rollout), **_stages(rollout)})
+    steps = (json.dumps(step) for step in _journal(entries, rollout.strategy))
+    return f'{head[:-1]}, "journal": [{", ".join(steps)}]}}'.encode()
 
 
 def _stages(rollout: Rollout) -> dict[str, Any]:
@@ -191,9 +197,9 @@ def _stages(rollout: Rollout) -> dict[str, Any]:
     return {"stages": planned, "stages_note": f"stages are written as {words}; {why}"}
 
 
-def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[str, Any]]:
-    return [
-        {
+def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        yield {
             "revision": entry.revision,
             "at": entry.at.isoformat(),
             "phase": entry.state.phase,
@@ -205,10 +211,9 @@ def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> list[dict[s
             "converged": entry.state.converged_s is not None,
             "waiting_for": dict(entry.because.lagging) if entry.because else {},
             "by": entry.because.by if entry.because and entry.because.command else "",
+            "let_go": entry.state.let_go,
             **_looked(entry.because.look if entry.because else None),
         }
-        for entry in entries
-    ]
 
 
 def _looked(look: Look | None) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def _rate(text: str) -> float:
         rate_rps = math.nan
     if 0 < rate_rps <= MOST_RPS:
         return rate_rps
-    raise typer.BadParameter(f"'{text}' is no rate; write the requests a second of the whole service, above 0")
+    limits = f"above 0 and at most {MOST_RPS:,.0f}"
+    raise typer.BadParameter(f"'{text}' is no rate; write the requests a second of the whole service, {limits}")
 
 
 def _errors(text: str | float) -> float:

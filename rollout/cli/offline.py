@@ -115,6 +115,6 @@ def _json(decision: Decision) -> str:
 def _row(simulation: Simulation, decision: Decision) -> str:
     """One line under HEADER; evidence against as odds, that to go on as a part of what is needed."""
     weight = f"{simulation.weight_bp / 100:g} %"
-    shown = "".join(f"{int(100 * share):>6}%" for share in simulation.progress(decision).values())
+    shown = "".join(f"{int(100 * share):>6}%" for share in decision.progress.values())
     place = f"{decision.at_s:>10.10g}{decision.stage + 1:>7}{weight:>9}  {decision.move:<8}"
     return f"{place}{odds(decision.log_e_rollback):>10}     {shown}  {decision.reason}"

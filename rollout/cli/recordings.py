@@ -43,17 +43,14 @@ def replay(
     caller = Caller(server, as_json)
     if Path(rollout).is_file():
         try:
-            code = _told(caller, _parsed(Path(rollout).read_bytes(), rollout))
+            code = _replayed(caller, _parsed(Path(rollout).read_bytes(), rollout), save)
         except (InvalidSpec, OSError) as error:
             caller.fail(error)
         raise typer.Exit(code)
     path = _path(rollout)
 
     async def work(client: Client) -> int:
-        recording = _parsed(json.dumps(await client.get(path)).encode(), rollout)
-        if save is not None:
-            _write(save, dump_recording(recording))
-        return _told(caller, recording)
+        return _replayed(caller, _parsed(json.dumps(await client.get(path)).encode(), rollout), save)
 
     caller.run(work)
 
@@ -80,8 +77,10 @@ def _write(file: Path, text: bytes) -> None:
         raise InvalidSpec(f"cannot write the recording to {file}: {error.strerror}") from error
 
 
-def _told(caller: Caller, recording: Recording) -> int:
+def _replayed(caller: Caller, recording: Recording, save: Path | None) -> int:
     """Say what came out; return the exit code."""
+    if save is not None:
+        _write(save, dump_recording(recording))
     found = replayed(recording.strategy, recording.entries)
     caller.show(_view(recording, found), _words)
     return DONE if found.difference is None else FAILED

@@ -102,7 +102,7 @@ def numbers(gate: Gate, evidence: Evidence, step: Step) -> Mapping[str, float]:
         "ln_limit": -math.log(gate.alpha),
         "p_value": evidence.rollback.p_value,
         **passing,
-        "ln_pass_start": -evidence.promotion.best.price,
+        "ln_pass_start": 0.0 - evidence.promotion.best.price,  # not -0.0
         "ln_pass_limit": -math.log(gate.beta),
         "margin": step.margin,
         **({} if shown is None else {"shown_margin": shown}),

@@ -51,7 +51,7 @@ from rollout.store.schema import APPLICATION_ID, MIGRATIONS
 
 DATABASE_NAME = "rollout.db"
 LOCK_NAME = "lock"
-KEPT_ROLLOUTS = 100  # ended ones of each service; older ones go, with their journals, when a new one starts
+KEPT_ROLLOUTS, KEPT_JOURNALS = 100, 20  # ended ones of each service; older ones go when a new one starts
 BUSY_TIMEOUT_MS = (
     1_000  # no server but us can lock it: only a backup or somebody's sqlite3, and the next reconcile tries again
 )
@@ -341,10 +341,18 @@ def _put_entry(database: Database, entry: JournalEntry, rollout: Rollout) -> Non
 
 
 def _forget_old(database: Database, service: str) -> None:
-    ended = "SELECT id FROM rollouts WHERE ended = 1 AND service = ? ORDER BY id DESC LIMIT -1 OFFSET ?"
-    for (rollout_id,) in database.execute(ended, [service, KEPT_ROLLOUTS]).fetchall():
-        database.execute("DELETE FROM journal WHERE service = ? AND rollout_id = ?", [service, rollout_id])
-        database.execute("DELETE FROM rollouts WHERE service = ? AND id = ?", [service, rollout_id])
+    database.execute(_DROP_JOURNALS, {"service": service, "kept": KEPT_JOURNALS})
+    database.execute(_DROP_ROLLOUTS, {"service": service, "kept": KEPT_ROLLOUTS})
+
+
+_DROP_JOURNALS = """
+DELETE FROM journal WHERE service = :service AND rollout_id IN
+    (SELECT id FROM rollouts WHERE ended = 1 AND service = :service ORDER BY id DESC LIMIT -1 OFFSET :kept)
+"""
+_DROP_ROLLOUTS = """
+DELETE FROM rollouts WHERE service = :service AND id IN
+    (SELECT id FROM rollouts WHERE ended = 1 AND service = :service ORDER BY id DESC LIMIT -1 OFFSET :kept)
+"""
 
 
 def _put_backend(database: Database, backend: Backend) -> None:

@@ -113,6 +113,7 @@ def test_an_average_of_nothing_is_none() -> None:
         (("--rate", "-5"), "above 0"),
         (("--rate", "nan"), "above 0"),
         (("--rate", "many"), "'many' is no rate"),
+        (("--rate", "1e8"), "at most 10,000,000"),
         (("--rate", "5", "--errors", "2"), "'2' is no share; write 0.001 or 0.1%"),
         (("--rate", "5", "--errors", "100%"), "leaves nothing to judge"),
         (("--rate", "5", "--strategy", "/no/such/file"), "does not exist"),

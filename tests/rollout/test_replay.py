@@ -1,11 +1,12 @@
 """A recording gives the same decisions again, and says where it does not."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -131,6 +132,29 @@ def test_a_recording_of_the_same_judge_on_other_counts_differs_where_it_was_chan
     assert difference.recorded != difference.replayed
 
 
+def with_numbers(numbers: Mapping[str, Any], given: Recording) -> Recording:
+    """Put these among the figures of each verdict, as they stand in a file; None takes one away."""
+    document = json.loads(dump_recording(given))
+    for entry in document["entries"]:
+        if entry["state"]["verdict"]:
+            figures = entry["state"]["verdict"]["numbers"] | numbers
+            entry["state"]["verdict"]["numbers"] = {name: each for name, each in figures.items() if each is not None}
+    return load_recording(json.dumps(document).encode())
+
+
+def test_a_figure_that_the_judge_gives_since_then_is_no_difference() -> None:
+    older = with_numbers({"ln_e": None}, recorded(QUICK, journal(QUICK)))
+    assert replay(older.strategy, older.entries).difference is None
+
+
+@pytest.mark.parametrize("written", [{"ln_of_old": 1.5}, {"ln_e": "much"}])
+def test_a_figure_that_is_gone_or_is_none_is_a_difference(written: Mapping[str, Any]) -> None:
+    older = with_numbers(written, recorded(QUICK, journal(QUICK)))
+    difference = replay(older.strategy, older.entries).difference
+    assert difference is not None
+    assert (difference.what, difference.recorded) == (f"the verdict's {next(iter(written))}", str(*written.values()))
+
+
 def test_another_strategy_is_told_by_the_first_decision_that_it_takes() -> None:
     given = recorded(QUICK, journal(QUICK))
     other = parse_strategy("stages: [1%, 100%]\ndrain_timeout: 1s\ngate: {warmup: 2s}\n")
@@ -206,6 +230,13 @@ def test_a_saved_recording_needs_no_server(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "checkout/3 v1 → v2: 18 looks, 8 decisions: the same\n")
     answer = json.loads(command(str(file), "--json").stdout)
     assert (answer["same"], answer["looks"], answer["decisions"], answer["difference"]) == (True, 18, 8, None)
+
+
+def test_a_file_can_be_saved_under_another_name(tmp_path: Path) -> None:
+    file, copy = tmp_path / "checkout-3.json", tmp_path / "copy.json"
+    file.write_bytes(dump_recording(recorded(QUICK, journal(QUICK))))
+    assert command(str(file), "--save", str(copy)).exit_code == 0
+    assert copy.read_bytes() == file.read_bytes()
 
 
 def test_the_first_difference_is_told_and_the_exit_code_is_1(tmp_path: Path) -> None:

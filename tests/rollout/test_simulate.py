@@ -92,6 +92,9 @@ def test_an_outage_of_both_versions_decides_nothing(tmp_path: Path) -> None:
     answers = decisions(tmp_path, [HISTORY, *(look(t, counts(900, 450), counts(100, 50)) for t in range(1, 11))])
     assert {answer["verdict"] for answer in answers} == {"keep"}
     assert answers[-1]["log_e_rollback"] == pytest.approx(-1.386294, abs=1e-6)
+    latencies = [answer["log_e_promote"]["p95"] for answer in answers]
+    assert latencies == sorted(latencies)  # of one proof, though another has begun meanwhile
+    assert answers[-1]["log_e_promote"]["errors"] < -90
 
 
 def test_the_history_is_optional_and_the_usual_one_by_default(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from rollout.record import (
 from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, Role, Seen, Split, State, start
 from rollout.store import Store
-from rollout.store.sqlite import KEPT_ROLLOUTS, open_store
+from rollout.store.sqlite import KEPT_JOURNALS, KEPT_ROLLOUTS, open_store
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
@@ -256,8 +256,9 @@ async def test_only_the_newest_ended_rollouts_of_a_service_are_kept(tmp_path: Pa
         await store.save([PutRollout(rollout(rollout_id=newest + 1), None)], engine_s=3.0)
         kept = [each.id for each in await store.rollouts("checkout", 1000)]
         assert kept == [*range(newest + 1, 2, -1), 1]
-        assert await store.journal("checkout", 2) == ()
-        assert len(await store.journal("checkout", 3)) == 2
+        oldest = newest - KEPT_JOURNALS + 1
+        assert await store.journal("checkout", oldest - 1) == ()
+        assert len(await store.journal("checkout", oldest)) == 2
         assert len(await store.journal("checkout", 1)) == 1
         assert await store.rollouts("cart", 10) == (ended(7, "cart"),)
 

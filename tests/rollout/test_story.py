@@ -52,6 +52,7 @@ def entry(revision: int, second: int, phase: str, stage: int, **changes: Any) ->
         "passed": None,
         "waiting_for": {},
         "by": "",
+        "let_go": "",
         "astray": [],
         "readings": [],
     }
@@ -175,3 +176,15 @@ def test_the_story_names_the_day_when_it_goes_past_midnight() -> None:
 )
 def test_evidence_is_said_in_few_digits(evidence: float, said: str) -> None:
     assert odds(math.log(evidence)) == said
+
+
+def test_a_backend_that_was_let_go_is_told_where_it_was_though_the_stage_passed() -> None:
+    why = verdict("inconclusive", "10.0.0.21:8080 is let go, the others go on: 19 errors in 43 requests of v3")
+    passed = verdict("pass", "good")
+    journal = [
+        entry(1, 1, "shifting", 0),
+        entry(2, 2, "shifting", 0, verdict=why, let_go="10.0.0.21:8080"),
+        entry(3, 3, "shifting", 0, verdict=passed, let_go="10.0.0.21:8080"),
+        entry(4, 4, "shifting", 1, verdict=None, passed=passed, let_go="10.0.0.21:8080"),
+    ]
+    assert words(story(rollout(journal))).count(why["reason"]) == 1
