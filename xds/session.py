@@ -81,6 +81,7 @@ class Session:
         self.stream = Stream(DIALECTS[protocol], {}, only=only)
         self._node: Node | None = None
         self._grant = Grant()
+        self._status: tuple[Stream, NodeStatus] | None = None  # of the stream as it was then
 
     @property
     def node(self) -> Node:
@@ -188,12 +189,18 @@ class Session:
         self.wake = _nobody  # a cycle of session and edge would stay in memory until somebody looks for garbage
 
     def status(self) -> NodeStatus:
+        """Return what it has; asked for at each look, and the same object until that changes."""
+        known = self._status
+        if known is not None and known[0] is self.stream and known[1].node is self.node:
+            return known[1]
         types = {
             type_: TypeStatus(state.acked_version, bool(state.unanswered), state.rejection)
             for type_, state in self.stream.types.items()
         }
         since_s = self.stream.since_s
-        return NodeStatus(self.node, self.peer.address, self.protocol, connected=True, since_s=since_s, types=types)
+        found = NodeStatus(self.node, self.peer.address, self.protocol, connected=True, since_s=since_s, types=types)
+        self._status = (self.stream, found)
+        return found
 
     def lag(self, wanted: Wanted) -> Lag | None:
         return lag(self.stream, wanted.type, wanted.name, wanted.version)
