@@ -172,12 +172,13 @@ def _evidence(rollout: Json, numbers: Json) -> Iterator[str]:
         yield f"evidence that it is at most {points(numbers['margin'])} worse: {progress_words(progress(numbers))}"
     if "shown_margin" in numbers:
         sure = share(1 - math.exp(-numbers["ln_pass_limit"]))
-        yield f"shown: at most {points(numbers['shown_margin'])} worse, {sure}"
+        yield f"shown of errors, in the whole rollout: at most {points(numbers['shown_margin'])} worse, {sure}"
 
 
 def _readings(chapter: Chapter) -> Iterator[RenderableType]:
-    """What each check measured last."""
-    last = {reading["check"]: reading for entry in chapter.entries for reading in entry["readings"]}
+    """What each check measured last, in the look that ended the chapter, too."""
+    entries = chapter.entries if chapter.following is None else (*chapter.entries, chapter.following)
+    last = {reading["check"]: reading for entry in entries for reading in entry["readings"]}
     for name, reading in sorted(last.items()):
         found = reading["fault"] if reading["value"] is None else f"{reading['value']:.4g}"
         yield Text.assemble(("check ", "bold"), plain(f"{name}: {found}"))

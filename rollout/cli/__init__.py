@@ -1,5 +1,6 @@
 """The command line: `rollout ...`. All but `serve` and the offline verbs talk to the admin API."""
 
+import sys
 from importlib import metadata
 from typing import Annotated
 
@@ -69,4 +70,7 @@ app.command()(forecasting.forecast)
 
 def main() -> None:
     """Run `rollout`."""
-    app()
+    try:
+        app()
+    except OSError as error:  # every other door has its own words: what is left is that nothing can be printed
+        sys.exit(f"error: cannot write the output: {error.strerror or error}")

@@ -213,12 +213,12 @@ def notes(strategy: Strategy, service: Service) -> Iterator[str]:
     by_rate, by_errors = gate.bad_rps / rate_rps, gate.margin_ratio * past.errors
     if by_rate > max(gate.margin, by_errors):
         yield (
-            f"the margin is {by_rate:.3g} of all requests instead of {gate.margin:g}: "
+            f"the margin is {100 * by_rate:.3g}% of all requests instead of {100 * gate.margin:g}%: "
             f"bad_rps allows {gate.bad_rps:g} a second of {rate_rps:g}"
         )
     elif by_errors > gate.margin:
         yield (
-            f"the margin is {by_errors:.3g} of all requests instead of {gate.margin:g}: "
+            f"the margin is {100 * by_errors:.3g}% of all requests instead of {100 * gate.margin:g}%: "
             f"margin_ratio allows {gate.margin_ratio:g} times the usual errors"
         )
 

@@ -86,7 +86,7 @@ def test_what_low_traffic_changes_is_said_with_its_reason() -> None:
         "1% becomes 50%: of 10 requests a second it is 0.1, and min_rps asks for 10 (up to 50%)",
         "the stage of 10% is left out, for a stage before it has been raised to as much",
         "the stage of 50% is left out, for a stage before it has been raised to as much",
-        "the margin is 0.02 of all requests instead of 0.005: bad_rps allows 0.2 a second of 10",
+        "the margin is 2% of all requests instead of 0.5%: bad_rps allows 0.2 a second of 10",
     ]
     assert list(notes(strategy, Service(1_000))) == []
     assert "margin_ratio allows 0.25 times the usual errors" in next(notes(strategy, Service(1_000, errors=0.05)))

@@ -128,7 +128,7 @@ def test_a_stage_shows_the_numbers_of_the_verdict_that_ended_it() -> None:
         "cost: 7 bad answers more than v2 would have given",
         "evidence against v3: 3.1e4 of 100 (p 3.2e-05)",
         "at most 1 percentage point worse: errors 80 %, p95 100 %, p99 0 %",
-        "shown: at most 5 percentage points worse, 95 %",
+        "shown of errors, in the whole rollout: at most 5 percentage points worse, 95 %",
         "blamed 127.0.0.1:9081",
     ):
         assert fact in text
@@ -188,3 +188,14 @@ def test_a_backend_that_was_let_go_is_told_where_it_was_though_the_stage_passed(
         entry(4, 4, "shifting", 1, verdict=None, passed=passed, let_go="10.0.0.21:8080"),
     ]
     assert words(story(rollout(journal))).count(why["reason"]) == 1
+
+
+def test_the_reading_that_ended_a_stage_is_told_with_it() -> None:
+    before, broke = ([{"check": "smoke", "value": value, "fault": ""}] for value in (0.0, 3.0))
+    journal = [
+        entry(1, 1, "shifting", 0, verdict=verdict(), readings=before),
+        entry(2, 2, "rolling_back", 0, verdict=verdict("fail", "the exit code of smoke was 3"), readings=broke),
+    ]
+    text = words(story(rollout(journal)))
+    assert "check smoke: 3" in text
+    assert "check smoke: 0" not in text
