@@ -33,6 +33,7 @@ VERDICTS: Mapping[str, str] = {
     "inconclusive": "not enough evidence yet",
     "blind": "BLIND, data is missing",
 }
+DECIDING = ("pass", "fail")
 BEFORE_STAGES = ("pending", "warming")
 ENDED = ("completed", "rolled_back")
 NOTHING = "-"
@@ -391,9 +392,10 @@ def _figures(counts: Json | None) -> list[Text]:
 def _findings(rollout: Json) -> Iterator[RenderableType]:
     """Verdict, who is waited for, the drain, and what a person may do."""
     verdict, drain = rollout["verdict"], rollout["drain"]
-    if verdict:
+    judged = "shifting" in (rollout["phase"], rollout["resume"])
+    if verdict and (judged or verdict["verdict"] in DECIDING):
         yield Text.assemble(("verdict ", "bold"), verdict_text(verdict))
-        if "shifting" in (rollout["phase"], rollout["resume"]):
+        if judged:
             yield from _evidence(verdict["numbers"])
         yield from (Text.assemble(("note ", "bold"), plain(note)) for note in verdict["notes"][:NOTES_LIMIT])
     waiting = sorted(rollout["waiting_for"].items())

@@ -148,6 +148,14 @@ def test_a_bar_is_full_when_there_is_enough_and_not_before(numbers: dict[str, fl
     assert expected in words(screen.service_panel(view(rollout(verdict=verdict(**numbers)))))
 
 
+def test_a_verdict_that_decided_nothing_is_not_shown_when_nothing_is_judged_any_more() -> None:
+    for phase in ("rolling_back", "rolled_back", "completed"):
+        blind = verdict() | {"verdict": "blind", "reason": "edge-1: no answer"}
+        assert "no answer" not in words(screen.service_panel(view(rollout(phase=phase, verdict=blind))))
+        failed = verdict() | {"verdict": "fail", "reason": "worse"}
+        assert "FAIL: worse" in words(screen.service_panel(view(rollout(phase=phase, verdict=failed))))
+
+
 def test_at_full_weight_there_is_no_bar_for_what_cannot_be_compared() -> None:
     text = words(screen.service_panel(view(rollout(verdict=verdict(stable_requests=0)))))
     assert "against ██████" in text
