@@ -33,6 +33,7 @@ VERDICTS: Mapping[str, str] = {
     "inconclusive": "not enough evidence yet",
     "blind": "BLIND, data is missing",
 }
+HELD = "HOLD"
 DECIDING = ("pass", "fail")
 BEFORE_STAGES = ("pending", "warming")
 ENDED = ("completed", "rolled_back")
@@ -415,7 +416,8 @@ def _findings(rollout: Json) -> Iterator[RenderableType]:
 def verdict_text(verdict: Json) -> Text:
     """A verdict and why, in words."""
     name = verdict["verdict"]
-    return Text.assemble((VERDICTS.get(name, name), style_of(name)), ": ", plain(verdict["reason"]))
+    words = HELD if name == "inconclusive" and "held_s" in verdict["numbers"] else VERDICTS.get(name, name)
+    return Text.assemble((words, style_of(name)), ": ", plain(verdict["reason"]))
 
 
 def _evidence(numbers: Json) -> Iterator[Text]:

@@ -143,7 +143,7 @@ class Gate:
         ),
     )
     alone_timeout_s: float | None = field(
-        default=60.0,
+        default=30.0,
         metadata=_duration(
             86_400,
             "At 100 %, where nothing compares: so long above twice stable's errors of before, and it fails; "

@@ -91,7 +91,7 @@ def comparison(evidence: Evidence, look: Look, step: Step) -> str:
 
 
 def numbers(gate: Gate, evidence: Evidence, step: Step) -> Mapping[str, float]:
-    """The stage's figures for programs; `shown_margin` is left out until something is shown.
+    """The stage's figures for programs; `shown_margin` is left out until something is shown, `held_s` unless it holds.
 
     To pass, each `ln_pass_*` goes from `ln_pass_start` (0, below it for a later attempt) to `ln_pass_limit`.
     """
@@ -106,6 +106,7 @@ def numbers(gate: Gate, evidence: Evidence, step: Step) -> Mapping[str, float]:
         "ln_pass_limit": -math.log(gate.beta),
         "margin": step.margin,
         **({} if shown is None else {"shown_margin": shown}),
+        **({} if evidence.held_s is None else {"held_s": evidence.looked_s - evidence.held_s}),
         "ln_hang": max(0.0, evidence.hang.level),
         "excess_errors": evidence.excess,
         "rollout_candidate_requests": evidence.candidate_before.requests + evidence.candidate.requests,

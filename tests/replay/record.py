@@ -23,9 +23,11 @@ WITHIN_S = 90.0
 
 
 async def until_stage(world: World, stage: int) -> None:
+    """Wait until something was judged at a stage."""
+
     async def reached() -> bool:
         rollout = (await world.service())["rollout"]
-        return bool(rollout["phase"] == "shifting" and rollout["stage"] == stage)
+        return bool(rollout["phase"] == "shifting" and rollout["stage"] == stage and rollout["verdict"])
 
     await until(reached, within_s=WITHIN_S, what=f"stage {stage + 1}")
 

@@ -238,7 +238,7 @@ def test_alone_an_incident_holds_and_goes_by() -> None:
 def test_alone_it_fails_when_errors_last() -> None:
     bench = alone(Bench())
     took_s = bench.until(Fail, Tally(), usual(1_000, 500))
-    assert 60 < took_s < 64
+    assert 30 < took_s < 34
     forever = alone(Bench(replace(WARM, alone_timeout_s=None)))
     assert not isinstance(forever.repeat(300, Tally(), usual(1_000, 500)), Fail)
 
