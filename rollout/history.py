@@ -140,6 +140,7 @@ class History:
             slow={each: _expected(self._beyond(ms), self.timed, USUAL_SLOW[each]) for each, ms in slow_ms.items()},
             late={each: _expected(self._beyond(ms), self.timed, USUAL_LATE[each]) for each, ms in late_ms.items()},
             phi=self.phi,
+            slow_phi=max(self.phi, gate.slow_cluster),
             rate_rps=self.rate_rps,
             p99_ms=self.quantile_ms(0.99) or 0.0,
             slow_ms=slow_ms,

@@ -93,6 +93,7 @@ def parse_history(line: bytes) -> Past:
         slow={**_PAST.slow, Quantile.P95: shares.p95, Quantile.P99: shares.p99},
         late={Quantile.P95: shares.p95_late, Quantile.P99: shares.p99_late},
         phi=shares.phi,
+        slow_phi=shares.phi,
     )
 
 

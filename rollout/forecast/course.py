@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, assert_never
 
@@ -54,7 +54,8 @@ class Judged:
     """The engine's judge, with the times that the machine adds to it."""
 
     def __init__(self, gate: Gate, stages: Sequence[Planned], past: Past) -> None:
-        self._gate, self._stages, self._past = gate, stages, past
+        self._gate, self._stages = gate, stages
+        self._past = replace(past, slow_phi=max(past.phi, gate.slow_cluster))  # as History has it
         self._evidence = Evidence.start()
         self._stage, self._began_s = stages[0], 0
 

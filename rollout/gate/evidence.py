@@ -133,7 +133,7 @@ class Evidence:
     def _warm(self, gate: Gate, settled: Sequence[Stratum], look: Look, step: Step) -> Evidence:
         return replace(
             self,
-            rollback=self.rollback.after(gate, settled, look.past.phi, look.at_s),
+            rollback=self.rollback.after(gate, settled, look.past, look.at_s),
             promotion=self.promotion.after(gate, settled, look, step),
             shown=self.shown.after(gate, settled, self.shares, look.past),
             slo=self._slo(gate, (*settled, *_alone(look.strata)), look.at_s),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rollout.gate.betting import EFFECTS, Bet, Trial, log_sum_exp, restart_share, rollback_llr
-from rollout.gate.sample import Quantile, Stratum, Tally
+from rollout.gate.sample import Past, Quantile, Stratum, Tally
 from rollout.gate.settings import Gate
 
 
@@ -87,11 +87,11 @@ class RollbackEvidence:
             share[metric] = log_sum_exp((share[metric], sum(parts)))
         return max(share, key=share.__getitem__)
 
-    def after(self, gate: Gate, settled: Sequence[Stratum], phi: float, at_s: float) -> RollbackEvidence:
+    def after(self, gate: Gate, settled: Sequence[Stratum], past: Past, at_s: float) -> RollbackEvidence:
         """All bets placed on what a look settled."""
-        bets = {rho: Bet(rho, gate.tolerance, 0.0, phi) for rho in EFFECTS}
+        phis = {metric: past.phi if metric is Metric.ERRORS else past.slow_phi for metric in Metric}
         trials = {metric: _trials(metric, settled) for metric in Metric}
-        won = (_won(trials[metric], bets[rho], gate) for metric, rho in _SLOTS)
+        won = (_won(trials[metric], Bet(rho, gate.tolerance, 0.0, phis[metric]), gate) for metric, rho in _SLOTS)
         sums = tuple(before + more for before, more in zip(self.sums, won, strict=True))
         return _looked(self, replace(self, sums=sums), gate, at_s)
 

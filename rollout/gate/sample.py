@@ -36,13 +36,15 @@ class Past:
     `errors`, `slow` and `late` are shares of its requests; they are guesses that bets are placed by, so a wrong one
     costs time and no validity. `slow_ms` and `late_ms` say from which latency on a request counts as slow or late; a
     quantile without one is not judged. `p99_ms` is its latency, 0 while unknown. `rate_rps` are the requests a second
-    of the whole service, None while unknown. `phi` is the size of the clusters in which its errors come, 1: one by one.
+    of the whole service, None while unknown. `phi` is the size of the clusters in which its errors come, 1: one by one;
+    `slow_phi` that of its slow requests.
     """
 
     errors: float = 0.001
     slow: Mapping[Quantile, float] = field(default_factory=lambda: dict(USUAL_SLOW))
     late: Mapping[Quantile, float] = field(default_factory=lambda: dict(USUAL_LATE))
     phi: float = 1.0
+    slow_phi: float = 1.0
     rate_rps: float | None = None
     p99_ms: float = 0.0
     slow_ms: Mapping[Quantile, float] = field(default_factory=dict)

@@ -82,6 +82,15 @@ class Gate:
         default=1.25,
         metadata=_number(1, 10, "Up to so many times stable's share of bad requests is no reason to fail."),
     )
+    slow_cluster: float = field(
+        default=2.0,
+        metadata=_number(
+            1,
+            100,
+            "Slow requests come in clusters of up to so many: a pause hits all that a backend holds. Against a "
+            "candidate they count that much less.",
+        ),
+    )
     latency_tolerance: float = field(
         default=1.25,
         metadata=_number(1, 10, "To pass, the candidate's latencies may be so many times stable's at p95 and p99."),

@@ -497,3 +497,11 @@ def test_a_fail_that_was_saved_without_a_host_has_none() -> None:
 def test_an_unknown_verdict_is_an_error() -> None:
     with pytest.raises(ValueError, match="perhaps"):
         verdict_from_json({"verdict": "perhaps", "reason": "", "numbers": {}})
+
+
+def test_a_few_slow_requests_in_a_row_decide_nothing_where_they_come_in_clusters() -> None:
+    """A backend that pauses makes all slow that it holds: six of 147 beside twelve of 4,600, in three looks."""
+    stable, pause = tally(1_500, slow=(375, 75, 15, 4)), tally(16, slow=(4, 2, 2, 2))
+    alone, in_clusters = (Bench(step=FIRST, past=Past(slow_phi=phi)) for phi in (1.0, 2.0))
+    assert isinstance(alone.repeat(3, stable, pause), Fail)
+    assert not isinstance(in_clusters.repeat(3, stable, pause), Fail)

@@ -157,6 +157,11 @@ def test_phi_of_one_host_that_failed_alone_has_a_limit() -> None:
     assert windows(((1000, 900), (1000, 0)), 60).phi == PHI_MOST
 
 
+def test_slow_requests_are_taken_to_come_in_clusters_at_least_as_large_as_errors() -> None:
+    assert windows(((100, 0), (100, 0)), 60).past(GATE).slow_phi == GATE.slow_cluster == 2.0
+    assert windows(CLUSTERED, 60).past(GATE).slow_phi == pytest.approx(6.0)
+
+
 def test_phi_of_a_single_host_is_one() -> None:
     assert windows(((100, 50),), 60).phi == 1.0
 
@@ -165,7 +170,7 @@ def test_phi_of_a_single_host_is_one() -> None:
 
 
 def test_nothing_is_known_of_a_version_without_requests() -> None:
-    assert History().past(GATE) == Past(slow={}, late={})
+    assert History().past(GATE) == Past(slow={}, late={}, slow_phi=GATE.slow_cluster)
 
 
 def test_edges_come_with_the_requests_that_they_need() -> None:

@@ -23,6 +23,7 @@ gate:
   margin_ratio: 0
   margin_budget: 10s
   tolerance: 1.5
+  slow_cluster: 3
   latency_tolerance: 2
   resolution: 500ms
   max_retry_increase: 5%
@@ -56,6 +57,7 @@ def test_every_setting_can_be_written() -> None:
         margin_ratio=0.0,
         margin_budget_s=10.0,
         tolerance=1.5,
+        slow_cluster=3.0,
         latency_tolerance=2.0,
         resolution_s=0.5,
         max_retry_increase=0.05,
