@@ -19,7 +19,7 @@ from rollout.history import History
 from rollout.machine import advance, plan
 from rollout.metrics import Query, Scrape
 from rollout.metrics.sources import Commands
-from rollout.observer import SCRAPE_ENVOY_S, Observer, Stats
+from rollout.observer import SCRAPE_ENVOY_S, SOON_S, Observer, Stats
 from rollout.record import (
     Backend,
     Change,
@@ -46,7 +46,7 @@ from xds.cache import Cache
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
 SCRAPE_S = 0.5
-SCRAPE_SOON_S, SOON_S = 0.1, 3.0  # while something is let go, and so long after a stage began: then seconds count
+SCRAPE_SOON_S = 0.1  # while something is let go, and when a stage has begun: then seconds count
 UNSAVED_SUSPECT = 5
 UNSAVED_LIMIT = 120  # steps of one service that wait for the disk; beyond, looks are dropped, but nothing else
 

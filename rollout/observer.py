@@ -20,6 +20,7 @@ from xds.cache import Cache, NodeStatus
 from xds.node import Node
 
 LOOK_EVERY_S = 0.5
+LOOK_SOON_S, SOON_S = 0.25, 3.0  # so long after a stage began: a version that fails every request costs by the second
 LONG_LOOK_EVERY_S = 2.0  # each look is a line of the journal, and a stage may last for a day
 LONG_STAGE_S = 600.0  # looks become that rare until then
 FIRST_BASE_S = 0.25  # until every Envoy that has a new weight was read once, which is what increments count from
@@ -327,6 +328,8 @@ def _look_every_s(rollout: Rollout, seen: Seen) -> float:
     lasted_s = seen.now_s - rollout.state.since_s
     if rollout.state.phase is Phase.PAUSED:
         return PAUSED_LOOK_EVERY_S if lasted_s > 60 else LOOK_EVERY_S
+    if lasted_s < SOON_S:
+        return min(LOOK_EVERY_S, max(LOOK_SOON_S, 2 * SCRAPE_ENVOY_S * seen.connected))
     return max(LOOK_EVERY_S, LONG_LOOK_EVERY_S * min(1.0, lasted_s / LONG_STAGE_S))
 
 
