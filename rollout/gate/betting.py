@@ -69,11 +69,6 @@ def rollback_llr(trial: Trial, bet: Bet) -> float:
     return (won - (bet.rho - 1) * n0 / den * n1 * bet.d) / bet.phi
 
 
-def mixture_llr(trial: Trial, r: float) -> float:
-    """ln of the mean F over EFFECTS of one interval."""
-    return log_sum_exp(rollback_llr(trial, Bet(rho, r)) for rho in EFFECTS) - math.log(len(EFFECTS))
-
-
 def promote_llr(trial: Trial, stake: Stake) -> float:
     """ln F of one interval that the candidate is less than the margin worse."""
     n0, n1, s = trial.stable_requests, trial.candidate_requests, stake.s
@@ -124,20 +119,12 @@ def hang_llr(stable_requests: int, candidate_requests: int, weight: float) -> fl
     return candidate_requests * math.log(LOST / FULL) + stable_requests * math.log(hung / healthy)
 
 
-def dispersion(windows: Iterable[Sequence[tuple[int, int]]]) -> float:
-    """phi: the size of the clusters in which errors come, from (requests, errors) of each host in each window.
-
-    The variance of errors between hosts by what chance alone would give; errors that hit all hosts alike cancel.
-    """
-    spread = expected = 0.0
-    for hosts in windows:
-        more_spread, more_expected = dispersion_of(hosts)
-        spread, expected = spread + more_spread, expected + more_expected
-    return max(1.0, spread / expected) if expected > 0 else 1.0
-
-
 def dispersion_of(hosts: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """One window's part of phi's numerator and denominator."""
+    """One window's part of phi's numerator and denominator, from (requests, errors) of each host.
+
+    phi is the size of the clusters in which errors come: their variance between hosts by what chance alone would give.
+    Errors that hit all hosts alike cancel.
+    """
     requests, errors = sum(n for n, _ in hosts), sum(k for _, k in hosts)
     if not requests or not errors:
         return 0.0, 0.0

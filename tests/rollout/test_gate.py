@@ -5,7 +5,6 @@ import math
 import re
 from dataclasses import replace
 from random import Random
-from typing import assert_never
 
 import pytest
 
@@ -23,9 +22,7 @@ from rollout.gate import (
     Step,
     Stratum,
     Tally,
-    Verdict,
     judge,
-    verdict_from_json,
     verdict_to_json,
 )
 from rollout.gate.promotion import PromoteEvidence, Shares, ShownMargin
@@ -458,45 +455,6 @@ def test_no_count_is_too_large_too_small_or_too_odd(stable: Tally, candidate: Ta
         evidence = evidence.renew(float(second)) if second == 3 else evidence
     saved = load_state(dump_state(State(Phase.SHIFTING, 1.0, evidence=evidence)))
     assert saved.evidence == evidence
-
-
-@pytest.mark.parametrize(
-    "verdict",
-    [
-        Pass("a"),
-        Fail("b", {"ln_e": 7.5}),
-        Fail("b", host="10.0.0.7:80"),
-        Pass("e", notes=("slow",)),
-        Inconclusive("c"),
-        Blind("d", {"x": 1}),
-    ],
-)
-def test_verdicts_survive_json(verdict: Verdict) -> None:
-    assert verdict_from_json(json.loads(json.dumps(verdict_to_json(verdict)))) == verdict
-    assert described(verdict) == verdict.name
-
-
-def described(verdict: Verdict) -> str:
-    match verdict:
-        case Pass():
-            return "pass"
-        case Fail():
-            return "fail"
-        case Inconclusive():
-            return "inconclusive"
-        case Blind():
-            return "blind"
-        case _:
-            assert_never(verdict)
-
-
-def test_a_fail_that_was_saved_without_a_host_has_none() -> None:
-    assert verdict_from_json({"verdict": "fail", "reason": "b", "numbers": {}}) == Fail("b")
-
-
-def test_an_unknown_verdict_is_an_error() -> None:
-    with pytest.raises(ValueError, match="perhaps"):
-        verdict_from_json({"verdict": "perhaps", "reason": "", "numbers": {}})
 
 
 def test_a_few_slow_requests_in_a_row_decide_nothing_where_they_come_in_clusters() -> None:

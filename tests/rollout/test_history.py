@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from rollout.gate import Gate, Histogram, Past
-from rollout.gate.betting import dispersion
 from rollout.gate.sample import Host, Quantile
 from rollout.gate.settings import Errors
 from rollout.history import (
@@ -146,7 +145,6 @@ CLUSTERED = ((10, 6), (10, 0), (10, 0), (10, 0))
 )
 def test_phi_is_the_dispersion_of_all_windows(hosts: tuple[tuple[int, int], ...], phi: float) -> None:
     assert windows(hosts, 60).phi == pytest.approx(phi)
-    assert dispersion([hosts] * 60) == pytest.approx(phi)
 
 
 def test_phi_is_not_believed_before_ten_minutes() -> None:
