@@ -28,7 +28,8 @@ async def test_rate_errors_and_latency_are_known_and_outlast_the_server(tmp_path
 
             async def known() -> bool:
                 seen = await history(world)
-                return bool(seen["requests"] > 200 and abs(seen["requests_per_s"] - RATE_PER_S) < 0.35 * RATE_PER_S)
+                rate_per_s = seen["requests_per_s"] or 0.0
+                return bool(seen["requests"] > 200 and abs(rate_per_s - RATE_PER_S) < 0.35 * RATE_PER_S)
 
             await until(known, within_s=30, what="the rate of the stable version to be known")
         before = await history(world)
