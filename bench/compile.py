@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from statistics import median
 
-from rollout.spec import FULL_BP, parse_endpoint
+from rollout.exposure import FULL_BP
+from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import Publisher
 from xds.cache import Cache

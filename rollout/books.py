@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rollout.exposure import FULL_BP
 from rollout.machine import wanted
 from rollout.record import Backend, Contents, Rollout, Version
-from rollout.spec import FULL_BP, Deployment
+from rollout.spec import Deployment
 from rollout.state import ENDED, Role, Split
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL

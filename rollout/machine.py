@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rollout.drain import Drain, look
 from rollout.errors import Conflict
+from rollout.exposure import FULL_BP
 from rollout.gate import (
     BadHost,
     Blind,
@@ -22,7 +23,7 @@ from rollout.gate import (
     judge,
     steps,
 )
-from rollout.spec import FULL_BP, Strategy
+from rollout.spec import Strategy
 from rollout.state import (
     ENDED,
     SETTLE_S,

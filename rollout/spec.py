@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import Field as DataclassField
 from dataclasses import fields
 from datetime import timedelta
-from typing import Annotated, Any, get_args
+from enum import StrEnum
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,14 +24,17 @@ from pydantic_core import ErrorDetails
 
 from rollout.checks import CheckSpec, told_apart
 from rollout.errors import InvalidSpec
-from rollout.fields import Duration, Limit, Spec, duration, share
+from rollout.exposure import FULL_BP, BasisPoints, Match, Preview, Sticky, basis_points, percent
+from rollout.fields import Duration, Limit, Share, Spec, duration, share
+from rollout.freeze import Freeze
 from rollout.gate import Gate
+from rollout.hooks import Hook, named_apart
+from rollout.probe import ProbeSpec
 
-FULL_BP = 10_000
 DEFAULT_WEIGHTS = ("1%", "10%", "50%", "100%")
+HOLD_BACK_WEIGHT = "95%"
 VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 VERSION_NAME_RULE = "use up to 63 of A-Z a-z 0-9 . _ -, the first a letter or digit"
-_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 _ENDPOINT = re.compile(
     r"(?:\[(?P<v6>[^\]\s]*)\]|(?P<host>[^@:\s\[\]]+)):(?P<port>[0-9]{1,9})"
     r"(?:@(?P<region>[^/\s]+)(?:/(?P<zone>\S+))?)?"
@@ -42,22 +47,6 @@ _WORDS = {
     r"a (valid )?dictionary( or (an )?instance of \w+)?": "a mapping",
     "a valid tuple": "a list",
 }
-
-
-def _basis_points(value: object) -> object:
-    match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"'{value}' is no share of traffic; write it as 1% or 0.05%")
-    basis_points = float(match[1]) * 100
-    if not 1 <= basis_points <= FULL_BP:
-        raise ValueError(f"{value} is outside 0.01% to 100%")
-    if abs(basis_points - round(basis_points)) > 1e-6:
-        raise ValueError(f"{value} is finer than 0.01%; round it")
-    return round(basis_points)
-
-
-def _percent(weight_bp: int) -> str:
-    return f"{weight_bp / 100:g}%"
 
 
 def _gate(value: object) -> object:
@@ -106,20 +95,68 @@ def _written(gate: Gate) -> dict[str, object]:
     }
 
 
-BasisPoints = Annotated[int, BeforeValidator(_basis_points), PlainSerializer(_percent)]
 GateSpec = Annotated[Gate, BeforeValidator(_gate), PlainSerializer(_written)]
 
 
-class Stage(Spec):
-    """One step of a rollout: `weight` is the candidate's share of the service's traffic.
+class OnTimeout(StrEnum):
+    """What becomes of a stage that is not decided in time."""
 
-    `hold` is the least time at this weight, counted from when every Envoy has it. Without a decision after `timeout`
-    (or after the hold and it, where the hold is longer) the rollout pauses and asks.
+    PAUSE = "pause"
+    ROLLBACK = "rollback"
+
+
+class Pace(StrEnum):
+    """Whether traffic moves in one push, or by the strategy's stages, `gradual_step` apart."""
+
+    IMMEDIATE = "immediate"
+    GRADUAL = "gradual"
+
+
+def _share_of_traffic(value: object) -> object:
+    return 0 if value == "0%" else basis_points(value)
+
+
+Weight = Annotated[int, BeforeValidator(_share_of_traffic), PlainSerializer(percent)]
+
+
+class Stage(Spec):
+    """One step of a rollout, by one of these: `weight`, the candidate's share of the service's traffic; `match`, for
+    only requests that one of these describes; `mirror`, the share of requests that are copied to it, whose answers
+    nobody gets; `expose: false`, where only the preview header leads to it.
+
+    `hold` is the least time in it, counted from when every Envoy has it. Without a decision after `timeout` (or after
+    the hold and it, where the hold is longer) `on_timeout` happens. With `approve` a person must agree to go on.
+    `checks` are its own, besides the strategy's.
     """
 
-    weight_bp: BasisPoints = Field(alias="weight")
+    match: tuple[Match, ...] = ()
+    mirror_bp: BasisPoints | None = Field(default=None, alias="mirror")
+    expose: bool = True
     hold: Duration = timedelta(seconds=5)
     timeout: Limit = timedelta(minutes=5)
+    on_timeout: OnTimeout = OnTimeout.PAUSE
+    approve: bool = False
+    checks: tuple[CheckSpec, ...] = ()
+    weight_bp: Weight = Field(default=0, alias="weight", validate_default=True)
+
+    _told_apart = field_validator("checks")(told_apart)
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _alternatives(cls, value: object) -> object:
+        return (value,) if isinstance(value, Mapping) else value
+
+    @field_validator("weight_bp")
+    @classmethod
+    def _one_way(cls, weight_bp: int, info: ValidationInfo) -> int:
+        ways = [bool(info.data.get("match")), info.data.get("mirror_bp") is not None, not info.data.get("expose", True)]
+        if weight_bp and any(ways):
+            raise ValueError("stands beside match, mirror or expose; give each a stage of its own")
+        if sum(ways) > 1:
+            raise ValueError("match, mirror and expose: false are in one stage; give each a stage of its own")
+        if not weight_bp and not any(ways) and not info.data.keys() < {"match", "mirror_bp", "expose"}:
+            raise ValueError("is 0% or missing; write a share as 10%, or give match, mirror or expose: false")
+        return weight_bp
 
     @property
     def limit_s(self) -> float:
@@ -128,41 +165,153 @@ class Stage(Spec):
         return limit.total_seconds()
 
 
+class OnFailure(StrEnum):
+    """What a location takes back that fails: itself, or the whole rollout."""
+
+    LOCATION = "location"
+    ALL = "all"
+
+
+class Wave(Spec):
+    """Locations that move at the same time, each by itself: names, a share of those that are left, or `all` of them.
+
+    A location is "region/zone", a zone or a region.
+    """
+
+    locations: tuple[str, ...] | BasisPoints | Literal["all"]
+    stages: tuple[Stage, ...] = ()
+
+    @field_validator("locations", mode="before")
+    @classmethod
+    def _some(cls, value: object) -> object:
+        if isinstance(value, str) and value != "all" and "%" not in value:
+            raise ValueError(f"'{value}' is no list of locations; write [{value}], a share as 10%, or all")
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError("is empty; name locations, a share as 10%, or all")
+        return value
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _short_stages(cls, value: object) -> object:
+        return _stages_written(value)
+
+    @field_validator("stages")
+    @classmethod
+    def _rising(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        return rising(stages) if stages else stages
+
+
+class WhenGone(StrEnum):
+    """What happens for an Envoy that is gone: it is waited for, or not; or the rollout fails when it stays away."""
+
+    WAIT = "wait"
+    IGNORE = "ignore"
+    FAIL = "fail"
+
+
+class Disconnected(Spec):
+    """What happens for an Envoy that was connected and is not: `policy`, and how long it is waited for (`limit`)."""
+
+    policy: WhenGone = WhenGone.WAIT
+    limit: Limit = Field(default=timedelta(seconds=30), alias="for")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: object) -> object:
+        return {"policy": value} if isinstance(value, str) else value
+
+
 class Strategy(Spec):
     """How a rollout goes: stages, what the gate demands, and how the losing version is let go.
 
     `warm_timeout`: how long the candidate may take until it is healthy through every Envoy, before the rollout pauses.
     `keep_stable`: how long the old version stays warm after 100 %. `drain_timeout`: how long its requests may take.
+    `ready`: the share of the candidate's backends that must be healthy before it gets traffic; `probe`: how the control
+    plane asks them itself. `min_healthy`: the share of either version's below which the rollout pauses.
+    `progress_deadline`: the longest time without a step forward, after which it is taken back.
+    `rollback_window`: so long after its end a version may come back without stages.
     """
 
     stages: tuple[Stage, ...] = tuple(Stage.model_validate({"weight": weight}) for weight in DEFAULT_WEIGHTS)
+    waves: tuple[Wave, ...] = ()
+    on_failure: OnFailure = OnFailure.ALL
     gate: GateSpec = Field(default_factory=Gate)
     checks: tuple[CheckSpec, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    preview: Preview | None = Field(default_factory=Preview)
+    sticky: Sticky | None = None
+    ready: Share = 1.0
+    probe: ProbeSpec | None = None
+    min_healthy: Share = 0.5
+    disconnected: Disconnected = Field(default_factory=Disconnected)
+    freeze: Freeze | None = None
+    abort: Pace = Pace.IMMEDIATE
+    promote: Pace = Pace.IMMEDIATE
+    gradual_step: Duration = timedelta(seconds=5)
+    progress_deadline: Limit | None = None
     warm_timeout: Limit = timedelta(minutes=2)
     keep_stable: Duration = timedelta()
+    rollback_window: Duration = timedelta(hours=1)
     drain_timeout: Duration = timedelta(seconds=30)
 
     _told_apart = field_validator("checks")(told_apart)
+    _named_apart = field_validator("hooks")(named_apart)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_back(cls, value: object) -> object:
+        """Write `hold_back: 10m` as the stage that it is: 95 % for so long, before 100 %."""
+        if not isinstance(value, Mapping) or "hold_back" not in value:
+            return value
+        given = {**value}
+        held = given.pop("hold_back")
+        stages = list(given.get("stages", DEFAULT_WEIGHTS))
+        stages.insert(max(0, len(stages) - 1), {"weight": HOLD_BACK_WEIGHT, "hold": held})
+        return {**given, "stages": stages}
+
+    @field_validator("preview", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value is False or value == "off" else value
 
     @field_validator("stages", mode="before")
     @classmethod
     def _short_stages(cls, value: object) -> object:
-        if isinstance(value, list | tuple):
-            return tuple({"weight": item} if isinstance(item, str | int | float) else item for item in value)
-        return value
+        return _stages_written(value)
 
     @field_validator("stages")
     @classmethod
     def _rising(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-        if not stages:
-            raise ValueError(f"is empty; leave it out for {', '.join(DEFAULT_WEIGHTS)}")
-        for before, after in itertools.pairwise(stages):
-            if after.weight_bp <= before.weight_bp:
-                found = f"{_percent(after.weight_bp)} comes after {_percent(before.weight_bp)}"
-                raise ValueError(f"{found}; each stage must have a higher weight than the one before")
-        if stages[-1].weight_bp != FULL_BP:
-            raise ValueError(f"the last weight is {_percent(stages[-1].weight_bp)}; add a stage of 100% behind it")
-        return stages
+        return rising(stages)
+
+    @model_validator(mode="after")
+    def _of_waves(self) -> "Strategy":
+        if self.waves and self.waves[-1].locations != "all":
+            raise ValueError("waves: the last one must have `locations: all`, or some would never move")
+        if self.waves and any(not stage.weight_bp for stage in self.stages):
+            raise ValueError("stages: a stage without a weight cannot be in a rollout in waves; take it out")
+        return self
+
+
+def _stages_written(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple({"weight": item} if isinstance(item, str | int | float) else item for item in value)
+    return value
+
+
+def rising(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages themselves. Raises ValueError unless their weights rise to 100 %; those without one come first."""
+    if not stages:
+        raise ValueError(f"is empty; leave it out for {', '.join(DEFAULT_WEIGHTS)}")
+    for before, after in itertools.pairwise(stages):
+        if after.weight_bp <= before.weight_bp and not (before.weight_bp == after.weight_bp == 0):
+            after_words = percent(after.weight_bp) if after.weight_bp else "a stage without a weight"
+            found = f"{after_words} comes after {percent(before.weight_bp)}"
+            raise ValueError(f"{found}; each stage must have a higher weight than the one before")
+    if stages[-1].weight_bp != FULL_BP:
+        last = f"the last weight is {percent(stages[-1].weight_bp)}" if stages[-1].weight_bp else "none has a weight"
+        raise ValueError(f"{last}; add a stage of 100% behind it")
+    return stages
 
 
 class Endpoint(Spec):

@@ -9,7 +9,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer
 
 from rollout.drain import Active, Drain
+from rollout.exposure import Match
 from rollout.gate import Evidence, Look, Past, Step, Verdict, verdict_from_json, verdict_to_json
+from rollout.hooks import Answer
 
 SETTLE_S = 0.1  # after the last ACK: Envoy's workers hear of a change by a posted callback
 
@@ -80,21 +82,39 @@ class Command(StrEnum):
 
     PROMOTE = "promote"
     PROMOTE_FULL = "promote_full"
+    SKIP_STAGE = "skip_stage"
+    APPROVE = "approve"
+    REJECT = "reject"
     PAUSE = "pause"
     RESUME = "resume"
     ABORT = "abort"
+
+
+class Awaited(StrEnum):
+    """Whom a pause waits for: an operator, an approval, the end of a freeze."""
+
+    OPERATOR = "operator"
+    APPROVAL = "approval"
+    THAW = "thaw"
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """What Envoys should be served for a service: the candidate's weight, and which versions are there.
 
-    A version that is not `present` has no cluster; one that is `draining` has all its endpoints DRAINING.
+    A version that is not `present` has no cluster; one that is `draining` has all its endpoints DRAINING. `match`: only
+    requests that one of these describes go to the candidate. `mirror_bp`: the share of requests that its shadow gets a
+    copy of. `preview`: whether the preview header leads to the versions. `by_location` has the candidate's weight where
+    it is another one.
     """
 
     candidate_bp: int
     present: frozenset[Role]
     draining: Role | None = None
+    match: tuple[Match, ...] = ()
+    mirror_bp: int = 0
+    preview: bool = False
+    by_location: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +128,11 @@ class State:
     `reason`: why it is in this phase; from the decision about the loser on, why that was decided. `plan` has the stages
     as they will be, `stage` counts in it; () before that is known. `let_go`: the address of the candidate's backend
     that had all errors and is drained, "" while none is.
+    `awaited`: whom a pause waits for, None outside of one. `approved`: the stage in the plan that a person has agreed
+    to leave, -1 for none. `hurried`: an operator promoted, stages are left without a verdict. `waiting`: what a stage
+    that has passed still waits for. `called` has the keys of the hooks that were called and have agreed. `point`: the
+    hook that cannot be undone and was called, "" before. `progress_s`: when it last went forward. `wave` counts the
+    waves, `lanes` has by location how each one stands that has begun.
     """
 
     phase: Phase
@@ -124,6 +149,15 @@ class State:
     drain: Drain | None = None
     plan: tuple[Step, ...] = ()
     let_go: str = ""
+    awaited: Awaited | None = None
+    approved: int = -1
+    hurried: bool = False
+    waiting: str = ""
+    called: frozenset[str] = frozenset()
+    point: str = ""
+    progress_s: float = 0.0
+    wave: int = -1
+    lanes: Mapping[str, "State"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +169,10 @@ class Seen:
     `refused` those that NACKed. `unready` says what of the candidate is not healthy through which Envoy, None where
     nobody has looked. `looked_s` stamps `look`, the increments since the look before. `past` is what stable did before,
     where stages are planned by it. `leaving` are the candidate's backends that are let go. `retired`: the loser's
-    record is gone.
+    record is gone. `frozen` says why nothing may advance now, "" when it may. `unhealthy` says which version has too
+    few healthy backends, "" when none. `missing` are Envoys that stay away for longer than the strategy bears.
+    `answers` has by key what hooks said that are wanted now. `locations` are those of the fleet, `places` has what is
+    seen of each location in a wave.
     """
 
     now_s: float
@@ -151,8 +188,27 @@ class Seen:
     leaving: frozenset[str] = frozenset()
     active: Active | None = None
     retired: bool = False
+    frozen: str = ""
+    unhealthy: str = ""
+    missing: tuple[str, ...] = ()
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    locations: tuple[str, ...] = ()
+    places: Mapping[str, "Place"] = field(default_factory=dict)
     command: Command | None = None
+    location: str = ""
     by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is seen of one location: of its Envoys only, as in Seen."""
+
+    connected: int
+    fleet: int = 0
+    lagging: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    looked_s: float = -1.0
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,4 +237,4 @@ Effect = Serve | Retire | LetGo
 
 def start(now_s: float, reason: str, plan: tuple[Step, ...] = ()) -> State:
     """Return the state of a rollout that was just asked for; `plan` shows what is expected of its stages."""
-    return State(Phase.PENDING, now_s, reason=reason, plan=plan)
+    return State(Phase.PENDING, now_s, reason=reason, plan=plan, progress_s=now_s)

@@ -7,7 +7,8 @@ import yaml
 
 from rollout.app import read_configs
 from rollout.bootstrap import Proxy, bootstrap
-from rollout.spec import FULL_BP, parse_strategy
+from rollout.exposure import FULL_BP
+from rollout.spec import parse_strategy
 from rollout.traffic.publisher import check
 from xds.resources import TYPES
 

@@ -10,7 +10,8 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any as Message
 
-from rollout.spec import FULL_BP, Endpoint
+from rollout.exposure import FULL_BP
+from rollout.spec import Endpoint
 from rollout.traffic.assignment import Group, deployed, drained, encoded, joined, marked, policy, without, written
 from rollout.traffic.overlay import Overlay, RouteKey, RouteTemplate, ServiceTemplate
 from rollout.traffic.places import Places, change, copied

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from rollout.spec import FULL_BP
+from rollout.exposure import FULL_BP
 from rollout.traffic.assignment import address_of
 from rollout.traffic.compiler import (
     ServiceTraffic,

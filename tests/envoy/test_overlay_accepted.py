@@ -13,7 +13,8 @@ import yaml
 
 from rollout.bootstrap import Proxy, bootstrap
 from rollout.demo.processes import Backend, Envoy, until
-from rollout.spec import FULL_BP, parse_endpoint
+from rollout.exposure import FULL_BP
+from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, Publisher
 from tests.golden.cases import CASES, DELTA_ONLY, files, splits

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from rollout.bootstrap import Proxy, bootstrap
 from rollout.demo.processes import Envoy, until
-from rollout.spec import FULL_BP, parse_endpoint
+from rollout.exposure import FULL_BP
+from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, Publisher
 from xds.cache import Cache

@@ -16,7 +16,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.spec import FULL_BP, parse_endpoint
+from rollout.exposure import FULL_BP
+from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import WEIGHTS_LIMIT, Compiler, ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, check, untouched
 from tests.golden.cases import CASES, compiled, files, words

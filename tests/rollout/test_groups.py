@@ -17,11 +17,12 @@ from rollout.cli import app
 from rollout.controller import Controller, Outside
 from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec
+from rollout.exposure import FULL_BP
 from rollout.metrics import Query, Scrape
 from rollout.metrics.envoy import BackendStats, ClusterStats
 from rollout.observer import Observer, Stats
 from rollout.record import Backend, Rollout
-from rollout.spec import FULL_BP, Strategy, parse_endpoint
+from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, State
 from rollout.store import Store
 from rollout.store.sqlite import open_store

@@ -9,10 +9,10 @@ from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from rollout.errors import Conflict
+from rollout.exposure import FULL_BP
 from rollout.gate import Blind, Fail, Pass, judge
 from rollout.machine import advance, plan, plan_of, step_of, wanted, weight_bp
 from rollout.record import dump_seen, dump_state, load_seen, load_state
-from rollout.spec import FULL_BP
 from rollout.state import (
     ENDED,
     SETTLE_S,

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rollout.spec import FULL_BP, parse_endpoint
+from rollout.exposure import FULL_BP
+from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, Publisher, check, untouched
 from xds import sotw

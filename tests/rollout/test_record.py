@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from rollout.drain import Active, Drain, look
+from rollout.exposure import FULL_BP
 from rollout.gate import (
     Blind,
     Evidence,
@@ -42,7 +43,7 @@ from rollout.record import (
     load_state,
     load_strategy,
 )
-from rollout.spec import FULL_BP, Endpoint, Strategy
+from rollout.spec import Endpoint, Strategy
 from rollout.state import Command, Phase, Role, Seen, Split, State, start
 
 numbers = some.floats(allow_nan=False, allow_infinity=False)

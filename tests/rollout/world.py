@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from rollout.drain import Active
+from rollout.exposure import FULL_BP
 from rollout.gate import Host, Look, Past, Stratum, Tally
-from rollout.spec import FULL_BP, Strategy
+from rollout.spec import Strategy
 from rollout.state import (
     Command,
     Effect,

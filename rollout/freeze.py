@@ -1,0 +1,99 @@
+"""Times in which nothing starts or advances: a calendar with a time zone, and what it says now."""
+
+import re
+from datetime import date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+
+from rollout.fields import Spec
+
+_CLOCK = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])")
+MIDNIGHT = time(0)
+MOST_WINDOWS = 100
+
+
+class Day(StrEnum):
+    MON = "mon"
+    TUE = "tue"
+    WED = "wed"
+    THU = "thu"
+    FRI = "fri"
+    SAT = "sat"
+    SUN = "sun"
+
+
+def _clock(value: object) -> object:
+    """Parse 16:30; 24:00 is the midnight at a day's end, which as a time is 00:00."""
+    match = _CLOCK.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match[1] == "24" and match[2] != "00"):
+        raise ValueError(f"'{value}' is no time of a day; write it in quotes, as \"16:30\"")
+    return time(int(match[1]) % 24, int(match[2]))
+
+
+Clock = Annotated[time, BeforeValidator(_clock), PlainSerializer(lambda value: f"{value:%H:%M}")]
+
+
+class Window(Spec):
+    """A span that is frozen: from `from` to `to` on these `days`, all of them if none is named; or whole `dates`.
+
+    `dates` has the first and the last day. A span whose end is not after its start goes on into the next day.
+    """
+
+    days: tuple[Day, ...] = ()
+    start: Clock = Field(default=MIDNIGHT, alias="from")
+    end: Clock = Field(default=MIDNIGHT, alias="to")
+    dates: tuple[date, date] | None = None
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _some(self) -> "Window":
+        if self.dates is not None:
+            if self.days:
+                raise ValueError("give days or dates, not both")
+            if self.dates[0] > self.dates[1]:
+                raise ValueError(f"dates: {self.dates[1]} comes before {self.dates[0]}")
+        return self
+
+    def begins_on(self, day: date) -> bool:
+        if self.dates is not None:
+            return self.dates[0] <= day <= self.dates[1]
+        return not self.days or tuple(Day)[day.weekday()] in self.days
+
+    def covers(self, now: datetime) -> bool:
+        """Say whether a local time is inside."""
+        clock = now.time()
+        if self.start < self.end:
+            return self.begins_on(now.date()) and self.start <= clock < self.end
+        if self.begins_on(now.date()) and clock >= self.start:
+            return True
+        return self.begins_on(now.date() - timedelta(days=1)) and clock < self.end
+
+
+class Freeze(Spec):
+    """Windows in the time of `timezone`, a name as Europe/Berlin."""
+
+    timezone: str = "UTC"
+    windows: tuple[Window, ...] = Field(min_length=1, max_length=MOST_WINDOWS)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone '{value}'; write one as Europe/Berlin, or UTC") from error
+        return value
+
+    def why(self, now: datetime) -> str:
+        """Return why nothing may advance at this time, "" when it may."""
+        local = now.astimezone(ZoneInfo(self.timezone))
+        window = next((each for each in self.windows if each.covers(local)), None)
+        if window is None:
+            return ""
+        days = " ".join(window.days) or "every day"
+        when = f"{window.dates[0]} to {window.dates[1]}" if window.dates else days
+        span = "" if window.start == window.end == MIDNIGHT else f" {window.start:%H:%M}-{window.end:%H:%M}"
+        return f"frozen {when}{span} {self.timezone}" + (f": {window.reason}" if window.reason else "")
