@@ -16,7 +16,6 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -129,6 +128,7 @@ class Stage(Spec):
     `checks` are its own, besides the strategy's.
     """
 
+    weight_bp: Weight = Field(default=0, alias="weight")
     match: tuple[Match, ...] = ()
     mirror_bp: BasisPoints | None = Field(default=None, alias="mirror")
     expose: bool = True
@@ -137,7 +137,6 @@ class Stage(Spec):
     on_timeout: OnTimeout = OnTimeout.PAUSE
     approve: bool = False
     checks: tuple[CheckSpec, ...] = ()
-    weight_bp: Weight = Field(default=0, alias="weight", validate_default=True)
 
     _told_apart = field_validator("checks")(told_apart)
 
@@ -146,17 +145,16 @@ class Stage(Spec):
     def _alternatives(cls, value: object) -> object:
         return (value,) if isinstance(value, Mapping) else value
 
-    @field_validator("weight_bp")
-    @classmethod
-    def _one_way(cls, weight_bp: int, info: ValidationInfo) -> int:
-        ways = [bool(info.data.get("match")), info.data.get("mirror_bp") is not None, not info.data.get("expose", True)]
-        if weight_bp and any(ways):
-            raise ValueError("stands beside match, mirror or expose; give each a stage of its own")
+    @model_validator(mode="after")
+    def _one_way(self) -> "Stage":
+        ways = [bool(self.match), self.mirror_bp is not None, not self.expose]
+        if self.weight_bp and any(ways):
+            raise ValueError("weight stands beside match, mirror or expose; give each a stage of its own")
         if sum(ways) > 1:
             raise ValueError("match, mirror and expose: false are in one stage; give each a stage of its own")
-        if not weight_bp and not any(ways) and not info.data.keys() < {"match", "mirror_bp", "expose"}:
-            raise ValueError("is 0% or missing; write a share as 10%, or give match, mirror or expose: false")
-        return weight_bp
+        if not self.weight_bp and not any(ways):
+            raise ValueError("weight is 0% or missing; write a share as 10%, or give match, mirror or expose: false")
+        return self
 
     @property
     def limit_s(self) -> float:

@@ -60,7 +60,7 @@ def test_an_empty_strategy_is_the_default_one(text: str) -> None:
     assert [each.weight_bp for each in strategy.stages] == [100, 1000, 5000, 10_000]
 
 
-NO_WEIGHT = "is 0% or missing; write a share as 10%, or give match, mirror or expose: false"
+NO_WEIGHT = "weight is 0% or missing; write a share as 10%, or give match, mirror or expose: false"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ NO_WEIGHT = "is 0% or missing; write a share as 10%, or give match, mirror or ex
         ("stages: [{weight: 100%, hodl: 3s}]", "s.yaml: stages[0].hodl: is no setting; look for a typing error"),
         (
             "stages: [{hold: 3s}]",
-            f"s.yaml: stages[0].weight: {NO_WEIGHT}",
+            f"s.yaml: stages[0]: {NO_WEIGHT}",
         ),
         ("stages: []", "s.yaml: stages: is empty; leave it out for 1%, 10%, 50%, 100%"),
         ("stages: 5", "s.yaml: stages: must be a list, but is 5"),
@@ -92,7 +92,7 @@ NO_WEIGHT = "is 0% or missing; write a share as 10%, or give match, mirror or ex
         ("stages: [0.001%, 100%]", "s.yaml: stages[0].weight: 0.001% is outside 0.01% to 100%"),
         (
             "stages: [0%, 100%]",
-            f"s.yaml: stages[0].weight: {NO_WEIGHT}",
+            f"s.yaml: stages[0]: {NO_WEIGHT}",
         ),
         ("stages: [1%, 101%]", "s.yaml: stages[1].weight: 101% is outside 0.01% to 100%"),
         ("stages: [1.005%, 100%]", "s.yaml: stages[0].weight: 1.005% is finer than 0.01%; round it"),
