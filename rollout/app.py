@@ -26,6 +26,7 @@ from rollout.machine import weight_bp
 from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape
 from rollout.metrics.sources import Commands, Sources, open_session
 from rollout.observer import Stats, has_stats
+from rollout.operations import Operations
 from rollout.prober import Prober, World
 from rollout.record import Rollout
 from rollout.signals import Signals
@@ -219,6 +220,7 @@ class _Server:
             commands.check,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
+        self._operations = Operations(self._controller)
         self._scraper = FleetScraper(
             EnvoyAdmin(self._clock),
             self._targets,
@@ -313,6 +315,7 @@ class _Server:
     async def _start_api(self, stack: contextlib.AsyncExitStack) -> str:
         backstage = Backstage(
             self._controller,
+            self._operations,
             self._cache,
             self._store,
             lambda: self._scraper.failures,

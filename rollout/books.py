@@ -1,14 +1,15 @@
 """What the engine knows of services, versions, rollouts and drained backends, and the traffic that follows from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rollout.exposure import FULL_BP
 from rollout.machine import wanted
-from rollout.record import Backend, Contents, Rollout, Version
+from rollout.record import Backend, Contents, Mark, Rollout, Version
 from rollout.spec import Deployment
 from rollout.state import ENDED, Role, Split
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
+from rollout.traffic.groups import place_of
 from rollout.traffic.publisher import INITIAL
 
 
@@ -21,12 +22,15 @@ class Books:
     """The engine's memory; the store holds the same, but for what is being saved.
 
     `splits` has what is published for each service with a rollout in progress. `written` returns the addresses that
-    envoy-configs gives a service.
+    envoy-configs gives a service. `marks` are those of operators, `ill` has by service the addresses of backends that
+    probes or most Envoys find unhealthy, as it is known now: it is not saved.
     """
 
     written: Callable[[str], tuple[str, ...]]
     splits: dict[str, Split] = field(default_factory=dict)
     rollouts: dict[str, Rollout] = field(default_factory=dict)
+    marks: dict[tuple[str, str], Mark] = field(default_factory=dict)
+    ill: dict[str, frozenset[str]] = field(default_factory=dict)
     _stable: dict[str, str] = field(default_factory=dict)
     _versions: dict[tuple[str, str], Version] = field(default_factory=dict)
     _backends: dict[tuple[str, str, str], Backend] = field(default_factory=dict)
@@ -37,6 +41,7 @@ class Books:
         self._versions = {(each.service, each.name): each for each in contents.versions}
         self._backends = {(each.service, each.version, each.address): each for each in contents.backends}
         self.rollouts = {each.service: each for each in contents.rollouts}
+        self.marks = {(each.service, each.address): each for each in contents.marks}
         self.splits = {each.service: wanted(each.strategy, each.state) for each in self.active()}
 
     # --- what is there ---
@@ -63,6 +68,15 @@ class Books:
         known = self.written(service) if record.endpoints is None else tuple(each.address for each in record.endpoints)
         gone = {each.address for each in self.backends(service) if each.version == version and each.removed}
         return tuple(address for address in known if address not in gone)
+
+    def marked(self, service: str) -> frozenset[str]:
+        """Return the addresses that operators have marked unhealthy."""
+        return frozenset(address for owner, address in self.marks if owner == service)
+
+    def unhealthy(self, service: str, version: str) -> frozenset[str]:
+        """Return the backends of a version that the fleet is told not to use, whoever has found that."""
+        found = self.marked(service) | self.ill.get(service, frozenset())
+        return found & set(self.addresses(service, version)) if found else found
 
     def active(self) -> tuple[Rollout, ...]:
         return tuple(rollout for rollout in self.rollouts.values() if not self.over(rollout))
@@ -94,6 +108,12 @@ class Books:
         self._stable[service] = winner
         self.splits.pop(service, None)
 
+    def put_mark(self, mark: Mark) -> None:
+        self.marks[mark.service, mark.address] = mark
+
+    def drop_mark(self, service: str, address: str) -> None:
+        self.marks.pop((service, address), None)
+
     def adopt(self, service: str, version: str) -> None:
         self._forget(service, self.stable(service))
         self._stable[service] = version
@@ -111,7 +131,8 @@ class Books:
 
     def touched(self) -> frozenset[str]:
         """Return the services that are served otherwise than envoy-configs alone would have it."""
-        return frozenset(self._stable) | {each.service for each in self._backends.values()}
+        marked = {service for service, _ in self.marks}
+        return frozenset(self._stable) | marked | {each.service for each in self._backends.values()}
 
     def busy(self) -> frozenset[str]:
         """Return the services with a rollout or a drain in progress."""
@@ -122,7 +143,19 @@ class Books:
         if rollout is None or split is None:
             stable = self.stable(service)
             return ServiceTraffic(stable, (self._version(service, stable, FULL_BP),))
-        weights = {Role.STABLE: FULL_BP - split.candidate_bp, Role.CANDIDATE: split.candidate_bp}
+        return self._split_traffic(rollout, split, split.candidate_bp)
+
+    def by_location(self, service: str) -> Mapping[str, ServiceTraffic]:
+        """Return by place what is served where a location has a weight of its own."""
+        rollout, split = self.rollouts.get(service), self.splits.get(service)
+        if rollout is None or split is None:
+            return {}
+        served = {bp: self._split_traffic(rollout, split, bp) for bp in set(split.by_location.values())}
+        return {place_of(location): served[bp] for location, bp in split.by_location.items()}
+
+    def _split_traffic(self, rollout: Rollout, split: Split, candidate_bp: int) -> ServiceTraffic:
+        service = rollout.service
+        weights = {Role.STABLE: FULL_BP - candidate_bp, Role.CANDIDATE: candidate_bp}
         versions = tuple(
             self._version(service, name_of(rollout, role), weights[role], draining=role is split.draining)
             for role in Role
@@ -144,4 +177,5 @@ class Books:
             draining,
             frozenset(each.address for each in mine if not each.removed),
             frozenset(each.address for each in mine if each.removed),
+            self.unhealthy(service, name),
         )

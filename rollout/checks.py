@@ -11,25 +11,19 @@ from typing import Annotated, Any
 from pydantic import (
     BeforeValidator,
     Field,
-    PlainSerializer,
-    SerializationInfo,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from yarl import URL
 
+from rollout.concealed import Address, Headers, Template, header_values, http_url
 from rollout.fields import Duration, Limit, Spec, duration, share
 from rollout.gate.checks import Check, Outage, Unit
 
-WITH_SECRETS = "with secrets"
-"""The context to dump a strategy in as a whole; in any other headers, passwords and queries of URLs are left out."""
-REDACTED = "[redacted]"
 MOST_CHECKS = 20
 SHORTEST_INTERVAL = timedelta(seconds=1)
 COMMAND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PLACEHOLDER = re.compile(r"\$(?:\$|\{(\w+)\}|([A-Za-z_]\w*))", re.ASCII)
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SOURCES = ("metric", "prometheus", "web", "command")
 
 
@@ -86,22 +80,11 @@ def _known_placeholders(text: str) -> str:
 
 def _http_url(text: str) -> str:
     """The text itself: names are put in later. What is wrong is told without it, for it may hold a password."""
-    try:
-        url = URL(_PLACEHOLDER.sub("x", text))
-    except ValueError:
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host or url.fragment:
+    if http_url(_PLACEHOLDER.sub("x", text)) is None:
         raise ValueError("is no address to read; write http://HOST:PORT/PATH or https://HOST/PATH, without a #fragment")
     if "$" in text.split("://", 1)[1].partition("/")[0].partition("?")[0]:
         raise ValueError("has a placeholder in its host; write that out: the path and the query may have placeholders")
     return _known_placeholders(text)
-
-
-def _header_values(headers: Mapping[str, str]) -> Mapping[str, str]:
-    for name, value in headers.items():
-        if _HEADER_NAME.fullmatch(name) is None or not value.isprintable():
-            raise ValueError(f"{name!r} is no header, or its value is more than one line of text")
-    return headers
 
 
 def _steps(path: object) -> object:
@@ -112,22 +95,6 @@ def _steps(path: object) -> object:
     raise ValueError(f"'{path}' is no path; write data.0.value, or a list of keys where one has a dot in it")
 
 
-def _shown_url(url: str, info: SerializationInfo) -> str:
-    """Without a password, and without the query, which may have a key in it."""
-    if info.context == WITH_SECRETS:
-        return url
-    scheme, _, rest = url.partition("?")[0].partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
-
-
-def _shown_headers(headers: Mapping[str, str], info: SerializationInfo) -> Mapping[str, str]:
-    return headers if info.context == WITH_SECRETS else dict.fromkeys(headers, REDACTED)
-
-
-Template = Annotated[str, Field(min_length=1, max_length=10_000)]
-Address = Annotated[Template, Field(repr=False), PlainSerializer(_shown_url)]
-Headers = Annotated[Mapping[str, str], Field(repr=False, max_length=20), PlainSerializer(_shown_headers)]
 JsonPath = Annotated[tuple[str, ...], BeforeValidator(_steps), Field(max_length=50)]
 
 
@@ -140,7 +107,7 @@ class PrometheusQuery(Spec):
 
     _url = field_validator("url")(_http_url)
     _query = field_validator("query")(_known_placeholders)
-    _headers = field_validator("headers")(_header_values)
+    _headers = field_validator("headers")(header_values)
 
 
 class WebQuery(Spec):
@@ -151,7 +118,7 @@ class WebQuery(Spec):
     headers: Headers = Field(default_factory=dict)
 
     _url = field_validator("url")(_http_url)
-    _headers = field_validator("headers")(_header_values)
+    _headers = field_validator("headers")(header_values)
 
 
 def _number(value: object) -> float:

@@ -4,13 +4,17 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
 
 from rollout.fields import Limit, Spec
 
 FULL_BP = 10_000
 PREVIEW_HEADER = "x-rollout-version"
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
+PERCENT_SCHEMA = {  # above 0%, to 100%, no finer than 0.01%
+    "type": "string",
+    "pattern": r"^\s*(?!0+(\.0+)?\s*%)(0*[0-9]{1,2}(\.[0-9]{1,2}0*)?|0*100(\.0+)?)\s*%\s*$",
+}
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OURS = (":", "x-envoy-")
@@ -33,7 +37,9 @@ def percent(weight_bp: int) -> str:
     return f"{weight_bp / 100:g}%"
 
 
-BasisPoints = Annotated[int, BeforeValidator(basis_points), PlainSerializer(percent)]
+BasisPoints = Annotated[
+    int, BeforeValidator(basis_points), PlainSerializer(percent), WithJsonSchema({**PERCENT_SCHEMA})
+]
 
 
 class Matcher(Spec):

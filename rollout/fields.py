@@ -4,11 +4,20 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 LONGEST = timedelta(days=30)
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SHARE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
+_DURATION_SHAPE = r"[0-9]+(\.[0-9]+)?(ms|s|m|h)\s*$"
+DURATION_SCHEMA = {"type": "string", "pattern": rf"^\s*{_DURATION_SHAPE}"}
+LIMIT_SCHEMA = {"type": "string", "pattern": rf"^\s*(?!0+(\.0+)?[a-z]){_DURATION_SHAPE}"}
+SHARE_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^\s*(0*[0-9]{1,2}(\.[0-9]+)?|0*100(\.0+)?)\s*%\s*$"},
+        {"type": "number", "minimum": 0, "maximum": 1},
+    ]
+}
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -57,6 +66,8 @@ def _seconds(value: timedelta) -> str:
     return f"{value / timedelta(seconds=1):.6f}".rstrip("0").rstrip(".") + "s"
 
 
-Duration = Annotated[timedelta, BeforeValidator(duration), PlainSerializer(_seconds)]
-Limit = Annotated[Duration, AfterValidator(_some_time)]
-Share = Annotated[float, BeforeValidator(share)]
+Duration = Annotated[
+    timedelta, BeforeValidator(duration), PlainSerializer(_seconds), WithJsonSchema({**DURATION_SCHEMA})
+]
+Limit = Annotated[Duration, AfterValidator(_some_time), WithJsonSchema({**LIMIT_SCHEMA})]
+Share = Annotated[float, BeforeValidator(share), WithJsonSchema({**SHARE_SCHEMA})]

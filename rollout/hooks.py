@@ -1,7 +1,7 @@
 """Hooks of a strategy as a user writes them: when somebody is asked or told, how, and what an answer does."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -9,6 +9,7 @@ from enum import StrEnum
 from pydantic import Field, field_validator, model_validator
 from yarl import URL
 
+from rollout.concealed import Headers, SecretAddress, Template, header_values, host_of, http_url
 from rollout.fields import Duration, Limit, Spec
 
 MOST_HOOKS = 20
@@ -47,20 +48,23 @@ ASKED_AGAIN = frozenset(
     }
 )
 """Kinds that are asked every `interval`; their last answer counts."""
+RETRIED = frozenset({*HookKind} - ASKED_AGAIN | {HookKind.ROLLOUT})
+"""Kinds that are tried again when they fail; the others are soon asked again in any case."""
 
 
 class Hook(Spec):
     """One hook: a webhook (`url`, JSON by POST, 2xx agrees) or a command in the folder of --commands (0 agrees).
 
+    Each try may take `timeout`; `retries` more follow, `backoff` after the first, and then twice as late each time.
     `secret` names the environment variable, ROLLOUT_HOOK_..., with the key of the webhook's signature. `reversible`:
     false where what it does cannot be undone; after it the engine asks instead of rolling back by itself.
     """
 
     at: HookKind
     name: str = ""
-    url: str | None = None
-    command: tuple[str, ...] | None = None
-    headers: Mapping[str, str] = Field(default_factory=dict)
+    url: SecretAddress | None = Field(default=None, repr=False)
+    command: tuple[Template, ...] | None = None
+    headers: Headers = Field(default_factory=dict)
     secret: str | None = None
     timeout: Limit = timedelta(seconds=10)
     retries: int = Field(default=3, ge=0, le=MOST_RETRIES)
@@ -70,7 +74,19 @@ class Hook(Spec):
 
     @property
     def label(self) -> str:
-        return self.name or (self.command[0] if self.command else URL(self.url or "").host or self.at.value)
+        """Its name; without one, the command's, or the host of the webhook."""
+        return self.name or (self.command[0] if self.command else self.host)
+
+    @property
+    def host(self) -> str:
+        """HOST[:PORT] of a webhook, "" of a command."""
+        return host_of(URL(self.url)) if self.url else ""
+
+    @property
+    def asked_again(self) -> bool:
+        return self.at in ASKED_AGAIN
+
+    _headers = field_validator("headers")(header_values)
 
     @field_validator("name")
     @classmethod
@@ -89,15 +105,15 @@ class Hook(Spec):
     def _program(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and (not value or _COMMAND.fullmatch(value[0]) is None):
             raise ValueError("name a program in the folder of --commands, without a path")
+        if value is not None and any("\0" in word for word in value):
+            raise ValueError("has a zero byte in it, which no command can be given")
         return value
 
     @field_validator("url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
-        if value is not None:
-            url = URL(value)
-            if url.scheme not in ("http", "https") or not url.host:
-                raise ValueError("is no http:// or https:// URL")  # without the text: it may hold a password
+        if value is not None and http_url(value) is None:  # told without the text: it may hold a password
+            raise ValueError("is no address to call; write http://HOST:PORT/PATH or https://HOST/PATH")
         return value
 
     @field_validator("secret")
@@ -113,7 +129,8 @@ class Hook(Spec):
             raise ValueError("give one of url, command")
         if self.url is None and (self.headers or self.secret):
             raise ValueError("headers and secret are of a webhook; give `url`")
-        if not self.reversible and self.at in (HookKind.EVENT, HookKind.ROLLBACK, HookKind.ROLLOUT):
+        # Who confirms may do what cannot be undone, and agree once it is done.
+        if not self.reversible and self.at in (HookKind.ROLLOUT, HookKind.ROLLBACK, HookKind.EVENT):
             raise ValueError(f"a hook at {self.at} cannot be irreversible; it is called again and again")
         return self
 

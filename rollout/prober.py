@@ -9,7 +9,7 @@ from rollout.checks import CheckSpec, Names
 from rollout.errors import Unavailable
 from rollout.gate.checks import Reading
 from rollout.metrics.sources import Source
-from rollout.readings import Stage, stage_of
+from rollout.readings import Stage, checks_of, stage_of
 from rollout.record import Rollout
 
 TICK_S = 0.2
@@ -76,7 +76,7 @@ class Prober:
 
     def _follow(self) -> None:
         """End what belongs to stages that were left; begin with those that rollouts stand at now."""
-        stages = ((stage_of(rollout), rollout) for rollout in self._world.rollouts() if rollout.strategy.checks)
+        stages = ((stage_of(rollout), rollout) for rollout in self._world.rollouts() if checks_of(rollout))
         wanted = {stage: rollout for stage, rollout in stages if stage is not None}
         for stage in self._stays.keys() - wanted.keys():
             for probe in self._stays.pop(stage).probes:
@@ -87,7 +87,7 @@ class Prober:
 
     def _probes(self, rollout: Rollout) -> Iterator[_Probe]:
         now_s, names = self._world.clock(), self._world.names(rollout)
-        for check in rollout.strategy.checks:
+        for check in checks_of(rollout):
             source = self._world.source(check, names)
             if source is not None:
                 yield _Probe(check, source, now_s + check.interval.total_seconds())

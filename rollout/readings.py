@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from rollout import machine
 from rollout.checks import CheckSpec, EnvoyMetric
 from rollout.gate.checks import NO_ANSWER_MS, Reading
 from rollout.metrics import Counts
@@ -68,7 +69,7 @@ class Readings:
 
     def _of_envoys(self, rollout: Rollout, candidate: Counts, now_s: float) -> Iterator[Reading]:
         stage, known = stage_of(rollout), self._stays.get(rollout.service)
-        checks = {check.label: check for check in rollout.strategy.checks if check.metric is not None}
+        checks = {check.label: check for check in checks_of(rollout) if check.metric is not None}
         if stage is None or not checks:
             self.forget(rollout.service)
         elif known is None or known.stage != stage:
@@ -87,6 +88,12 @@ def stage_of(rollout: Rollout) -> Stage | None:
     if (state.resume or state.phase) is not Phase.SHIFTING or state.converged_s is None:
         return None
     return Stage(rollout.service, rollout.id, state.stage, state.converged_s)
+
+
+def checks_of(rollout: Rollout) -> tuple[CheckSpec, ...]:
+    """Return what is checked in the stage that a rollout stands at."""
+    stage = machine.stage_of(rollout.strategy, rollout.state)
+    return () if stage is None else (*rollout.strategy.checks, *stage.checks)
 
 
 def measured(metric: EnvoyMetric, counts: Counts, elapsed_s: float) -> float | None:

@@ -2,15 +2,27 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from functools import cache
 
 from pydantic import TypeAdapter
 
-from rollout.checks import WITH_SECRETS
+from rollout.concealed import WITH_SECRETS
 from rollout.drain import Drain
 from rollout.history import History
 from rollout.spec import Endpoint, Strategy
 from rollout.state import Seen, State
+
+KEPT_VERSIONS = 20  # of each service, those that ended last
+KEPT_OPERATIONS = 1000  # of each service, the newest
+
+
+class Origin(StrEnum):
+    """What began a rollout."""
+
+    DEPLOY = "deploy"
+    UNDO = "undo"
+    RETRY = "retry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +55,73 @@ class Rollout:
     revision: int
     started_at: datetime
     changed_at: datetime
+    origin: Origin = Origin.DEPLOY
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A deployment that begins when the rollout in progress has ended; `fault` says why it could not, "" before."""
+
+    version: Version
+    strategy: Strategy
+    by: str
+    at: datetime
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PastVersion:
+    """A version that was let go: `addresses` are its backends at the end, `endpoints` as in Version.
+
+    `strategy` is that of its last rollout. `served`: it was stable once. `ended_s` is the engine's clock.
+    """
+
+    service: str
+    name: str
+    endpoints: tuple[Endpoint, ...] | None
+    addresses: tuple[str, ...]
+    strategy: Strategy
+    served: bool
+    ended_s: float
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What somebody asked for, and what came of it; `service` "" is the whole fleet's configuration."""
+
+    at: datetime
+    service: str
+    verb: str
+    by: str
+    detail: str
+    result: str
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A single backend that is let go, or was (`removed`): its address within a version."""
+    """A single backend that is let go, or was (`removed`): its address within a version.
+
+    One that `leaves` is no backend of its version any more when it is let go.
+    """
 
     service: str
     version: str
     address: str
     drain: Drain
     removed: bool = False
+    leaves: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A backend that somebody has found unhealthy: who, since when and why. No Envoy sends it anything new."""
+
+    service: str
+    address: str
+    by: str
+    at: datetime
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +147,21 @@ class JournalEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenBack:
+    """A rollout that was taken back in this revision, which may not have been saved; `reason` is why."""
+
+    service: str
+    id: int
+    revision: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
-    """All that a server needs to go on where it was. `engine_s` is the engine's clock at the last save."""
+    """All that a server needs to go on where it was. `engine_s` is the engine's clock at the last save.
+
+    `taken_back` are the rollouts that Envoys have back already, though that could not be saved.
+    """
 
     engine_s: float
     services: tuple[Service, ...]
@@ -89,6 +170,10 @@ class Contents:
     backends: tuple[Backend, ...]
     nodes: tuple[str, ...]
     histories: tuple[VersionHistory, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    queued: tuple[Queued, ...] = ()
+    past: tuple[PastVersion, ...] = ()
+    taken_back: tuple[TakenBack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +208,58 @@ class PutBackend:
 
 
 @dataclass(frozen=True, slots=True)
+class DropBackend:
+    """Forget that a backend was let go."""
+
+    service: str
+    version: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutQueued:
+    """Queue a deployment, in place of the one that its service may have in the queue."""
+
+    queued: Queued
+
+
+@dataclass(frozen=True, slots=True)
+class DropQueued:
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutPast:
+    """Remember a version that was let go, and forget those beyond KEPT_VERSIONS."""
+
+    past: PastVersion
+
+
+@dataclass(frozen=True, slots=True)
+class DropPast:
+    service: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutOperation:
+    """Note an operation, and forget those beyond KEPT_OPERATIONS."""
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class PutMark:
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class DropMark:
+    service: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class PutNodes:
     """Replace the ids of the nodes that belong to the fleet."""
 
@@ -134,7 +271,23 @@ class PutHistory:
     history: VersionHistory
 
 
-Change = PutService | PutVersion | DropVersion | PutRollout | PutBackend | PutNodes | PutHistory
+Change = (
+    PutService
+    | PutVersion
+    | DropVersion
+    | PutRollout
+    | PutBackend
+    | DropBackend
+    | PutMark
+    | DropMark
+    | PutQueued
+    | DropQueued
+    | PutPast
+    | DropPast
+    | PutOperation
+    | PutNodes
+    | PutHistory
+)
 
 
 @cache

@@ -83,6 +83,8 @@ def load_recording(text: bytes) -> Recording:
         raise InvalidSpec(
             f"is no recording of a rollout that this version can read: {where}: {first['msg']}"
         ) from error
+    if b'"preview"' not in text:  # recorded before there was one
+        found = replace(found, strategy=found.strategy.model_copy(update={"preview": None}))
     if not found.entries or found.entries[0].because is not None:
         raise InvalidSpec("is a recording without its beginning, so nothing can be replayed")
     unseen = next((number for number, entry in enumerate(found.entries[1:], 2) if entry.because is None), None)

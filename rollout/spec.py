@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -23,7 +24,7 @@ from pydantic_core import ErrorDetails
 
 from rollout.checks import CheckSpec, told_apart
 from rollout.errors import InvalidSpec
-from rollout.exposure import FULL_BP, BasisPoints, Match, Preview, Sticky, basis_points, percent
+from rollout.exposure import FULL_BP, PERCENT_SCHEMA, BasisPoints, Match, Preview, Sticky, basis_points, percent
 from rollout.fields import Duration, Limit, Share, Spec, duration, share
 from rollout.freeze import Freeze
 from rollout.gate import Gate
@@ -38,7 +39,7 @@ _ENDPOINT = re.compile(
     r"(?:\[(?P<v6>[^\]\s]*)\]|(?P<host>[^@:\s\[\]]+)):(?P<port>[0-9]{1,9})"
     r"(?:@(?P<region>[^/\s]+)(?:/(?P<zone>\S+))?)?"
 )
-_PRIVATE = frozenset({"prometheus", "web"})  # what is wrong there may be a password or a key in the wrong place
+_PRIVATE = frozenset({"prometheus", "web", "hooks"})  # what is wrong there may be a password or a key in the wrong place
 _WORDS = {
     "Extra inputs are not permitted": "is no setting; look for a typing error",
     "Field required": "is missing",
@@ -115,7 +116,9 @@ def _share_of_traffic(value: object) -> object:
     return 0 if value == "0%" else basis_points(value)
 
 
-Weight = Annotated[int, BeforeValidator(_share_of_traffic), PlainSerializer(percent)]
+Weight = Annotated[
+    int, BeforeValidator(_share_of_traffic), PlainSerializer(percent), WithJsonSchema({**PERCENT_SCHEMA})
+]
 
 
 class Stage(Spec):
@@ -182,9 +185,13 @@ class Wave(Spec):
     @field_validator("locations", mode="before")
     @classmethod
     def _some(cls, value: object) -> object:
-        if isinstance(value, str) and value != "all" and "%" not in value:
-            raise ValueError(f"'{value}' is no list of locations; write [{value}], a share as 10%, or all")
-        if isinstance(value, list | tuple) and not value:
+        if value == "all":
+            return value
+        if isinstance(value, str) and "%" in value:
+            return percent(basis_points(value))
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise ValueError(f"'{value}' is no list of locations; write a list of names, a share as 10%, or all")
+        if not value:
             raise ValueError("is empty; name locations, a share as 10%, or all")
         return value
 
@@ -226,7 +233,7 @@ class Strategy(Spec):
     `keep_stable`: how long the old version stays warm after 100 %. `drain_timeout`: how long its requests may take.
     `ready`: the share of the candidate's backends that must be healthy before it gets traffic; `probe`: how the control
     plane asks them itself. `min_healthy`: the share of either version's below which the rollout pauses.
-    `progress_deadline`: the longest time without a step forward, after which it is taken back.
+    `progress_deadline`: the longest time in one phase, stage or pause, after which it is taken back.
     `rollback_window`: so long after its end a version may come back without stages.
     """
 
@@ -263,7 +270,14 @@ class Strategy(Spec):
             return value
         given = {**value}
         held = given.pop("hold_back")
-        stages = list(given.get("stages", DEFAULT_WEIGHTS))
+        try:
+            duration(held)
+        except ValueError as error:
+            raise ValueError(f"hold_back: {error}") from error
+        stages = given.get("stages", DEFAULT_WEIGHTS)
+        if not isinstance(stages, list | tuple):
+            return given  # what is wrong with it is told there
+        stages = list(stages)
         stages.insert(max(0, len(stages) - 1), {"weight": HOLD_BACK_WEIGHT, "hold": held})
         return {**given, "stages": stages}
 
@@ -281,6 +295,19 @@ class Strategy(Spec):
     @classmethod
     def _rising(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         return rising(stages)
+
+    def all_checks(self) -> tuple[CheckSpec, ...]:
+        return (*self.checks, *(check for stage in self.stages for check in stage.checks))
+
+    def checks_in(self, stage: int) -> tuple[CheckSpec, ...]:
+        """Return what is checked in a stage: the strategy's and its own."""
+        return (*self.checks, *self.stages[stage].checks)
+
+    @model_validator(mode="after")
+    def _checks_told_apart(self) -> "Strategy":
+        for number in range(len(self.stages)):
+            told_apart(self.checks_in(number))
+        return self
 
     @model_validator(mode="after")
     def _of_waves(self) -> "Strategy":

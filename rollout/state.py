@@ -91,11 +91,13 @@ class Command(StrEnum):
 
 
 class Awaited(StrEnum):
-    """Whom a pause waits for: an operator, an approval, the end of a freeze."""
+    """Who is waited for: who paused it; somebody to decide; an approval; the end of a freeze; a hook."""
 
     OPERATOR = "operator"
+    DECISION = "decision"
     APPROVAL = "approval"
     THAW = "thaw"
+    HOOK = "hook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,11 @@ class State:
     `reason`: why it is in this phase; from the decision about the loser on, why that was decided. `plan` has the stages
     as they will be, `stage` counts in it; () before that is known. `let_go`: the address of the candidate's backend
     that had all errors and is drained, "" while none is.
-    `awaited`: whom a pause waits for, None outside of one. `approved`: the stage in the plan that a person has agreed
-    to leave, -1 for none. `hurried`: an operator promoted, stages are left without a verdict. `waiting`: what a stage
-    that has passed still waits for. `called` has the keys of the hooks that were called and have agreed. `point`: the
-    hook that cannot be undone and was called, "" before. `progress_s`: when it last went forward. `wave` counts the
-    waves, `lanes` has by location how each one stands that has begun.
+    `awaited`: who is waited for, None for nobody but Envoys and evidence, and `waiting` says it in words. `approved`:
+    the stage in the plan that a person has agreed to leave, -1 for none. `hurried`: an operator promoted it to 100 %,
+    its stages are left without a verdict. `back_bp`: the weight on the way back, where that is gradual. `called` has
+    the keys of the hooks that were called and have agreed. `point`: the hook that was called and cannot be undone, ""
+    before. `wave` counts the waves from 0, `lanes` has by location how each one stands that has begun.
     """
 
     phase: Phase
@@ -152,10 +154,10 @@ class State:
     awaited: Awaited | None = None
     approved: int = -1
     hurried: bool = False
+    back_bp: int = 0
     waiting: str = ""
     called: frozenset[str] = frozenset()
     point: str = ""
-    progress_s: float = 0.0
     wave: int = -1
     lanes: Mapping[str, "State"] = field(default_factory=dict)
 
@@ -237,4 +239,4 @@ Effect = Serve | Retire | LetGo
 
 def start(now_s: float, reason: str, plan: tuple[Step, ...] = ()) -> State:
     """Return the state of a rollout that was just asked for; `plan` shows what is expected of its stages."""
-    return State(Phase.PENDING, now_s, reason=reason, plan=plan, progress_s=now_s)
+    return State(Phase.PENDING, now_s, reason=reason, plan=plan)

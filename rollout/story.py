@@ -10,10 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rollout.gate.words import odds, points
+from rollout.gate.words import points
 from rollout.screen import (
     NOTES_LIMIT,
     WAITING_LIMIT,
+    against,
+    awaited_words,
     duration,
     instant,
     move,
@@ -25,12 +27,14 @@ from rollout.screen import (
     progress_words,
     seconds_between,
     share,
+    station,
     style_of,
     verdict_text,
 )
 
 Json = Mapping[str, Any]
 JUDGED = ("shifting", "paused")
+WAITS = ("approval", "thaw", "hook")  # a pause says why by its reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +109,13 @@ def _name(chapter: Chapter) -> Text:
 def _telling(rollout: Json, chapter: Chapter, before: str) -> Iterator[RenderableType]:
     """What a chapter has to say; its reason only where it is another than the one `before`."""
     first = chapter.first
+    if first["phase"] == "shifting" and rollout["track"][first["stage"]]["kind"] != "weight":
+        yield plain(station(rollout["track"][first["stage"]]), "bold")
     if first["reason"] != before:
         yield plain(first["reason"])
     if first["by"] and first["by"] not in first["reason"]:
         yield plain(f"asked for by {first['by']}")
+    yield from _asked(chapter)
     if len(chapter.entries) > 1:
         lasted = f" in {duration(chapter.seconds)}" if chapter.seconds is not None else ""
         yield Text(f"{len(chapter.entries)} steps{lasted}", "dim")
@@ -117,6 +124,33 @@ def _telling(rollout: Json, chapter: Chapter, before: str) -> Iterator[Renderabl
     for node, why in sorted(chapter.last["waiting_for"].items())[:WAITING_LIMIT]:
         if chapter.seconds is None:
             yield Text.assemble(("waiting for ", "bold"), plain(f"{node}: {why}"))
+
+
+def _asked(chapter: Chapter) -> Iterator[RenderableType]:
+    """What people and hooks said in a chapter behind its first step, and what was waited for, in the order of time."""
+    for awaiting, group in groupby(chapter.entries, key=lambda entry: entry["awaiting"]):
+        entries = tuple(group)
+        if awaiting in WAITS:
+            yield _wait(chapter, entries)
+        for entry in entries:
+            if entry["command"] and entry is not chapter.first:
+                asked = f"{phase_words(entry['command'])} by {entry['by'] or 'an operator'}"
+                yield Text.assemble((f"{instant(entry['at']):%H:%M:%S} ", "dim"), plain(asked))
+            yield from map(_answer, entry["answers"])
+
+
+def _wait(chapter: Chapter, entries: Sequence[Json]) -> Text:
+    """One wait: for whom, and how long it was; what is still waited for has no length yet."""
+    later = [entry for entry in chapter.entries if entry["revision"] > entries[-1]["revision"]]
+    after = later[0] if later else chapter.following
+    lasted = f", {duration(seconds_between(entries[0]['at'], after['at']))}" if after else ""
+    words = awaited_words(entries[0])
+    return Text.assemble((words, "yellow"), plain(f": {entries[-1]['waiting']}{lasted}"))
+
+
+def _answer(answer: Json) -> Text:
+    said = "agrees" if answer["agreed"] else answer["words"] or "does not agree"
+    return Text.assemble(("hook ", "bold"), plain(f"{answer['hook']} ({answer['at']}): {said}"))
 
 
 def _judged(rollout: Json, chapter: Chapter) -> Iterator[RenderableType]:
@@ -166,8 +200,7 @@ def _counts(role: str, numbers: Json) -> str:
 
 
 def _evidence(rollout: Json, numbers: Json) -> Iterator[str]:
-    found, needed = odds(numbers["ln_e"]), odds(numbers["ln_limit"])
-    yield f"evidence against {plain(rollout['candidate'])}: {found} of {needed} (p {numbers['p_value']:.2g})"
+    yield f"evidence against {plain(rollout['candidate'])}: {against(numbers)} (p {numbers['p_value']:.2g})"
     if numbers.get("stable_requests"):
         yield f"evidence that it is at most {points(numbers['margin'])} worse: {progress_words(progress(numbers))}"
     if "shown_margin" in numbers:

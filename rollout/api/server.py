@@ -16,6 +16,7 @@ from rollout.bootstrap import is_loopback
 from rollout.controller import Controller
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
 from rollout.metrics import Failure
+from rollout.operations import Operations
 from rollout.record import JournalEntry, Rollout
 from rollout.replay import dump_recording, recording
 from rollout.spec import parse_deployment, parse_endpoint
@@ -35,6 +36,7 @@ class Backstage:
     """All that the API speaks for. `reload` reads envoy-configs again and returns its warnings."""
 
     controller: Controller
+    operations: Operations
     cache: Cache
     store: Store
     failures: Callable[[], Mapping[str, Failure]]
@@ -99,7 +101,7 @@ class _Api:
     async def deploy(self, request: web.Request) -> web.Response:
         body = await _body(request)
         deployment = parse_deployment({**body, "service": request.match_info["service"]})
-        rollout = await self._is.controller.deploy(deployment, _caller(request))
+        rollout = await self._is.operations.deploy(deployment, _caller(request))
         return web.json_response(rollout_view(self._is.controller, rollout, self._is.clock()), status=201)
 
     async def history(self, request: web.Request) -> web.Response:
@@ -131,12 +133,12 @@ class _Api:
 
     async def drain(self, request: web.Request) -> web.Response:
         address = _text(await _body(request), "backend")
-        await self._is.controller.drain(request.match_info["service"], parse_endpoint(address).address)
+        await self._is.operations.drain(request.match_info["service"], parse_endpoint(address).address)
         return web.json_response(self._service(request), status=201)
 
     async def adopt(self, request: web.Request) -> web.Response:
         version = _text(await _body(request), "version")
-        await self._is.controller.adopt(request.match_info["service"], version)
+        await self._is.operations.adopt(request.match_info["service"], version)
         return web.json_response(self._service(request))
 
     async def fleet(self, _request: web.Request) -> web.Response:

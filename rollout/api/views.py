@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from rollout.api.stages import stage_view
 from rollout.books import name_of
 from rollout.controller import Controller
 from rollout.gate import Errors, Look, Past, verdict_to_json
@@ -13,7 +14,7 @@ from rollout.metrics import Counts, tally
 from rollout.record import Backend, JournalEntry, Rollout
 from rollout.spec import Strategy
 from rollout.split import Route
-from rollout.state import ENDED, Phase
+from rollout.state import ENDED, Phase, Seen
 from xds.cache import NodeStatus
 from xds.resources import TYPES
 from xds.subscription import Rejection
@@ -77,6 +78,9 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "verdict": state.verdict and verdict_to_json(state.verdict),
         "waiting_for": _waiting(controller, rollout.service) if in_progress else {},
         "resume": state.resume,
+        "awaiting": state.awaited,
+        "waiting": state.waiting,
+        "point_of_no_return": state.point,
         "loser": state.loser and name_of(rollout, state.loser),
         "drain": _drain(rollout),
     }
@@ -188,16 +192,23 @@ def dump_story(rollout: Rollout, entries: Iterable[JournalEntry]) -> bytes:
 def _stages(rollout: Rollout) -> dict[str, Any]:
     """The stages as they will be, and what was changed of them as they are written because of little traffic."""
     strategy = rollout.strategy
+    steps = plan_of(strategy, rollout.state)
     written = [percent(stage.weight_bp) for stage in strategy.stages]
-    planned = [percent(step.weight_bp) for step in plan_of(strategy, rollout.state)]
+    planned = [percent(step.weight_bp) for step in steps]
+    made = {
+        "stages": planned,
+        "track": [stage_view(strategy.stages[step.stage], step.weight_bp) for step in steps],
+        "keep_stable_seconds": strategy.keep_stable.total_seconds(),
+    }
     if planned == written:
-        return {"stages": planned, "stages_note": None}
-    words = ", ".join(f"{weight:g} %" for weight in written)
+        return {**made, "stages_note": None}
+    words = ", ".join(f"{weight:g} %" for weight in written if weight)
     why = f"a stage gives the candidate at least {strategy.gate.min_rps:g} requests/s (gate.min_rps)"
-    return {"stages": planned, "stages_note": f"stages are written as {words}; {why}"}
+    return {**made, "stages_note": f"stages are written as {words}; {why}"}
 
 
 def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[dict[str, Any]]:
+    heard: dict[str, tuple[bool, str]] = {}
     for entry in entries:
         yield {
             "revision": entry.revision,
@@ -211,9 +222,26 @@ def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[di
             "converged": entry.state.converged_s is not None,
             "waiting_for": dict(entry.because.lagging) if entry.because else {},
             "by": entry.because.by if entry.because and entry.because.command else "",
+            "command": (entry.because.command or "") if entry.because else "",
+            "awaiting": entry.state.awaited,
+            "waiting": entry.state.waiting,
+            "answers": _answers(entry.because, strategy, heard),
             "let_go": entry.state.let_go,
             **_looked(entry.because.look if entry.because else None),
         }
+
+
+def _answers(because: Seen | None, strategy: Strategy, heard: dict[str, tuple[bool, str]]) -> list[dict[str, Any]]:
+    """What hooks say that they did not say before; `heard` keeps that."""
+    said = because.answers if because else {}
+    told = []
+    for key, answer in said.items():
+        if heard.get(key) == (answer.agreed, answer.words):
+            continue
+        heard[key] = (answer.agreed, answer.words)
+        hook = strategy.hooks[int(key.partition("/")[0])]
+        told.append({"hook": hook.label, "at": hook.at, "agreed": answer.agreed, "words": answer.words})
+    return told
 
 
 def _looked(look: Look | None) -> dict[str, Any]:

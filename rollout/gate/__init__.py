@@ -3,7 +3,7 @@
 from rollout.gate.checks import Check, Outage, Reading, Watched
 from rollout.gate.evidence import Evidence
 from rollout.gate.histogram import Bucket, Histogram
-from rollout.gate.judge import blind_for_s, judge
+from rollout.gate.judge import blind_for_s, judge, judge_aside
 from rollout.gate.plan import Step, steps
 from rollout.gate.rollback import Metric
 from rollout.gate.sample import Host, Look, Past, Quantile, Stratum, Tally
@@ -47,6 +47,7 @@ __all__ = [
     "WhenBlind",
     "blind_for_s",
     "judge",
+    "judge_aside",
     "steps",
     "verdict_from_json",
     "verdict_to_json",

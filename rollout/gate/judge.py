@@ -32,6 +32,29 @@ def judge(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look, s
     return after, replace(_verdict(gate, checks, after, look, step), notes=notes)
 
 
+def judge_aside(checks: Sequence[Check], evidence: Evidence, look: Look) -> tuple[Evidence, Verdict]:
+    """What follows where the candidate serves nobody: copies of requests, or testers. Checks alone decide.
+
+    What it answers there is no evidence for a stage in which it does serve.
+    """
+    watched = limits.watch(checks, evidence.watched, look.readings)
+    unseen = limits.blind(checks, watched)
+    blind_s = (look.at_s if evidence.blind_s is None else evidence.blind_s) if unseen else None
+    after = replace(evidence, watched=watched, looked_s=look.at_s, stage_s=look.at_s, blind_s=blind_s)
+    broken = limits.failed(checks, watched, look.names[1])
+    doubt = next(limits.doubts(checks, watched, look.names[1]), None)
+    verdict: Verdict
+    if broken is not None:
+        verdict = Fail(broken)
+    elif unseen:
+        verdict = Blind(words.listed(unseen))
+    elif doubt is not None:
+        verdict = Inconclusive(doubt)
+    else:
+        verdict = Pass("its checks hold" if checks else f"{look.names[1]} serves nobody here, and has no checks")
+    return after, replace(verdict, notes=limits.notes(checks, watched, look.names[1]))
+
+
 def _verdict(gate: Gate, checks: Sequence[Check], evidence: Evidence, look: Look, step: Step) -> Verdict:
     numbers = words.numbers(gate, evidence, step)
     in_errors = next(_faults_in_errors(gate, evidence, look), None)

@@ -39,14 +39,15 @@ def steps(weights_bp: Sequence[int], gate: Gate, past: Past) -> tuple[Step, ...]
 
     At low traffic it is failures that must be bounded and not percents: a weight is raised until the candidate gets
     `gate.min_rps` (but not above 50 %), stages that are then equal are one, and the margin allows `gate.bad_rps`.
+    A weight of 0 is a stage of another kind, and stays as it is.
     """
     raised = [_raised(weight_bp, gate, past) for weight_bp in weights_bp]
-    kept = [index for index, weight in enumerate(raised) if weight not in raised[:index]]
+    kept = [index for index, weight in enumerate(raised) if not weight or weight not in raised[:index]]
     margin = overall_margin(gate, past)
-    following = [raised[index] for index in kept[1:]]
+    following = [next((raised[later] for later in kept if later > index and raised[later]), None) for index in kept]
     return tuple(
         Step(index, raised[index], next_bp, _margin(gate, past, margin, raised[index], next_bp))
-        for index, next_bp in zip(kept, [*following, None], strict=True)
+        for index, next_bp in zip(kept, following, strict=True)
     )
 
 
@@ -57,14 +58,14 @@ def overall_margin(gate: Gate, past: Past) -> float:
 
 
 def _raised(weight_bp: int, gate: Gate, past: Past) -> int:
-    if not past.rate_rps or weight_bp >= HALF_BP:
+    if not past.rate_rps or weight_bp >= HALF_BP or not weight_bp:
         return weight_bp
     return max(weight_bp, round(min(HALF_BP, FULL_BP * gate.min_rps / past.rate_rps)))
 
 
 def _margin(gate: Gate, past: Past, margin: float, weight_bp: int, next_bp: int | None) -> float:
     widest = min(1.0, margin * FULL_BP / (next_bp or FULL_BP))
-    if not gate.margin_budget_s or not past.rate_rps or weight_bp >= FULL_BP:
+    if not gate.margin_budget_s or not past.rate_rps or weight_bp in (0, FULL_BP):
         return widest
     weight = weight_bp / FULL_BP
     shown = provable_margin(

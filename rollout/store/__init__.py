@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from rollout.record import Change, Contents, JournalEntry, Rollout
+from rollout.record import Change, Contents, JournalEntry, Operation, Rollout
 
 
 class Store(Protocol):
@@ -26,6 +26,9 @@ class Store(Protocol):
 
     async def journal(self, service: str, rollout_id: int) -> tuple[JournalEntry, ...]:
         """Return each step of a rollout, the oldest first; nothing for a rollout that is not known."""
+
+    async def operations(self, service: str | None, limit: int) -> tuple[Operation, ...]:
+        """Return at most `limit` operations, the newest first; those of all services, and on the whole, for None."""
 
     async def close(self) -> None:
         """Let go of the store; it may then be opened by another server."""

@@ -73,5 +73,40 @@ def _gate_of_today(gate: dict[str, Any]) -> dict[str, Any]:
     return {"alpha": gate["alpha"], "tolerance": gate["error_ratio_tolerance"], "cap_nats": cap_nats}
 
 
+def _keep_strategies(database: Database) -> None:
+    """Keep what was decided before there was a preview header without one: its journals are decided again by replay."""
+    database.execute(
+        "UPDATE rollouts SET strategy = json_set(strategy, '$.preview', NULL) "
+        "WHERE json_type(strategy, '$.preview') IS NULL"
+    )
+
+
+def _create_marks(database: Database) -> None:
+    marks = {"service": str, "address": str, "by": str, "at": str, "reason": str}
+    database["marks"].create(marks, pk=("service", "address"), not_null=set(marks))
+
+
+def _remember_operations(database: Database) -> None:
+    database["rollouts"].add_column("origin", str, not_null_default="deploy")
+    database["backends"].add_column("leaves", int, not_null_default=0)
+    queued = {"service": str, "version": str, "endpoints": str, "strategy": str, "who": str, "at": str, "fault": str}
+    database["queued"].create(queued, pk="service", not_null=set(queued) - {"endpoints"})
+    past = {"service": str, "name": str, "endpoints": str, "addresses": str, "strategy": str, "served": int}
+    ended = {"ended_s": float, "ended_at": str}
+    database["past_versions"].create(
+        {**past, **ended}, pk=("service", "name"), not_null={*past, *ended} - {"endpoints"}
+    )
+    operations = {"id": int, "at": str, "service": str, "verb": str, "who": str, "detail": str, "result": str}
+    database["operations"].create(operations, pk="id", not_null=set(operations))
+    database["operations"].create_index(["service", "id"])
+
+
 # Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
-MIGRATIONS: tuple[Callable[[Database], None], ...] = (_create_tables, _create_histories, _change_judges)
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (
+    _create_tables,
+    _create_histories,
+    _change_judges,
+    _keep_strategies,
+    _create_marks,
+    _remember_operations,
+)

@@ -1,6 +1,7 @@
 """The store as a folder: an SQLite database beside a lock, for one server at a time."""
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -8,50 +9,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
 from rollout.errors import Conflict, Unavailable
 from rollout.record import (
-    Backend,
     Change,
     Contents,
-    DropVersion,
     JournalEntry,
-    PutBackend,
-    PutHistory,
-    PutNodes,
-    PutRollout,
-    PutService,
-    PutVersion,
+    Operation,
     Rollout,
     Service,
-    Version,
-    VersionHistory,
-    dump_drain,
-    dump_endpoints,
-    dump_history,
-    dump_seen,
-    dump_state,
-    dump_step,
-    dump_strategy,
-    load_drain,
-    load_endpoints,
-    load_history,
-    load_seen,
-    load_state,
-    load_strategy,
 )
-from rollout.state import ENDED
+from rollout.store.changes import apply
+from rollout.store.reserve import Reserve, open_reserve, unsaved
+from rollout.store.rows import (
+    to_backend,
+    to_entry,
+    to_history,
+    to_mark,
+    to_operation,
+    to_past,
+    to_queued,
+    to_rollout,
+    to_version,
+)
 from rollout.store.schema import APPLICATION_ID, MIGRATIONS
 
 DATABASE_NAME = "rollout.db"
 LOCK_NAME = "lock"
-KEPT_ROLLOUTS, KEPT_JOURNALS = 100, 20  # ended ones of each service; older ones go when a new one starts
 BUSY_TIMEOUT_MS = (
     1_000  # no server but us can lock it: only a backup or somebody's sqlite3, and the next reconcile tries again
 )
@@ -79,6 +68,7 @@ class _Files:
     database: Database
     inode: int
     lock: int
+    reserve: Reserve
 
 
 class SqliteStore:
@@ -97,6 +87,9 @@ class SqliteStore:
 
     async def rollouts(self, service: str | None, limit: int) -> tuple[Rollout, ...]:
         return await self._run(lambda files: _newest(files, service, limit))
+
+    async def operations(self, service: str | None, limit: int) -> tuple[Operation, ...]:
+        return await self._run(lambda files: _newest_operations(files, service, limit))
 
     async def journal(self, service: str, rollout_id: int) -> tuple[JournalEntry, ...]:
         rows = await self._run(lambda files: _journal_rows(files, service, rollout_id))
@@ -138,8 +131,9 @@ def _open(folder: Path) -> _Files:
         database = Database(path, execute_plugins=False)
         undo.callback(database.close)
         _set_up(database, path)
+        reserve = open_reserve(folder)
         undo.pop_all()
-        return _Files(path, database, path.stat().st_ino, lock)
+        return _Files(path, database, path.stat().st_ino, lock, reserve)
 
 
 def _close(files: _Files) -> None:
@@ -147,6 +141,7 @@ def _close(files: _Files) -> None:
         with _reached(files.path, "close"):
             files.database.close()
     finally:
+        files.reserve.close()
         os.close(files.lock)
 
 
@@ -249,11 +244,13 @@ def _transaction(database: Database) -> Iterator[None]:
 
 
 def _save(files: _Files, changes: Sequence[Change], engine_s: float) -> None:
+    with contextlib.suppress(OSError):  # what is wrong with the disk, the database will say
+        files.reserve.note(changes)
     with _reached(files.path, "write"):
         _check_in_place(files)
         with _transaction(files.database):
             for change in changes:
-                _apply(files.database, change)
+                apply(files.database, change)
             files.database.execute("UPDATE meta SET engine_s = ?", [engine_s])
 
 
@@ -267,103 +264,6 @@ def _check_in_place(files: _Files) -> None:
         raise Unavailable(
             f"cannot write {files.path}: it was replaced while in use; put it back, or restart the server"
         )
-
-
-def _apply(database: Database, change: Change) -> None:
-    match change:
-        case PutService(service):
-            database["services"].upsert({"name": service.name, "stable": service.stable}, pk="name")
-        case PutVersion(version):
-            endpoints = None if version.endpoints is None else dump_endpoints(version.endpoints)
-            row = {"service": version.service, "name": version.name, "endpoints": endpoints}
-            database["versions"].upsert(row, pk=("service", "name"))
-        case DropVersion(service_name, name):
-            database.execute("DELETE FROM backends WHERE service = ? AND version = ?", [service_name, name])
-            database.execute("DELETE FROM histories WHERE service = ? AND version = ?", [service_name, name])
-            database.execute("DELETE FROM versions WHERE service = ? AND name = ?", [service_name, name])
-        case PutRollout(rollout, because):
-            _put_rollout(database, rollout)
-            _put_entry(database, JournalEntry(rollout.revision, rollout.changed_at, rollout.state, because), rollout)
-            if rollout.revision == 1:
-                _forget_old(database, rollout.service)
-        case PutBackend(backend):
-            _put_backend(database, backend)
-        case PutHistory(each):
-            row = {"service": each.service, "version": each.version, "history": dump_history(each.history)}
-            database["histories"].upsert(row, pk=("service", "version"))
-        case PutNodes(ids):
-            database.execute("DELETE FROM nodes")
-            database["nodes"].insert_all([{"id": node_id} for node_id in dict.fromkeys(ids)])
-        case _:
-            assert_never(change)
-
-
-def _put_rollout(database: Database, rollout: Rollout) -> None:
-    row = {
-        "service": rollout.service,
-        "id": rollout.id,
-        "revision": rollout.revision,
-        "ended": int(rollout.state.phase in ENDED),
-        "started_at": _to_text(rollout.started_at),
-        "changed_at": _to_text(rollout.changed_at),
-        "stable": rollout.stable,
-        "candidate": rollout.candidate,
-        "strategy": dump_strategy(rollout.strategy),
-        "state": dump_state(rollout.state),
-    }
-    if database.execute(_INSERT_ROLLOUT if rollout.revision == 1 else _UPDATE_ROLLOUT, row).rowcount == 1:
-        return
-    saved = database.execute("SELECT revision FROM rollouts WHERE service = :service AND id = :id", row).fetchone()
-    name = f"rollout {rollout.id} of service '{rollout.service}'"
-    state = f"its saved revision is {saved[0]}" if saved else "it was never saved"
-    raise Conflict(f"cannot save revision {rollout.revision} of {name}: {state}; load it again")
-
-
-_INSERT_ROLLOUT = """
-INSERT INTO rollouts (service, id, revision, ended, started_at, changed_at, stable, candidate, strategy, state)
-VALUES (:service, :id, :revision, :ended, :started_at, :changed_at, :stable, :candidate, :strategy, :state)
-ON CONFLICT DO NOTHING
-"""
-_UPDATE_ROLLOUT = """
-UPDATE rollouts
-SET revision = :revision, ended = :ended, started_at = :started_at, changed_at = :changed_at,
-    stable = :stable, candidate = :candidate, strategy = :strategy, state = :state
-WHERE service = :service AND id = :id AND revision = :revision - 1
-"""
-
-
-def _put_entry(database: Database, entry: JournalEntry, rollout: Rollout) -> None:
-    because = None if entry.because is None else dump_seen(entry.because)
-    database.execute(
-        "INSERT INTO journal (service, rollout_id, revision, at, state, because) VALUES (?, ?, ?, ?, ?, ?)",
-        [rollout.service, rollout.id, entry.revision, _to_text(entry.at), dump_step(entry.state), because],
-    )
-
-
-def _forget_old(database: Database, service: str) -> None:
-    database.execute(_DROP_JOURNALS, {"service": service, "kept": KEPT_JOURNALS})
-    database.execute(_DROP_ROLLOUTS, {"service": service, "kept": KEPT_ROLLOUTS})
-
-
-_DROP_JOURNALS = """
-DELETE FROM journal WHERE service = :service AND rollout_id IN
-    (SELECT id FROM rollouts WHERE ended = 1 AND service = :service ORDER BY id DESC LIMIT -1 OFFSET :kept)
-"""
-_DROP_ROLLOUTS = """
-DELETE FROM rollouts WHERE service = :service AND id IN
-    (SELECT id FROM rollouts WHERE ended = 1 AND service = :service ORDER BY id DESC LIMIT -1 OFFSET :kept)
-"""
-
-
-def _put_backend(database: Database, backend: Backend) -> None:
-    row = {
-        "service": backend.service,
-        "version": backend.version,
-        "address": backend.address,
-        "drain": dump_drain(backend.drain),
-        "removed": int(backend.removed),
-    }
-    database["backends"].upsert(row, pk=("service", "version", "address"))
 
 
 @contextmanager
@@ -381,16 +281,21 @@ def _read(path: Path) -> Iterator[None]:
 def _load(files: _Files) -> Contents:
     database = files.database
     with _read(files.path):
+        rollouts = tuple(map(to_rollout, database.query(_UNFINISHED_AND_NEWEST)))
         return Contents(
             engine_s=database.execute("SELECT engine_s FROM meta").fetchone()[0],
             services=tuple(
                 Service(row["name"], row["stable"]) for row in database["services"].rows_where(order_by="rowid")
             ),
-            versions=tuple(map(_to_version, database["versions"].rows_where(order_by="rowid"))),
-            rollouts=tuple(map(_to_rollout, database.query(_UNFINISHED_AND_NEWEST))),
-            backends=tuple(map(_to_backend, database["backends"].rows_where(order_by="rowid"))),
+            versions=tuple(map(to_version, database["versions"].rows_where(order_by="rowid"))),
+            rollouts=rollouts,
+            taken_back=unsaved(files.reserve.read(), rollouts),
+            backends=tuple(map(to_backend, database["backends"].rows_where(order_by="rowid"))),
             nodes=tuple(row["id"] for row in database["nodes"].rows_where(order_by="rowid")),
-            histories=tuple(map(_to_history, database["histories"].rows_where(order_by="service, version"))),
+            histories=tuple(map(to_history, database["histories"].rows_where(order_by="service, version"))),
+            marks=tuple(map(to_mark, database["marks"].rows_where(order_by="service, address"))),
+            queued=tuple(map(to_queued, database["queued"].rows_where(order_by="service"))),
+            past=tuple(map(to_past, database["past_versions"].rows_where(order_by="service, name"))),
         )
 
 
@@ -406,8 +311,16 @@ def _newest(files: _Files, service: str | None, limit: int) -> tuple[Rollout, ..
     table = files.database["rollouts"]
     with _read(files.path):
         if service is None:
-            return tuple(map(_to_rollout, table.rows_where(order_by="started_at DESC, id DESC", limit=limit)))
-        return tuple(map(_to_rollout, table.rows_where("service = ?", [service], order_by="id DESC", limit=limit)))
+            return tuple(map(to_rollout, table.rows_where(order_by="started_at DESC, id DESC", limit=limit)))
+        return tuple(map(to_rollout, table.rows_where("service = ?", [service], order_by="id DESC", limit=limit)))
+
+
+def _newest_operations(files: _Files, service: str | None, limit: int) -> tuple[Operation, ...]:
+    table = files.database["operations"]
+    with _read(files.path):
+        if service is None:
+            return tuple(map(to_operation, table.rows_where(order_by="id DESC", limit=limit)))
+        return tuple(map(to_operation, table.rows_where("service = ?", [service], order_by="id DESC", limit=limit)))
 
 
 def _journal_rows(files: _Files, service: str, rollout_id: int) -> tuple[Mapping[str, Any], ...]:
@@ -418,47 +331,4 @@ def _journal_rows(files: _Files, service: str, rollout_id: int) -> tuple[Mapping
 
 def _to_journal(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[JournalEntry, ...]:
     with _read(path):
-        return tuple(map(_to_entry, rows))
-
-
-def _to_version(row: Mapping[str, Any]) -> Version:
-    endpoints = row["endpoints"]
-    return Version(row["service"], row["name"], None if endpoints is None else load_endpoints(endpoints))
-
-
-def _to_rollout(row: Mapping[str, Any]) -> Rollout:
-    return Rollout(
-        service=row["service"],
-        id=row["id"],
-        stable=row["stable"],
-        candidate=row["candidate"],
-        strategy=load_strategy(row["strategy"]),
-        state=load_state(row["state"]),
-        revision=row["revision"],
-        started_at=datetime.fromisoformat(row["started_at"]),
-        changed_at=datetime.fromisoformat(row["changed_at"]),
-    )
-
-
-def _to_backend(row: Mapping[str, Any]) -> Backend:
-    removed = bool(row["removed"])
-    return Backend(row["service"], row["version"], row["address"], load_drain(row["drain"]), removed)
-
-
-def _to_history(row: Mapping[str, Any]) -> VersionHistory:
-    return VersionHistory(row["service"], row["version"], load_history(row["history"]))
-
-
-def _to_entry(row: Mapping[str, Any]) -> JournalEntry:
-    because = row["because"]
-    return JournalEntry(
-        revision=row["revision"],
-        at=datetime.fromisoformat(row["at"]),
-        state=load_state(row["state"]),
-        because=None if because is None else load_seen(because),
-    )
-
-
-def _to_text(at: datetime) -> str:
-    """All digits, always: then the order of the texts is the order of the times."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
+        return tuple(map(to_entry, rows))

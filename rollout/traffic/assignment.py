@@ -13,7 +13,7 @@ from xds.wire import bytes_field, text_field
 
 LOCALITY = "envoy.config.endpoint.v3.LocalityLbEndpoints"
 LB_ENDPOINT = "envoy.config.endpoint.v3.LbEndpoint"
-DRAINING = 3  # envoy.config.core.v3.HealthStatus
+UNHEALTHY, DRAINING = 2, 3  # envoy.config.core.v3.HealthStatus
 NAME_FIELD, LOCALITIES_FIELD = 1, 2  # of a ClusterLoadAssignment
 LB_ENDPOINTS_FIELD = 2  # of a LocalityLbEndpoints
 GONE = b""
@@ -85,9 +85,9 @@ def without(groups: Iterable[Group], addresses: AbstractSet[str]) -> tuple[Group
     )
 
 
-def marked(groups: Iterable[Group], addresses: AbstractSet[str]) -> tuple[Group, ...]:
-    """Mark the endpoints at these addresses as DRAINING."""
-    return tuple(_marked(group, addresses) for group in groups)
+def marked(groups: Iterable[Group], addresses: AbstractSet[str], status: int = DRAINING) -> tuple[Group, ...]:
+    """Mark the endpoints at these addresses: DRAINING, or another health status."""
+    return tuple(_marked(group, addresses, status) for group in groups)
 
 
 def drained(groups: Iterable[Group]) -> tuple[Group, ...]:
@@ -165,24 +165,24 @@ def _without(group: Group, addresses: AbstractSet[str]) -> Group:
     return replace(group, endpoints=tuple(endpoints), by_address=by_address)
 
 
-def _marked(group: Group, addresses: AbstractSet[str]) -> Group:
+def _marked(group: Group, addresses: AbstractSet[str], status: int) -> Group:
     endpoints = list(group.endpoints)
     for address in addresses:
         for position in group.by_address.get(address, ()):
-            endpoints[position] = _draining(endpoints[position])
+            endpoints[position] = _with_status(endpoints[position], status)
     return replace(group, endpoints=tuple(endpoints))
 
 
 def _drained(group: Group) -> Group:
     """Mark all at once: they are one piece then, which is as good, for nothing is to be changed in them any more."""
-    return replace(group, endpoints=(_draining(b"".join(group.endpoints)),))
+    return replace(group, endpoints=(_with_status(b"".join(group.endpoints), DRAINING),))
 
 
-def _draining(endpoints: bytes) -> bytes:
-    """Return these fields of a LocalityLbEndpoints with health status DRAINING."""
+def _with_status(endpoints: bytes, status: int) -> bytes:
+    """Return these fields of a LocalityLbEndpoints with this health status."""
     locality = proto.message_class(LOCALITY).FromString(endpoints)
     for each in locality.lb_endpoints:
-        each.health_status = DRAINING
+        each.health_status = status
     return proto.canonical(locality)
 
 

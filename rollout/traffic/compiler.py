@@ -12,9 +12,21 @@ from typing import Any as Message
 
 from rollout.exposure import FULL_BP
 from rollout.spec import Endpoint
-from rollout.traffic.assignment import Group, deployed, drained, encoded, joined, marked, policy, without, written
+from rollout.traffic.assignment import (
+    UNHEALTHY,
+    Group,
+    deployed,
+    drained,
+    encoded,
+    joined,
+    marked,
+    policy,
+    without,
+    written,
+)
 from rollout.traffic.overlay import Overlay, RouteKey, RouteTemplate, ServiceTemplate
 from rollout.traffic.places import Places, change, copied
+from rollout.traffic.shares import Part, shared
 from rollout.traffic.splice import Knife, Leaf, Splice
 from xds import proto
 from xds.resources import (
@@ -39,7 +51,8 @@ _PLAIN_STAT = re.compile(r"[^.:]+")
 class VersionTraffic:
     """What is served of one version. `endpoints` None: those of envoy-configs.
 
-    `draining` marks all of them, `let_go` some addresses as DRAINING; `removed` leaves addresses out.
+    `draining` marks all of them, `let_go` some addresses as DRAINING; `removed` leaves addresses out. `unhealthy` are
+    those that no Envoy should use, whatever it finds itself.
     """
 
     name: str
@@ -48,6 +61,7 @@ class VersionTraffic:
     draining: bool = False
     let_go: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
+    unhealthy: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +85,14 @@ class Made:
     """What is served of one service, and what it was made of.
 
     `groups` holds by version the endpoints and their groups, `assignments` by name what it was made from.
+    `locality_weighted`: its clusters balance by the weights of localities.
     """
 
     policy: bytes
     groups: Mapping[str, tuple[tuple[Endpoint, ...] | None, tuple[Group, ...]]]
     clusters: Mapping[str, Resource]
     assignments: Mapping[str, tuple[tuple[VersionTraffic, ...], Resource]]
+    locality_weighted: bool = False
 
     def resources(self) -> Iterator[Resource]:
         yield from self.clusters.values()
@@ -248,8 +264,10 @@ def _service(template: ServiceTemplate, traffic: ServiceTraffic, before: Made | 
     wanted: dict[str, tuple[VersionTraffic, ...]] = {names[version.name]: (version,) for version in placed}
     if template.bare:
         clusters[template.name] = before.clusters.get(template.name) or _bare_cluster(template)
-        wanted[template.name] = tuple(sorted(placed, key=lambda each: each.name != traffic.stable))
-    made = Made(before.policy, groups, clusters, {})
+        # The weights of endpoints split what TCP proxies send; nothing else that names it changes with a weight.
+        versions = traffic.versions if template.tcp else placed
+        wanted[template.name] = tuple(sorted(versions, key=lambda each: each.name != traffic.stable))
+    made = Made(before.policy, groups, clusters, {}, template.locality_weighted)
     assignments = {}
     for name, versions in wanted.items():
         last = before.assignments.get(name)
@@ -266,15 +284,31 @@ def _assignment(name: str, versions: tuple[VersionTraffic, ...], made: Made) -> 
     """Assign the endpoints of these versions to the cluster of this name.
 
     The cluster of a service itself holds all its versions, all but the stable one DRAINING: so they are health-checked
-    before they become stable, when new hosts would be left out until their first check.
+    before they become stable, when new hosts would be left out until their first check. Where TCP proxies name it, the
+    weights of its endpoints split connections between the versions that have a weight.
     """
     stable, *others = versions
-    groups = without(made.groups[stable.name][1], stable.removed)
-    groups = drained(groups) if stable.draining else marked(groups, stable.let_go)
-    for version in others:
-        groups = joined(groups, without(made.groups[version.name][1], version.removed))
+    groups = _with_health(made.groups[stable.name][1], stable)
+    if sum(version.weight_bp > 0 for version in versions) > 1:
+        groups = shared([_part(each, made) for each in versions], locality_weighted=made.locality_weighted)
+    else:
+        for version in others:
+            groups = joined(groups, without(made.groups[version.name][1], version.removed))
     body = encoded(name, groups, made.policy)
     return Resource(ENDPOINTS, name, content_version(body), body, ())
+
+
+def _part(version: VersionTraffic, made: Made) -> Part:
+    idle = replace(version, draining=version.draining or not version.weight_bp)
+    return Part(_with_health(made.groups[version.name][1], idle), version.weight_bp)
+
+
+def _with_health(groups: tuple[Group, ...], version: VersionTraffic) -> tuple[Group, ...]:
+    """Return what is served of a version's endpoints; one that is let go is DRAINING, ill or not."""
+    there = without(groups, version.removed)
+    if version.draining:
+        return drained(there)
+    return marked(marked(there, version.unhealthy - version.let_go, UNHEALTHY), version.let_go)
 
 
 def _cluster(template: ServiceTemplate, version: str) -> Resource:

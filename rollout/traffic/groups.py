@@ -44,20 +44,23 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class FleetTraffic:
-    """What is served of one service `everywhere`, but for some locations: each "region" or "region/zone"."""
+    """What is served of one service `everywhere`, but for some places: see Grouping."""
 
     everywhere: ServiceTraffic
     by_location: Mapping[str, ServiceTraffic] = field(default_factory=lambda: MappingProxyType({}))
 
     def at(self, place: str) -> ServiceTraffic:
-        """Return what is served at a location: its own, its region's, or else that of everywhere."""
+        """Return what is served at a place: its own, its region's, or else that of everywhere."""
         region, _, _ = place.partition("/")
         return self.by_location.get(place) or self.by_location.get(region) or self.everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Which group a node is in: `clusters` have a folder each, `places` have weights of their own."""
+    """Which group a node is in: `clusters` have a folder each, `places` have weights of their own.
+
+    A place is "region/zone"; "region" for all of a region; or "region/" for who says no zone, "/" for who says nothing.
+    """
 
     clusters: frozenset[str]
     places: frozenset[str]
@@ -71,7 +74,13 @@ class Grouping:
     def place(self, node: Node) -> str:
         if not self.places:
             return EVERYWHERE
-        return next((each for each in (node.location, node.region) if each in self.places), EVERYWHERE)
+        mine = (place_of(node.location), node.location, node.region)
+        return next((each for each in mine if each in self.places), EVERYWHERE)
+
+
+def place_of(location: str) -> str:
+    """Return the place of the nodes that say just this location: of a region, those in it that say no zone."""
+    return location if "/" in location else f"{location}/"
 
 
 def _key(cluster: str, place: str) -> str:
@@ -153,6 +162,7 @@ def overlays(files: Files) -> tuple[Mapping[str, Overlay], tuple[Problem, ...]]:
 def _warnings(configs: Mapping[str, Config], overlays: Mapping[str, Overlay]) -> Mapping[str, tuple[Problem, ...]]:
     """Return each group's warnings. That no route names a service counts only where none of any group does."""
     routed = {name for each in overlays.values() for route in each.routes for name in route.services}
+    routed |= {name for each in overlays.values() for name, service in each.services.items() if service.tcp}
     found = {}
     for group, each in overlays.items():
         clusters = configs[group].of(CLUSTERS)

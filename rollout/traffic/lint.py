@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any as Message
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -38,6 +38,13 @@ ON_DEMAND_CDS = "envoy.extensions.filters.http.on_demand.v3.OnDemandCds"
 ASSIGNMENT = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 CHOOSERS = frozenset({"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"})
 FREE_TEXT = frozenset({"google.protobuf.Value", "google.protobuf.StringValue"})
+_UNEVEN = {
+    "LEAST_REQUEST": "a version's share is near the square root of its weight (10 % gets 25 %)",
+    "RING_HASH": "which version gets a connection is a matter of its client's address, and shares are near the weights",
+    "MAGLEV": "which version gets a connection is a matter of its client's address, and shares are near the weights",
+}
+_BY_WEIGHT = frozenset({"ROUND_ROBIN", "RoundRobin", "RANDOM", "Random"})  # random ones are refused
+_REMEDY = "write `lb_policy: ROUND_ROBIN`, whose shares are exact"
 _NEEDS_DELTA = "needs delta, but bootstrap.yaml has `api_type: GRPC`; write `api_type: DELTA_GRPC` there"
 _QUOTES = re.compile("[\"'`]")
 
@@ -46,7 +53,7 @@ def problems(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]
     """Yield what makes a configuration unfit to be served."""
     yield from _dangling(config, services)
     yield from _without_endpoints(config, services)
-    yield from _behind_tcp(config, services)
+    yield from _unsplittable(config, services)
     yield from _taken(config, services)
     yield from _virtual_hosts(config)
     yield from _scopes(config)
@@ -64,10 +71,12 @@ def choosers(config: Config) -> Iterator[Problem]:
                     yield Problem(at(entry, path, field.name), f"{what}; name the service by `cluster:` where you can")
 
 
-def elsewhere(entries: Iterable[Entry], services: Mapping[str, Entry]) -> dict[str, Problem]:
+def elsewhere(
+    entries: Iterable[Entry], services: Mapping[str, Entry], tcp: Container[str] = ()
+) -> dict[str, Problem]:
     """Return a warning for each service that `entries` name, which are all that no rollout shifts.
 
-    A name counts in a text field named *cluster*, and in quotes in any text: code of a filter may call it.
+    But those of `tcp`, which TCP proxies name, it does, by their endpoints' weights. A name counts in a text field named *cluster*, and in quotes in any text: code of a filter may call it.
     """
     found: dict[str, Problem] = {}
     for entry in entries:
@@ -80,6 +89,9 @@ def elsewhere(entries: Iterable[Entry], services: Mapping[str, Entry]) -> dict[s
                             f"names the service '{name}' other than in an HTTP route, so it moves here at once when a"
                         )
                         what = f"{what} rollout gives the candidate 100%; name another cluster if it must not"
+                        if name in tcp:
+                            what = f"names the service '{name}', which TCP proxies name too: so it is split here with"
+                            what = f"{what} them, and judged by its failed connections only"
                         found.setdefault(name, Problem(at(entry, path, field.name), what))
     return found
 
@@ -113,7 +125,7 @@ def _of(config: Config, *types: ResourceType) -> Iterator[Entry]:
 
 def _named(part: Message, field: FieldDescriptor, texts: Iterable[str]) -> set[str]:
     kind = part.DESCRIPTOR.full_name
-    if kind == ASSIGNMENT:
+    if kind == ASSIGNMENT or TCP_FIELDS.get(kind) == field.name:
         return set()
     if "cluster" in field.name or kind in FREE_TEXT or (field.name == "name" and kind.endswith(".ClusterWeight")):
         return {word for text in texts for word in (text, *_quoted(text))}
@@ -160,13 +172,63 @@ def _has_endpoints(locality: Message) -> bool:
     return bool(locality.lb_endpoints) or locality.WhichOneof("lb_config") is not None
 
 
-def _behind_tcp(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+def behind_tcp(config: Config, services: Mapping[str, Entry]) -> dict[str, str]:
+    """Return the services that TCP proxies name, and where the first of them does."""
+    found: dict[str, str] = {}
     for entry in _of(config, LISTENERS, EXTENSION_CONFIGS):
         for path, part in walk(entry.message):
             field = TCP_FIELDS.get(part.DESCRIPTOR.full_name)
             if field is not None and getattr(part, field) in services:
-                what = f"sends TCP connections to the service '{getattr(part, field)}', which cannot be shifted yet"
-                yield Problem(at(entry, path, field), f"{what}; name a cluster here whose type is not EDS")
+                found.setdefault(getattr(part, field), at(entry, path, field))
+    return found
+
+
+def uneven(tcp: Mapping[str, str], services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Yield a warning for each setting of a cluster behind TCP proxies by which shares are not just its weights."""
+    for name in tcp:
+        entry = services[name]
+        for field, what in _uneven(entry.message):
+            remedy = f"and TCP proxies split '{name}' by weights of endpoints"
+            yield Problem(at(entry, field), f"{what}, {remedy}; {_REMEDY}")
+
+
+def _uneven(cluster: Message) -> Iterator[tuple[str, str]]:
+    field, policy = _policy(cluster)
+    if field == "lb_policy" and policy in _UNEVEN:
+        yield field, f"is {policy}: {_UNEVEN[policy]}"
+    elif policy not in _BY_WEIGHT:
+        yield field, f"is {policy}, whose shares need not be those of weights"
+    if cluster.HasField("lb_subset_config"):
+        yield "lb_subset_config", "sends some connections to a part of the endpoints"
+    if any(part.DESCRIPTOR.name == "SlowStartConfig" for _, part in walk(cluster)):
+        yield "slow_start_config", "gives new endpoints less than their weight at first"
+
+
+def _unsplittable(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Yield what makes weights of endpoints mean nothing, or hides what became of connections."""
+    for name, where in behind_tcp(config, services).items():
+        entry = services[name]
+        why = f"so TCP connections to '{name}' ({where})"
+        field, policy = _policy(entry.message)
+        if policy.upper() == "RANDOM":
+            yield Problem(at(entry, field), f"is RANDOM, which ignores weights, {why} could not be split; {_REMEDY}")
+        stats = entry.message.track_cluster_stats
+        if entry.message.HasField("track_cluster_stats") and not stats.per_endpoint_stats:
+            what = f"leaves out per_endpoint_stats, {why} could not be counted by version; set it to true"
+            yield Problem(at(entry, "track_cluster_stats"), what)
+        assignment = config.of(ENDPOINTS).get(assignment_name(entry.message))
+        for index, locality in enumerate(assignment.message.endpoints if assignment else ()):
+            if locality.WhichOneof("lb_config") is not None:
+                what = f"has no endpoints of its own, {why} could not be split by their weights; write `lb_endpoints`"
+                yield Problem(at(assignment, f"endpoints[{index}]"), what)
+
+
+def _policy(cluster: Message) -> tuple[str, str]:
+    """Return the field that chooses how a cluster balances, and the name of what it chooses."""
+    for each in cluster.load_balancing_policy.policies:
+        return "load_balancing_policy", each.typed_extension_config.typed_config.type_url.rpartition(".")[2]
+    numbers = cluster.DESCRIPTOR.fields_by_name["lb_policy"].enum_type.values_by_number
+    return "lb_policy", str(numbers[cluster.lb_policy].name)
 
 
 def _taken(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:

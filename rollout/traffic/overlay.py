@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any as Message
@@ -39,8 +40,8 @@ RouteKey = tuple[ResourceType, str]
 class ServiceTemplate:
     """An EDS cluster of envoy-configs and its load assignment, both as written.
 
-    `stat` begins the names of its versions in Envoy's stats. `bare`: something that no rollout shifts may name it, so
-    that it is served under its own name too.
+    `stat` begins the names of its versions in Envoy's stats. `bare`: something other than a route may name it, so that
+    it is served under its own name too. `tcp`: TCP proxies name it, and weights of its endpoints split what they send.
     """
 
     name: str
@@ -48,6 +49,12 @@ class ServiceTemplate:
     cluster: Message
     assignment: Message
     bare: bool
+    tcp: bool = False
+
+    @property
+    def locality_weighted(self) -> bool:
+        """Whether a locality is chosen by its weight, before an endpoint in it is."""
+        return any(part.DESCRIPTOR.name == "LocalityWeightedLbConfig" for _, part in walk(self.cluster))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,27 +108,30 @@ def overlay(config: Config) -> Overlay:
         if (found := places[key]) is not None
     )
     others = (entry for type_ in (LISTENERS, CLUSTERS, EXTENSION_CONFIGS) for entry in config.of(type_).values())
-    elsewhere = lint.elsewhere((*others, *stripped.values()), services)
-    routed = {name for template in templates for name in template.services}
-    unreached = lint.unreached((name for name in services if name not in routed and name not in elsewhere), services)
-    bare = services.keys() if choosers else elsewhere.keys()
+    tcp = lint.behind_tcp(config, services)
+    elsewhere = lint.elsewhere((*others, *stripped.values()), services, tcp)
+    reached = {name for template in templates for name in template.services} | elsewhere.keys() | tcp.keys()
+    unreached = lint.unreached((name for name in services if name not in reached), services)
+    bare = services.keys() if choosers else elsewhere.keys() | tcp.keys()
     return Overlay(
-        MappingProxyType({each.name: each for each in _services(config, services, frozenset(bare))}),
+        MappingProxyType({each.name: each for each in _services(config, services, frozenset(bare), tcp.keys())}),
         templates,
         tuple(_fixed(config, services, {template.key for template in templates})),
         config.elsewhere,
-        (*choosers, *elsewhere.values(), *unreached, *lint.unobservable(services)),
+        (*choosers, *elsewhere.values(), *unreached, *lint.unobservable(services), *lint.uneven(tcp, services)),
     )
 
 
-def _services(config: Config, services: Mapping[str, Entry], bare: frozenset[str]) -> list[ServiceTemplate]:
+def _services(
+    config: Config, services: Mapping[str, Entry], bare: frozenset[str], tcp: AbstractSet[str]
+) -> list[ServiceTemplate]:
     stats = Counter(entry.message.alt_stat_name or name for name, entry in services.items())
     templates = []
     for name, entry in services.items():
         own = entry.message.alt_stat_name or name
         stat = own if stats[own] == 1 else name  # services that share one could not be told apart
         assignment = config.of(ENDPOINTS)[assignment_name(entry.message)].message
-        templates.append(ServiceTemplate(name, stat, entry.message, assignment, name in bare))
+        templates.append(ServiceTemplate(name, stat, entry.message, assignment, name in bare, name in tcp))
     return templates
 
 

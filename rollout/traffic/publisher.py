@@ -105,7 +105,7 @@ class Publisher:
     def serve(self, service: str, traffic: ServiceTraffic, by_location: ByLocation = NOWHERE) -> bool:
         """Publish this split of a service; return False when it is what is served already.
 
-        Proxies in a location of `by_location`, which is a region or "region/zone", are served its split instead.
+        Proxies in a place of `by_location`, see groups.Grouping, are served its split instead.
         """
         split = FleetTraffic(traffic, dict(by_location))
         if self._traffic[service] == split:
@@ -122,6 +122,10 @@ class Publisher:
     def has(self, node: Node, service: str) -> bool:
         """Say whether a proxy's configuration has a service."""
         return service in self._overlay(node).services
+
+    def health_checked(self, service: str) -> bool:
+        """Say whether every proxy that has a service checks the health of its backends itself."""
+        return all(template.cluster.health_checks for template in self._templates(service))
 
     def stat_name(self, service: str, version: str) -> str:
         """Return the name of a version's cluster in the stats of every proxy that has it."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from rollout.drain import Active, Drain
 from rollout.gate import Fail, Look, Pass, Stratum, Tally
 from rollout.spec import Strategy
-from rollout.state import Phase, Role, Seen, Split, State
+from rollout.state import Awaited, Phase, Role, Seen, Split, State
 from tests.rollout.judging import usual
 
 STRATEGY = Strategy.model_validate(
@@ -15,6 +15,7 @@ STRATEGY = Strategy.model_validate(
         "warm_timeout": "20s",
         "keep_stable": "10s",
         "drain_timeout": "30s",
+        "preview": "off",
     }
 )
 BOTH = frozenset(Role)
@@ -65,7 +66,9 @@ def looked(now_s: float, served: Split, look: Look, **others: object) -> Seen:
 
 def paused(state: State, at_s: float, reason: str) -> State:
     kept = state.converged_s if state.phase is Phase.SHIFTING else None
-    return replace(state, phase=Phase.PAUSED, since_s=at_s, converged_s=kept, reason=reason, resume=state.phase)
+    awaited = Awaited.OPERATOR if reason.startswith("paused by") else Awaited.DECISION
+    following = replace(state, phase=Phase.PAUSED, since_s=at_s, converged_s=kept, reason=reason, resume=state.phase)
+    return replace(following, awaited=awaited)
 
 
 def rolled_back(state: State, at_s: float, reason: str, **others: object) -> State:

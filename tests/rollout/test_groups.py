@@ -21,6 +21,7 @@ from rollout.exposure import FULL_BP
 from rollout.metrics import Query, Scrape
 from rollout.metrics.envoy import BackendStats, ClusterStats
 from rollout.observer import Observer, Stats
+from rollout.operations import Operations
 from rollout.record import Backend, Rollout
 from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, State
@@ -563,9 +564,10 @@ async def test_last_backend_of_a_group_is_not_let_go_though_others_have_more(
     try:
         control = controller(publisher, cache, store)
         control.restore(await store.load(), files(common, edge=text(own)))
+        operations = Operations(control)
         with pytest.raises(Conflict, match="is the last healthy backend"):
-            await control.drain("checkout", "10.0.0.1:81")
-        assert await control._healthy_others("checkout", INITIAL, "10.0.0.1:80") == {"10.0.0.1:82", "10.0.0.1:81"}
+            await operations.drain("checkout", "10.0.0.1:81")
+        assert await operations._healthy_others("checkout", INITIAL, "10.0.0.1:80") == {"10.0.0.1:82", "10.0.0.1:81"}
     finally:
         await store.close()
 

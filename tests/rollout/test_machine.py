@@ -351,7 +351,11 @@ GONE = "its old version is being let go: deploy that version again to go back"
             Command.PAUSE,
             "cannot pause a rollout that is retaining; all traffic is on its candidate, and abort takes it back",
         ),
-        (ROLLING_BACK, Command.PAUSE, "cannot pause a rollout that is rolling back"),
+        (
+            ROLLING_BACK,
+            Command.PAUSE,
+            "cannot pause a rollout that is rolling back; its stable version has its traffic again, and retry begins anew",
+        ),
         (DRAINING, Command.PROMOTE, f"cannot promote a rollout that is draining; {GONE}"),
         (
             WARMING,

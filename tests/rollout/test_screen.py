@@ -65,6 +65,8 @@ def rollout(**changes: Any) -> dict[str, Any]:
         "phase_seconds": 12.3,
         "stage": 1,
         "stages": [1.0, 10.0, 50.0, 100.0],
+        "track": [stage(weight_percent=each) for each in (1.0, 10.0, 50.0, 100.0)],
+        "keep_stable_seconds": 0.0,
         "stages_note": None,
         "weight_percent": 10.0,
         "measured": {
@@ -76,9 +78,17 @@ def rollout(**changes: Any) -> dict[str, Any]:
         "verdict": verdict(),
         "waiting_for": {},
         "resume": None,
+        "awaiting": None,
+        "waiting": "",
+        "point_of_no_return": "",
         "drain": None,
     }
     return {**base, **changes}
+
+
+def stage(kind: str = "weight", **changes: Any) -> dict[str, Any]:
+    nothing = {"weight_percent": None, "mirror_percent": None, "match": None, "hold_seconds": 5.0, "approve": False}
+    return {"kind": kind, **nothing, **changes}
 
 
 def view(changed: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
@@ -115,9 +125,8 @@ def test_the_panel_says_stage_weights_figures_and_verdict() -> None:
         "● 1%",
         "▶ [10%]",
         "○ 50%",
-        "wanted 10 %, measured 9.87 %",
-        "v1 (stable) 90 % 270 0 % 11 ms 11 ms",
-        "v2 (candidate) 10 % 30 10 % 12.5 ms 12.5 ms",
+        "v1 (stable) 90 % 90.13 % 270 0 % 11 ms 11 ms",
+        "v2 (candidate) 10 % 9.87 % 30 10 % 12.5 ms 12.5 ms",
         "not enough evidence yet: not yet shown",
     ):
         assert fact in text
@@ -126,7 +135,7 @@ def test_the_panel_says_stage_weights_figures_and_verdict() -> None:
 def test_the_panel_shows_the_evidence_as_bars_while_traffic_is_shifted() -> None:
     for phase, resume in (("shifting", None), ("paused", "shifting")):
         text = words(screen.service_panel(view(rollout(phase=phase, resume=resume))))
-        assert "against ██████░░░░░░ 1:12 of 1:100" in text
+        assert "against ██████░░░░░░ 12 of 100 needed to take it back" in text
         assert "for ░░░░░░░░░░░░ errors 80 %, p95 100 %, p99 0 %" in text
     assert "against" not in words(screen.service_panel(view(rollout(phase="warming"))))
 
@@ -134,8 +143,8 @@ def test_the_panel_shows_the_evidence_as_bars_while_traffic_is_shifted() -> None
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
-        ({"ln_e": -3.0}, "against ░░░░░░░░░░░░ 1:1 of 1:100"),
-        ({"ln_e": 40.0}, "against ████████████ 1:10^17 of 1:100"),
+        ({"ln_e": -3.0}, "against ░░░░░░░░░░░░ 0.0498 of 100 needed"),
+        ({"ln_e": 40.0}, "against ████████████ 10^17 of 100 needed"),
         ({"ln_pass_errors": 2.99, "ln_pass_p99": 9.0}, "for ███████████░ errors 99 %, p95 100 %, p99 100 %"),
         ({"ln_pass_errors": 3.0, "ln_pass_p99": 9.0}, "for ████████████ errors 100 %, p95 100 %, p99 100 %"),
         (
@@ -179,17 +188,73 @@ def test_the_panel_shows_notes_and_stages_that_were_changed() -> None:
 def test_the_panel_names_the_envoys_that_are_waited_for_and_counts_the_rest() -> None:
     waiting = {f"edge-{number}": "has not ACKed routes" for number in range(9)}
     text = words(screen.service_panel(view(rollout(waiting_for=waiting))))
-    assert "waiting for edge-0: has not ACKed routes" in text
-    assert "and for 3 more" in text
+    assert "waits for edge-0: has not ACKed routes edge-1: has not ACKed routes" in text
+    assert "edge-5: has not ACKed routes 3 more" in text
 
 
 def test_the_panel_of_a_pause_says_why_and_what_to_do() -> None:
-    paused = rollout(phase="paused", resume="shifting", reason="paused by ann")
+    paused = rollout(phase="paused", resume="shifting", reason="paused by ann", awaiting="operator")
     text = words(screen.service_panel(view(paused)))
-    assert "PAUSED while shifting" in text
-    assert "paused by ann" in text
-    assert "rollout resume checkout" in text
+    assert "PAUSED while shifting for 12 s: until it is resumed why paused by ann" in text
+    assert "you can rollout resume checkout judge this stage on rollout promote checkout on to 50 %" in text
+    assert "rollout abort checkout take all traffic back to v1" in text
     assert "▶ [10%]" in text
+
+
+def test_an_approval_that_is_waited_for_is_told_with_the_verb_that_gives_it() -> None:
+    asked = rollout(awaiting="approval", waiting="somebody must approve it", verdict=verdict() | {"verdict": "pass"})
+    text = words(screen.service_panel(view(asked)))
+    assert "SHIFTING, stage 2 of 4 for 12 s: waits for an approval" in text
+    assert "waits for somebody must approve it you can rollout approve checkout agree: on to 50 %" in text
+    assert "rollout reject checkout take all traffic back to v1" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"phase": "warming", "stage": 0}, ("pause", "abort")),
+        ({}, ("promote", "pause", "abort")),
+        ({"awaiting": "thaw", "waiting": "frozen fri"}, ("promote", "pause", "abort")),
+        ({"phase": "paused", "resume": "warming"}, ("resume", "abort")),
+        ({"phase": "retaining"}, ("abort",)),
+        ({"phase": "draining"}, ()),
+        ({"phase": "completed"}, ("undo",)),
+        ({"phase": "rolled_back"}, ("retry",)),
+    ],
+)
+def test_there_is_always_said_what_a_person_can_do(changes: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert tuple(verb for verb, _ in screen.choices(rollout(**changes))) == expected
+
+
+def test_beyond_the_point_of_no_return_an_abort_says_what_cannot_be_undone() -> None:
+    paused = rollout(phase="paused", resume="shifting", awaiting="decision", point_of_no_return="contract")
+    text = words(screen.service_panel(view(paused)))
+    assert "'contract' has run and cannot be undone" in text
+    assert "take all traffic back to v1, though 'contract' cannot be undone" in text
+
+
+def test_the_track_names_stages_by_what_they_do() -> None:
+    stages = [
+        stage("preview", approve=True),
+        stage("mirror", mirror_percent=25.0),
+        stage("match", match="x-beta=1"),
+        stage(weight_percent=100.0),
+    ]
+    text = words(screen.track(rollout(track=stages, stage=2, keep_stable_seconds=60.0)))
+    seen = "● warm ● preview + approval ● mirror 25% ▶ [only x-beta=1] ○ 100% ○ keep ○ drain ○ remove ○ done"
+    assert text == seen
+
+
+def test_a_gradual_way_back_shows_the_weight_of_now() -> None:
+    text = words(screen.track(rollout(phase="rolling_back", stage=2, weight_percent=10.0)))
+    assert text == "● warm ● 1% ● 10% ● 50% ▶ [back at 10%] ○ drain ○ remove ○ rolled back"
+
+
+def test_what_is_too_long_for_a_line_goes_on_under_its_own_words() -> None:
+    long = rollout(reason=" ".join(["word"] * 30))
+    lines = shown(screen.service_panel(view(long))).splitlines()
+    at = next(number for number, line in enumerate(lines) if "│ why" in line)
+    assert lines[at + 1].startswith("│" + " " * 11 + "word")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +278,7 @@ def test_the_panel_says_whether_the_old_backends_may_stop(changes: dict[str, Any
 
 
 def test_a_rollback_is_a_station_of_the_track() -> None:
-    text = words(screen.track(rollout(phase="rolling_back")))
+    text = words(screen.track(rollout(phase="rolling_back", weight_percent=0.0)))
     assert text == "● warm ● 1% ● 10% ▶ [back to 0%] ○ drain ○ remove ○ rolled back"
 
 

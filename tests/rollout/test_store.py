@@ -37,7 +37,8 @@ from rollout.record import (
 from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, Role, Seen, Split, State, start
 from rollout.store import Store
-from rollout.store.sqlite import KEPT_JOURNALS, KEPT_ROLLOUTS, open_store
+from rollout.store.changes import KEPT_JOURNALS, KEPT_ROLLOUTS
+from rollout.store.sqlite import open_store
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
 
 from rollout.errors import Unavailable
 from rollout.gate import Histogram
@@ -53,10 +54,10 @@ async def test_a_history_goes_with_its_version(tmp_path: Path) -> None:
 
 
 async def test_a_database_of_the_first_format_is_taken_up(tmp_path: Path) -> None:
-    await (await open_store(tmp_path)).close()
-    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as database:
-        database.execute("DROP TABLE histories")
-        database.execute("PRAGMA user_version = 1")
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        MIGRATIONS[0](Database(connection))
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
 
     store = await open_store(tmp_path)
     await store.save([PutHistory(of("v1"))], engine_s=1.0)

@@ -52,6 +52,10 @@ def entry(revision: int, second: int, phase: str, stage: int, **changes: Any) ->
         "passed": None,
         "waiting_for": {},
         "by": "",
+        "command": "",
+        "awaiting": None,
+        "waiting": "",
+        "answers": [],
         "let_go": "",
         "astray": [],
         "readings": [],
@@ -69,6 +73,7 @@ def rollout(journal: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
         "started_at": "2026-11-22T05:10:41+00:00",
         "changed_at": "2026-11-22T05:11:53+00:00",
         "stages_note": None,
+        "track": [{"kind": "weight", "weight_percent": each} for each in (1.0, 10.0, 100.0)],
         "journal": journal,
     }
     return {**base, **changes}
@@ -199,3 +204,30 @@ def test_the_reading_that_ended_a_stage_is_told_with_it() -> None:
     text = words(story(rollout(journal)))
     assert "check smoke: 3" in text
     assert "check smoke: 0" not in text
+
+
+def test_approvals_hooks_and_freezes_are_told_with_who_and_how_long() -> None:
+    refused = {"hook": "smoke", "at": "confirm-traffic-increase", "agreed": False, "words": "3 of 40 failed"}
+    journal = [
+        entry(1, 1, "shifting", 0),
+        entry(2, 2, "shifting", 0, awaiting="approval", waiting="somebody must approve it"),
+        entry(3, 20, "shifting", 0, command="approve", by="ann"),
+        entry(4, 21, "shifting", 0, awaiting="hook", waiting="the hook 'smoke'", answers=[refused]),
+        entry(5, 30, "shifting", 0, awaiting="hook", answers=[{**refused, "agreed": True}], waiting="the hook 'smoke'"),
+        entry(6, 31, "shifting", 0, awaiting="thaw", waiting="frozen fri UTC"),
+    ]
+    text = words(story(rollout(journal)))
+    for fact in (
+        "waits for an approval: somebody must approve it, 18 s",
+        "05:10:20 approve by ann",
+        "waits for a hook: the hook 'smoke', 10 s",
+        "hook smoke (confirm-traffic-increase): 3 of 40 failed",
+        "hook smoke (confirm-traffic-increase): agrees",
+        "waits for the end of a freeze: frozen fri UTC",
+    ):
+        assert fact in text
+
+
+def test_a_stage_without_a_weight_is_named_by_what_it_does() -> None:
+    track = [{"kind": "mirror", "mirror_percent": 25.0}]
+    assert "stage 1 mirror 25 %" in words(story(rollout([entry(1, 1, "shifting", 0, reason="go")], track=track)))

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from rollout.concealed import host_of
 from rollout.errors import Unavailable
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -35,8 +36,7 @@ class Request:
 
     @property
     def where(self) -> str:
-        host, port = self.url.host or "", "" if self.url.is_default_port() else f":{self.url.port}"
-        return f"{f'[{host}]' if ':' in host else host}{port}{self.url.path}"
+        return host_of(self.url) + self.url.path
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -56,12 +56,17 @@ async def get_json(session: aiohttp.ClientSession, request: Request) -> tuple[in
     except TimeoutError as error:
         raise Unavailable(f"no answer from {request.where} within {request.timeout_s:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Unavailable(f"no answer from {request.where}: {_why(error)}") from error
+        raise Unavailable(f"no answer from {request.where}: {what_happened(error)}") from error
     try:
         return status, json.loads(body)
     except (ValueError, RecursionError) as error:
         what = "what it answers is no JSON" if status == 200 else f"HTTP {status}"
         raise Unavailable(f"no value from {request.where}: {what}") from error
+
+
+def plain_line(text: str) -> str:
+    """Return a text as one line that a terminal may be shown."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def finite(value: object) -> float:
@@ -91,7 +96,7 @@ async def _get(session: aiohttp.ClientSession, request: Request) -> tuple[int, b
         return response.status, bytes(body)
 
 
-def _why(error: Exception) -> str:
+def what_happened(error: Exception) -> str:
     """What happened, in words of our own or the system's: the client's have the URL, and all that is in it."""
     match error:
         case aiohttp.ClientConnectorCertificateError():

@@ -1,18 +1,18 @@
-"""A command as a source: a program from the server's own folder, whose exit code is the value."""
+"""A program from the server's own folder, run within bounds; as a source of a check its exit code is the value."""
 
 import asyncio
 import contextlib
 import os
 import signal
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from rollout.checks import COMMAND_NAME, CheckSpec
 from rollout.errors import InvalidSpec, Unavailable
-from rollout.metrics.sources.answer import SAID_CHARACTERS, Answer
+from rollout.metrics.sources.answer import SAID_CHARACTERS, Answer, plain_line
 
 MAX_OUTPUT_BYTES = 1024 * 1024
 DEATH_S = 1.0  # a killed process ends at once, unless it hangs in the kernel
@@ -62,18 +62,39 @@ class Commands:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended: its exit code, where a signal ended it as shells give that, and all that it wrote."""
+
+    code: int
+    output: bytes
+
+    @property
+    def said(self) -> str:
+        """The end of it, as one line of plain text."""
+        text = self.output[-4 * SAID_CHARACTERS :].decode(errors="replace")
+        return plain_line(text)[-SAID_CHARACTERS:]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """Runs one without a shell, in a process group of its own, which is killed when its time is over.
 
-    It gets nothing on stdin, and no environment but PATH and `environment`. What it leaves running is its own affair.
+    It reads `given` on stdin, and has no environment but PATH and `environment`. What it leaves running is its own
+    affair.
     """
 
     commands: Commands
     words: tuple[str, ...]
     environment: Mapping[str, str]
     timeout_s: float
+    given: bytes = b""
 
     async def read(self) -> Answer:
+        ended = await self.run()
+        return Answer(float(ended.code), ended.said if ended.code else "")
+
+    async def run(self) -> Ended:
+        """Run it to its end. Raises Unavailable when it does not come to one by itself."""
         name = self.words[0]
         try:
             code, output = await self._run(self.commands.find(name))
@@ -86,7 +107,7 @@ class Command:
         if output.too_long:
             raise Unavailable(f"{name} wrote more than {MAX_OUTPUT_BYTES} bytes; have it say less")
         # A signal as shells give it: below 0 it would pass where no failure does.
-        return Answer(float(128 - code if code < 0 else code), output.said() if code else "")
+        return Ended(128 - code if code < 0 else code, output.written)
 
     async def _run(self, path: Path) -> tuple[int, "_Output"]:
         async with _collected() as (output, write_end):
@@ -104,16 +125,17 @@ class Command:
         return code, output
 
     async def _started(self, path: Path, write_end: BinaryIO) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            path,
-            *self.words[1:],
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
-            cwd=path.parent,
-            env={"PATH": self.commands.search_path, **self.environment},
-            start_new_session=True,
-        )
+        with _readable(self.given) as stdin:
+            return await asyncio.create_subprocess_exec(
+                path,
+                *self.words[1:],
+                stdin=stdin,
+                stdout=write_end,
+                stderr=write_end,
+                cwd=path.parent,
+                env={"PATH": self.commands.search_path, **self.environment},
+                start_new_session=True,
+            )
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -128,31 +150,38 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 class _Output(asyncio.Protocol):
-    """What a command writes: the end of it is kept, and too much of it is not listened to."""
+    """What a command writes; too much of it is not listened to."""
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
         self.too_long = False
         self._transport: asyncio.BaseTransport | None = None
-        self._count = 0
-        self._tail = b""
+        self._written = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._count += len(data)
-        self._tail = (self._tail + data)[-4 * SAID_CHARACTERS :]
-        if self._count > MAX_OUTPUT_BYTES and self._transport is not None:
+        self._written += data
+        if len(self._written) > MAX_OUTPUT_BYTES and self._transport is not None:
             self.too_long = True
             self._transport.close()  # which ends most programs, and its timeout the others
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
         self.closed.set()
 
-    def said(self) -> str:
-        text = "".join(each if each.isprintable() else " " for each in self._tail.decode(errors="replace"))
-        return " ".join(text.split())[-SAID_CHARACTERS:]
+    @property
+    def written(self) -> bytes:
+        return bytes(self._written)
+
+
+@contextlib.contextmanager
+def _readable(given: bytes) -> Iterator[BinaryIO]:
+    """Yield a file in memory to read from: no program that reads late, or never, can keep us waiting."""
+    with os.fdopen(os.memfd_create("stdin"), "wb+", 0) as file:
+        file.write(given)
+        file.seek(0)
+        yield file
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,192 @@
+"""Which backends the fleet is told not to use because probes, or most Envoys, find them unhealthy."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from rollout.books import Books, name_of
+from rollout.health import Opinion, Probed, Votes, Ward, polled
+from rollout.metrics import Scrape
+from rollout.probe import ProbeSpec
+from rollout.record import Rollout
+from rollout.state import Phase, Role
+from rollout.traffic.compiler import VersionTraffic
+from rollout.traffic.publisher import Publisher
+from xds.cache import Cache
+
+POLL_EVERY_S = 1.0
+SETTLED_S = 1.0  # after Envoys were told that they may use a backend again, what they say is their own finding
+CONNECTING = ProbeSpec(tcp=True)
+_BEFORE_TRAFFIC = frozenset({Phase.PENDING, Phase.WARMING})
+_LEAVING = frozenset({Phase.DRAINING, Phase.REMOVING, Phase.COMPLETED, Phase.ROLLED_BACK})
+
+Key = tuple[str, str, str]
+"""A service, its version, and a backend's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A backend that is unhealthy by what was seen, and since when. `kept`: it is used all the same, as the last one."""
+
+    version: str
+    address: str
+    why: str
+    since_s: float
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Senses:
+    """What is known by probes, by address of a version's backends, and the Envoys' latest stats by node id."""
+
+    probed: Callable[[str, str], Mapping[str, Probed]]
+    latest: Callable[[], Mapping[str, Scrape]]
+
+
+class Ailing:
+    """Looks at services with a rollout or a drain; of all others it forgets what was found."""
+
+    def __init__(
+        self, books: Books, publisher: Publisher, cache: Cache, senses: Senses, clock: Callable[[], float]
+    ) -> None:
+        self._books = books
+        self._publisher = publisher
+        self._cache = cache
+        self._senses = senses
+        self._clock = clock
+        self._opinions: dict[Key, Opinion] = {}
+        self._shunned_s: dict[Key, float] = {}
+        self._polled_s: dict[str, float] = {}
+        self._found: dict[str, tuple[Finding, ...]] = {}
+
+    def look(self) -> frozenset[str]:
+        """Note in the books which backends are ill now; return the services where these are others than before."""
+        before = dict(self._books.ill)
+        busy = self._books.busy()
+        self._found = {service: self._findings(service) for service in sorted(busy)}
+        ill = {
+            service: frozenset(each.address for each in found if not each.kept)
+            for service, found in self._found.items()
+        }
+        self._books.ill = {service: addresses for service, addresses in ill.items() if addresses}
+        self._forget(busy)
+        either = before.keys() | self._books.ill.keys()
+        return frozenset(service for service in either if before.get(service) != self._books.ill.get(service))
+
+    def findings(self, service: str) -> tuple[Finding, ...]:
+        """Return what is found unhealthy now."""
+        return self._found.get(service, ())
+
+    def forgive(self, service: str, address: str) -> None:
+        """Ask the Envoys anew of a backend."""
+        for key in [key for key in self._opinions if (key[0], key[2]) == (service, address)]:
+            del self._opinions[key]
+
+    def wards(self) -> Iterator[Ward]:
+        """Yield whom the control plane probes itself: both versions where the strategy says how.
+
+        Else it connects to the backends of a candidate that waits for its first traffic, where no Envoy checks them.
+        """
+        for rollout in self._books.active():
+            service, probe, phase = rollout.service, rollout.strategy.probe, rollout.state.phase
+            if probe is not None and phase not in _LEAVING:
+                for role in Role:
+                    yield self._ward(service, name_of(rollout, role), probe)
+            elif (rollout.state.resume or phase) is Phase.WARMING and not self._publisher.health_checked(service):
+                yield self._ward(service, rollout.candidate, CONNECTING)
+
+    def _ward(self, service: str, version: str, probe: ProbeSpec) -> Ward:
+        return Ward(service, version, self._books.addresses(service, version), probe)
+
+    def _findings(self, service: str) -> tuple[Finding, ...]:
+        rollout = next((each for each in self._books.active() if each.service == service), None)
+        versions = [each for each in self._books.traffic(service).versions if not each.draining]
+        if self._publisher.health_checked(service):
+            self._poll(service, versions)
+        found: list[Finding] = []
+        for version in versions:
+            ill = {**self._by_envoys(service, version.name), **self._by_probe(service, version.name, rollout)}
+            for address in version.let_go | self._books.marked(service):
+                ill.pop(address, None)  # it gets nothing new as it is
+            kept = self._kept(service, version, ill) if _is_needed(version.name, rollout) else frozenset()
+            found += [
+                Finding(version.name, address, why, since_s, address in kept)
+                for address, (why, since_s) in sorted(ill.items())
+            ]
+        return tuple(found)
+
+    def _by_probe(self, service: str, version: str, rollout: Rollout | None) -> dict[str, tuple[str, float]]:
+        if rollout is None or rollout.strategy.probe is None:
+            return {}
+        known = self._senses.probed(service, version)
+        return {
+            address: (f"probe: {each.why or 'it has only begun to answer again'}", each.since_s)
+            for address, each in known.items()
+            if each.healthy is False
+        }
+
+    def _by_envoys(self, service: str, version: str) -> dict[str, tuple[str, float]]:
+        found: dict[str, tuple[str, float]] = {}
+        for (owner, name, address), opinion in self._opinions.items():
+            if (owner, name) == (service, version) and opinion.marked_s is not None:
+                votes = opinion.votes
+                why = f"unhealthy to {votes.unhealthy} of {votes.healthy + votes.unhealthy} Envoys"
+                found[address] = (why, opinion.marked_s)
+        return found
+
+    def _kept(self, service: str, version: VersionTraffic, ill: Mapping[str, object]) -> frozenset[str]:
+        """Return whom to use all the same, so that no proxy is left without a backend of this version."""
+        unusable = version.let_go | self._books.marked(service)
+        already = {each.address for each in self.findings(service) if each.kept}
+        kept: set[str] = set()
+        for group in self._publisher.backends(service, version.name):
+            mine = group - unusable
+            if mine and not mine - ill.keys() and not mine & kept:
+                kept.add(min(mine, key=lambda address: (address not in already, address)))
+        return frozenset(kept)
+
+    def _poll(self, service: str, versions: Iterable[VersionTraffic]) -> None:
+        now_s = self._clock()
+        for version in versions:
+            shunned = version.let_go | self._books.unhealthy(service, version.name)
+            self._shunned_s.update({(service, version.name, address): now_s for address in shunned})
+        if now_s - self._polled_s.get(service, float("-inf")) < POLL_EVERY_S:
+            return
+        self._polled_s[service] = now_s
+        for version in versions:
+            votes = self._votes(service, version.name)
+            for address in self._books.addresses(service, version.name):
+                key = (service, version.name, address)
+                opinion = self._opinions.get(key, Opinion())
+                self._opinions[key] = polled(opinion, votes.get(address, Votes()), now_s)
+
+    def _votes(self, service: str, version: str) -> dict[str, Votes]:
+        """Count by address what those Envoys find that have what is served of its endpoints."""
+        stat, lags = self._publisher.stat_name(service, version), self._publisher.endpoint_lags(service, version)
+        latest = self._senses.latest()
+        for_it: dict[str, int] = {}
+        against: dict[str, int] = {}
+        for status in self._cache.connected():
+            scrape = None if status.node.id in lags else latest.get(status.node.id)
+            stats = scrape.clusters.get(stat) if scrape else None
+            if scrape is None or stats is None or scrape.started_s < status.since_s:
+                continue
+            for address, backend in stats.backends.items():
+                shunned_s = self._shunned_s.get((service, version, address), float("-inf"))
+                if scrape.started_s >= shunned_s + SETTLED_S:
+                    counted = for_it if backend.healthy else against
+                    counted[address] = counted.get(address, 0) + 1
+        either = for_it.keys() | against.keys()
+        return {address: Votes(for_it.get(address, 0), against.get(address, 0)) for address in either}
+
+    def _forget(self, busy: frozenset[str]) -> None:
+        for known in (self._opinions, self._shunned_s):
+            for key in [key for key in known if key[0] not in busy]:
+                del known[key]
+
+
+def _is_needed(version: str, rollout: Rollout | None) -> bool:
+    """Say whether a version has traffic or may get it back at any moment; a candidate before its first has none."""
+    if rollout is None:
+        return True
+    before = (rollout.state.resume or rollout.state.phase) in _BEFORE_TRAFFIC
+    return not (before and version == rollout.candidate)

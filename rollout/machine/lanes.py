@@ -1,0 +1,278 @@
+"""A rollout in waves while traffic is shifted: each location goes its own way, a lane, by the same steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from rollout.gate import Evidence, Inconclusive, Past
+from rollout.hooks import HookKind
+from rollout.machine import alone
+from rollout.machine.asking import asked, demanding, of_kind, refusing
+from rollout.machine.crossing import called_at, calls_into, kept, lent
+from rollout.machine.moves import enter, pause, take_back, to_stage, wait
+from rollout.machine.planned import DONE, lane_bp, plan, strategy_of, wanted
+from rollout.spec import OnFailure, Strategy, Wave
+from rollout.state import Awaited, Phase, Role, Seen, Split, State
+from rollout.waves import joining, unmet, words
+
+NOBODY = "no Envoy is there"
+REASONS_TOLD = 3
+_ENDS_OF_A_LANE = (Phase.DRAINING, Phase.REMOVING)  # where it goes from rolling back: nothing leaves before all do
+
+
+def stepped(strategy: Strategy, state: State, seen: Seen) -> State:
+    """Return what follows when nobody asks for anything."""
+    back = demanding(strategy, seen) or (refusing(strategy, seen) if state.phase is Phase.SHIFTING else "")
+    if back:
+        return back_everywhere(state, seen, back)
+    following = {location: _moved(strategy, state, location, seen) for location in state.lanes}
+    failed = {location: lane for location, lane in following.items() if _turned(state.lanes[location], lane)}
+    if failed and strategy.on_failure is OnFailure.ALL:
+        return back_everywhere(state, seen, told(failed, lambda lane: lane.reason))
+    known = with_lanes(state, following, seen)
+    return summed_up(strategy, _joined(strategy, known, seen), seen)
+
+
+def back_everywhere(state: State, seen: Seen, reason: str) -> State:
+    """Take back the whole rollout, in one push; or stop all of it, where that cannot be undone."""
+    following = take_back(state, seen, reason)
+    if following.phase is not Phase.PAUSED:
+        return replace(following, lanes={})
+    stopped = {location: _stopped(lane, seen, following.reason) for location, lane in state.lanes.items()}
+    return replace(following, lanes=stopped)
+
+
+def everywhere(state: State, seen: Seen, reason: str) -> State:
+    """Give the candidate all traffic of all locations."""
+    return replace(enter(state, Phase.RETAINING, seen, reason), loser=Role.STABLE, lanes={})
+
+
+def due(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """Return the wave that locations join now, and which do, of those that are in none.
+
+    The last wave takes in what comes later. A wave of names that no location has is due alone: somebody must decide.
+    """
+    last = len(strategy.waves) - 1
+    if state.wave == last:
+        return last, joining(strategy.waves[last], free)
+    if undone(state):
+        return state.wave, ()
+    for number in range(state.wave + 1, last + 1):
+        found = joining(strategy.waves[number], free)
+        if found or isinstance(strategy.waves[number].locations, tuple):
+            return number, found
+    return last, ()
+
+
+def undone(state: State) -> Mapping[str, State]:
+    """Return the lanes that a wave waits for."""
+    return {location: lane for location, lane in state.lanes.items() if not _is_done(lane)}
+
+
+def begun(strategy: Strategy, state: State, seen: Seen, number: int, found: tuple[str, ...]) -> State:
+    """Return the state with these locations in this wave."""
+    of_wave = strategy_of(strategy, number)
+    reason = f"wave {number + 1} of {len(strategy.waves)} has begun: {told_names(found)}"
+    new = {each: _first(of_wave, seen, number, _past_at(seen, each)) for each in found}
+    known = state if number == state.wave else replace(enter(state, Phase.SHIFTING, seen, reason), wave=number)
+    return replace(known, lanes={**known.lanes, **new}, awaited=None, waiting="")
+
+
+def with_lanes(state: State, following: Mapping[str, State], seen: Seen) -> State:
+    """Return the state with what has become of its lanes, and with what one of them has done for all."""
+    let_go = state.let_go or next((lane.let_go for lane in following.values() if lane.let_go), "")
+    if let_go and not state.let_go:
+        following = {location: _pardoned(lane, let_go, seen) for location, lane in following.items()}
+    called = state.called.union(*(called_at(lane) for lane in following.values()))
+    point = state.point or next((lane.point for lane in following.values() if lane.point), "")
+    lanes = {location: kept(lane) for location, lane in following.items()}
+    return replace(state, lanes=lanes, called=called, point=point, let_go=let_go)
+
+
+def summed_up(strategy: Strategy, state: State, seen: Seen) -> State:
+    """Return the state with the phase of the rollout that its lanes make."""
+    open_ones = undone(state)
+    shifting = [lane for lane in open_ones.values() if lane.phase is Phase.SHIFTING]
+    paused = {location: lane for location, lane in open_ones.items() if lane.phase is Phase.PAUSED}
+    if shifting:
+        known = enter(state, Phase.SHIFTING, seen, _going_on(state)) if state.phase is Phase.PAUSED else state
+        waiting = {location: lane for location, lane in open_ones.items() if lane.awaited is not None}
+        if len(waiting) < len(open_ones):
+            return replace(known, awaited=None, waiting="")
+        first = next(lane.awaited for lane in shifting if lane.awaited is not None)
+        return wait(known, first, told(waiting, lambda lane: lane.waiting or lane.reason))
+    if paused:
+        awaited = {lane.awaited for lane in paused.values()}
+        return stopped_for(
+            state,
+            seen,
+            Awaited.OPERATOR if awaited == {Awaited.OPERATOR} else Awaited.DECISION,
+            told(paused, lambda lane: lane.reason),
+        )
+    return state if open_ones else _ended(strategy, state, seen)
+
+
+def stopped_for(state: State, seen: Seen, awaited: Awaited, reason: str) -> State:
+    """Pause, or stay paused. Equal when it is for the same as before."""
+    if state.phase is Phase.PAUSED:
+        return replace(state, awaited=awaited, reason=reason)
+    return replace(pause(state, seen, reason), awaited=awaited)
+
+
+def gone_back(state: State) -> Mapping[str, State]:
+    """Return the lanes that were taken back."""
+    return {location: lane for location, lane in state.lanes.items() if lane.phase is Phase.ROLLED_BACK}
+
+
+def turned_back(before: State, after: State) -> bool:
+    """Say whether a step takes traffic back from the candidate, of all locations or of one."""
+    if after.loser is Role.CANDIDATE:
+        return before.loser is not Role.CANDIDATE
+    return any(_turned(before.lanes.get(location, lane), lane) for location, lane in after.lanes.items())
+
+
+def taken_back(served: Split, state: State) -> Split:
+    """Return what is served now, but without the candidate where it was taken back: that may be done before all else."""
+    back = {location for location, lane in state.lanes.items() if lane.loser is Role.CANDIDATE}
+    left = {
+        location: min(bp, lane_bp(state.lanes[location])) if location in back else bp
+        for location, bp in served.by_location.items()
+    }
+    return replace(served, by_location={location: bp for location, bp in left.items() if bp})
+
+
+def again(strategy: Strategy, lane: State, seen: Seen, reason: str) -> State:
+    """Return a lane that was taken back, at its beginning."""
+    fresh = State(Phase.SHIFTING, seen.now_s, reason=reason, plan=lane.plan, wave=lane.wave)
+    return replace(fresh, looked_s=max(lane.looked_s, seen.looked_s))
+
+
+def told(lanes: Mapping[str, State], what: Callable[[State], str]) -> str:
+    """Say something of each of these lanes; of the first ones, where they are many."""
+    known = [f"{words(location)}: {what(lane)}" for location, lane in sorted(lanes.items())]
+    more = len(known) - REASONS_TOLD
+    return "; ".join(known[:REASONS_TOLD]) + (f"; and {more} more" if more > 0 else "")
+
+
+def told_names(locations: tuple[str, ...]) -> str:
+    more = len(locations) - REASONS_TOLD
+    return ", ".join(map(words, locations[:REASONS_TOLD])) + (f" and {more} more" if more > 0 else "")
+
+
+def step_of_lane(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
+    """Return what becomes of a lane by what is seen of it. Raises Conflict for a command that it does not allow."""
+    lane = state.lanes[location]
+    following = alone.moved(strategy_of(strategy, lane.wave), lent(state, lane), _seen_at(strategy, state, location, seen))
+    if following.phase in _ENDS_OF_A_LANE:
+        following = replace(enter(following, Phase.ROLLED_BACK, seen, following.reason), drain=None)
+    return replace(following, evidence=Evidence.start()) if following.phase in DONE else following
+
+
+def _moved(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
+    lane, place = state.lanes[location], seen.places.get(location)
+    if lane.phase in DONE or place is None or not seen.connected:
+        return lane
+    if not place.fleet:
+        return replace(lane, waiting=NOBODY, converged_s=None)
+    if lane.waiting == NOBODY:
+        back = replace(lane, waiting="")
+        return to_stage(back, seen, lane.stage, "its Envoys are back") if lane.phase is Phase.SHIFTING else back
+    return step_of_lane(strategy, state, location, seen)
+
+
+def _seen_at(strategy: Strategy, state: State, location: str, seen: Seen) -> Seen:
+    """Return the observation as if there were this location alone."""
+    lane, place = state.lanes[location], seen.places.get(location)
+    served = None
+    if seen.served is not None:
+        whole = wanted(strategy, state)
+        if replace(seen.served, by_location={}) == replace(whole, by_location={}):
+            mine = wanted(strategy_of(strategy, lane.wave), lane)
+            served = replace(mine, candidate_bp=seen.served.by_location.get(location, 0))
+    alone_there = replace(
+        seen,
+        served=served,
+        answers={_local(key, lane.wave): answer for key, answer in seen.answers.items()},
+        past=None,
+        look=None,
+        locations=(),
+        places={},
+    )
+    if place is None:
+        return replace(alone_there, connected=0, lagging={}, refused={}, missing=())
+    return replace(
+        alone_there,
+        connected=place.connected,
+        fleet=place.fleet,
+        lagging=place.lagging,
+        refused=place.refused,
+        missing=place.missing,
+        looked_s=place.looked_s,
+        look=place.look,
+    )
+
+
+def _joined(strategy: Strategy, state: State, seen: Seen) -> State:
+    """Begin the next wave when it is due, and take those in that have come; once hooks agree and nothing is frozen."""
+    if not seen.connected or state.awaited is Awaited.OPERATOR:
+        return state
+    number, found = due(strategy, state, seen.locations)
+    if not found:
+        return state
+    if seen.frozen:
+        return wait(state, Awaited.THAW, seen.frozen)
+    if number > max(0, state.wave):  # the first was confirmed before traffic began
+        confirmed = asked(strategy, state, seen, *calls_into(strategy, number))
+        if confirmed.waiting:
+            return wait(confirmed.state, Awaited.HOOK, confirmed.waiting)
+        state = confirmed.state
+    return begun(strategy, state, seen, number, found)
+
+
+def _ended(strategy: Strategy, state: State, seen: Seen) -> State:
+    """What follows when no lane moves any more, and none waits: the end, or somebody must decide."""
+    number, found = due(strategy, state, seen.locations)
+    if found or not seen.connected or state.awaited in (Awaited.OPERATOR, Awaited.HOOK, Awaited.THAW):
+        return state
+    absent = unmet(strategy.waves[number], ()) if number > state.wave else ()
+    if absent:
+        what = f"wave {number + 1} has no Envoy: none is in {told_names(absent)}"
+        return stopped_for(state, seen, Awaited.DECISION, f"{what}; resume goes on without it")
+    failed = gone_back(state)
+    if not failed:
+        return everywhere(state, seen, "the candidate has passed in every location")
+    why = told(failed, lambda lane: lane.reason)
+    what = "resume tries again, promote goes everywhere all the same, abort takes all back"
+    return stopped_for(replace(state, wave=number), seen, Awaited.DECISION, f"went back: {why}; {what}")
+
+
+def _first(strategy: Strategy, seen: Seen, number: int, past: Past) -> State:
+    reason = f"wave {number + 1} has begun"
+    return State(Phase.SHIFTING, seen.now_s, looked_s=seen.looked_s, reason=reason, plan=plan(strategy, past), wave=number)
+
+
+def _past_at(seen: Seen, location: str) -> Past:
+    """Return what stable did before, with the traffic that a location has of it if all Envoys have the same."""
+    past, place = seen.past or Past(), seen.places.get(location)
+    if past.rate_rps is None or place is None or not seen.connected:
+        return past
+    return replace(past, rate_rps=past.rate_rps * place.connected / seen.connected)
+
+
+def _stopped(lane: State, seen: Seen, reason: str) -> State:
+    return pause(lane, seen, reason) if lane.phase is Phase.SHIFTING else lane
+
+
+def _pardoned(lane: State, address: str, seen: Seen) -> State:
+    """One backend is let go in all locations, so that its errors count in none."""
+    if lane.let_go or lane.phase not in (Phase.SHIFTING, Phase.PAUSED):
+        return replace(lane, let_go=address)
+    going_on = Inconclusive(f"{address} is let go, the others go on")
+    return replace(lane, let_go=address, verdict=going_on, evidence=lane.evidence.pardoned(seen.now_s))
+
+
+def _is_done(lane: State) -> bool:
+    return lane.phase in DONE or lane.waiting == NOBODY
+
+
+def _turned(before: State, after: State) -> bool:
+    return after.loser is Role.CANDIDATE and before.loser is not Role.CANDIDATE

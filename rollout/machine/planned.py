@@ -1,0 +1,73 @@
+"""What follows from a state: the stages as they will be, and what Envoys should be served."""
+
+from rollout.exposure import FULL_BP
+from rollout.gate import Past, Step, steps
+from rollout.spec import Stage, Strategy
+from rollout.state import Phase, Role, Split, State
+
+_PREVIEWED = frozenset({Phase.WARMING, Phase.SHIFTING, Phase.RETAINING})
+
+
+def wanted(strategy: Strategy, state: State) -> Split:
+    """Return what Envoys should be served in this state."""
+    match behind(state):
+        case Phase.PENDING:
+            present = frozenset({Role.STABLE})
+        case Phase.REMOVING | Phase.COMPLETED | Phase.ROLLED_BACK:
+            present = frozenset({loser_of(state).other})
+        case _:
+            present = frozenset(Role)
+    draining = loser_of(state) if state.phase is Phase.DRAINING else None
+    stage = stage_of(strategy, state)
+    return Split(
+        weight_bp(strategy, state),
+        present,
+        draining,
+        match=stage.match if stage else (),
+        mirror_bp=(stage.mirror_bp or 0) if stage else 0,
+        preview=strategy.preview is not None and behind(state) in _PREVIEWED,
+    )
+
+
+def weight_bp(strategy: Strategy, state: State) -> int:
+    """Return the candidate's wanted share of traffic in basis points."""
+    if behind(state) is Phase.SHIFTING:
+        return step_of(strategy, state).weight_bp
+    if state.phase is Phase.ROLLING_BACK:
+        return state.back_bp
+    return FULL_BP if state.loser is Role.STABLE else 0
+
+
+def plan_of(strategy: Strategy, state: State) -> tuple[Step, ...]:
+    """Return the stages as they will be; as they are written while nothing is known of the traffic."""
+    return state.plan or plan(strategy, Past())
+
+
+def plan(strategy: Strategy, past: Past) -> tuple[Step, ...]:
+    """Return the stages as they will be with this traffic."""
+    return steps([stage.weight_bp for stage in strategy.stages], strategy.gate, past)
+
+
+def step_of(strategy: Strategy, state: State) -> Step:
+    return plan_of(strategy, state)[state.stage]
+
+
+def stage_of(strategy: Strategy, state: State) -> Stage | None:
+    """Return the stage that traffic is in, paused or not; None outside of the stages."""
+    return strategy.stages[step_of(strategy, state).stage] if behind(state) is Phase.SHIFTING else None
+
+
+def lower_bp(strategy: Strategy, state: State) -> int:
+    """Return the weight of the stage below the present weight, 0 under the first."""
+    present = weight_bp(strategy, state)
+    return max((step.weight_bp for step in plan_of(strategy, state) if step.weight_bp < present), default=0)
+
+
+def behind(state: State) -> Phase:
+    """Return the phase, in a pause the one to go back to: what is served is that one's."""
+    return state.resume or state.phase
+
+
+def loser_of(state: State) -> Role:
+    assert state.loser is not None, state
+    return state.loser

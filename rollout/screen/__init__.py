@@ -1,0 +1,54 @@
+"""What people see: tables, and a rollout's live panel, made from the admin API's JSON. Pure."""
+
+from rollout.screen.evidence import against, progress, progress_words, verdict_text
+from rollout.screen.following import awaited_words, choices, station
+from rollout.screen.lines import drain_line, drain_of, notes, rollout_line
+from rollout.screen.panel import NOTES_LIMIT, WAITING_LIMIT, service_panel
+from rollout.screen.tables import fleet_table, history_table, services_table, status_table
+from rollout.screen.track import track
+from rollout.screen.words import (
+    duration,
+    instant,
+    milliseconds,
+    move,
+    percent,
+    phase_words,
+    plain,
+    plural,
+    seconds_between,
+    share,
+    style_of,
+)
+
+__all__ = [
+    "NOTES_LIMIT",
+    "WAITING_LIMIT",
+    "against",
+    "awaited_words",
+    "choices",
+    "drain_line",
+    "drain_of",
+    "duration",
+    "fleet_table",
+    "history_table",
+    "instant",
+    "milliseconds",
+    "move",
+    "notes",
+    "percent",
+    "phase_words",
+    "plain",
+    "plural",
+    "progress",
+    "progress_words",
+    "rollout_line",
+    "seconds_between",
+    "service_panel",
+    "services_table",
+    "share",
+    "station",
+    "status_table",
+    "style_of",
+    "track",
+    "verdict_text",
+]

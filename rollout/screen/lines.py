@@ -1,0 +1,59 @@
+"""What is said in one line: where a rollout stands, how far a drain is, what was done."""
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from rollout.drain import IDLE_LOOKS
+from rollout.screen.following import awaited_words, station
+from rollout.screen.words import BEFORE_STAGES, ENDED, Json, move, percent, phase_words, plain, plural, style_of
+
+
+def rollout_line(rollout: Json) -> Text:
+    """Say where a rollout stands, in one line."""
+    line = plain(f"{rollout['service']} {move(rollout)}: ")
+    line.append(phase_words(rollout["phase"]), style_of(rollout["phase"]))
+    if rollout["phase"] not in ENDED:
+        line.append(f" at {percent(rollout['weight_percent'])}")
+    line.append_text(plain(f" ({rollout['reason']})"))
+    if rollout["awaiting"]:
+        why = f": {rollout['waiting']}" if rollout["waiting"] else ""
+        line.append_text(plain(f"; {awaited_words(rollout)}{why}"))
+    if rollout["phase"] in BEFORE_STAGES and rollout["stages_note"]:
+        stages = ", ".join(map(station, rollout["track"]))
+        line.append_text(plain(f"; stages: {stages} ({rollout['stages_note']})"))
+    return line
+
+
+def drain_line(drain: Json) -> Text:
+    """Say how far one backend is let go."""
+    line = plain(f"{drain['backend']} of {drain['version']}: ")
+    return line.append_text(drain_words(drain, safe=drain["removed"]))
+
+
+def drain_of(view: Json, address: str) -> Text:
+    """Say how far this backend of a service is let go."""
+    found = next((each for each in view["drains"] if each["backend"] == address), None)
+    return (
+        drain_line(found) if found else plain(f"{address} went with its version: ").append("safe to stop", "bold green")
+    )
+
+
+def notes(warnings: Sequence[str], done: str) -> Text:
+    """Warnings, one in a line, and what was done."""
+    return Text("\n").join([*(plain(f"warning: {each}", "yellow") for each in warnings), plain(done)])
+
+
+def drain_words(drain: Json, *, safe: bool) -> Text:
+    cut = ", ".join(f"{node}: {'unknown' if count < 0 else count}" for node, count in sorted(drain["cut"].items()))
+    ran = f"the drain timeout is over, requests still running: {cut or 'none seen'}; " if drain["timed_out"] else ""
+    if safe and drain["cut"]:
+        return plain(ran).append("stopping it now cuts what still runs", "bold yellow")
+    if safe:
+        return plain(ran).append("safe to stop", "bold green")
+    if drain["running"] is None:
+        state = "waiting until every Envoy knows of the drain"
+    else:
+        idle = f"idle {min(drain['idle_looks'], IDLE_LOOKS)} of {IDLE_LOOKS} looks in a row"
+        state = f"{plural(drain['running'], 'request')} running, {idle}"
+    return plain(f"{ran}{state}; ").append("do not stop yet", "bold yellow")

@@ -1,0 +1,155 @@
+"""A service's rollout as it stands, in one panel for 80 columns: `status SERVICE` and `watch`."""
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from rollout.screen.evidence import evidence_bars, verdict_text
+from rollout.screen.following import awaited_words, choices
+from rollout.screen.lines import drain_line, drain_words
+from rollout.screen.track import track
+from rollout.screen.words import (
+    NOTHING,
+    Json,
+    duration,
+    judged,
+    measured,
+    milliseconds,
+    move,
+    percent,
+    phase_words,
+    plain,
+    share,
+    style_of,
+    table,
+)
+
+DECIDING = ("pass", "fail")
+WAITING_LIMIT = 6
+NOTES_LIMIT = 6
+PANEL_COLUMNS = 100
+LABEL_COLUMNS = 9
+Row = tuple[str, Text]
+
+
+def service_panel(view: Json, note: str = "") -> RenderableType:
+    """A service's rollout as it stands, for 80 columns; `note` is a line below, of what goes on outside."""
+    rollout = view["rollout"]
+    parts: list[RenderableType] = []
+    if rollout:
+        parts += [_head(rollout), _rows(_standing(rollout)), Text(), track(rollout), Text()]
+    else:
+        parts.append(Text("no rollout yet"))
+    parts.append(_versions(view))
+    below = [*(_findings(rollout) if rollout else ()), *(("drain", drain_line(each)) for each in view["drains"])]
+    parts += [Text(), _rows(below)] if below else []
+    if note:
+        parts.append(plain(note, "bold yellow"))
+    title = plain(view["service"], "bold")
+    if rollout:
+        title = title.append_text(plain(f": {move(rollout)}, rollout {rollout['id']}", "not bold"))
+    border = style_of(rollout["phase"]) if rollout else ""
+    panel = Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style=border)
+    return Constrain(panel, PANEL_COLUMNS)
+
+
+def _rows(rows: Iterator[Row] | list[Row]) -> RenderableType:
+    """Lines with labels; what is too long goes on under its own words, and an equal label is not said again."""
+    grid = Table.grid(padding=(0, 1), pad_edge=False)
+    grid.add_column(width=LABEL_COLUMNS, no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    before = ""
+    for label, words in rows:
+        grid.add_row("" if label == before else label, words)
+        before = label
+    return grid
+
+
+def _head(rollout: Json) -> Text:
+    line = Text(phase_words(rollout["phase"]).upper(), style_of(rollout["phase"]))
+    if rollout["phase"] == "shifting":
+        line.append(f", stage {rollout['stage'] + 1} of {len(rollout['track'])}", "default")
+    elif rollout["resume"]:
+        line.append(f" while {phase_words(rollout['resume'])}", "default")
+    lasts = duration(rollout["phase_seconds"])
+    line.append(f" for {lasts}" if rollout["in_progress"] else f", {lasts} ago", "default")
+    if rollout["awaiting"]:
+        line.append(f": {awaited_words(rollout)}", "bold yellow")
+    return line
+
+
+def _standing(rollout: Json) -> Iterator[Row]:
+    """Why it is where it is, whom it waits for, and what a person may do."""
+    yield "why", plain(rollout["reason"])
+    if rollout["waiting"]:
+        yield "waits for", plain(rollout["waiting"])
+    waiting = sorted(rollout["waiting_for"].items())
+    for node, why in waiting[:WAITING_LIMIT]:
+        yield "waits for", plain(f"{node}: {why}")
+    if len(waiting) > WAITING_LIMIT:
+        yield "waits for", Text(f"{len(waiting) - WAITING_LIMIT} more")
+    if rollout["point_of_no_return"]:
+        point = plain(f"'{rollout['point_of_no_return']}' has run and cannot be undone; ", "bold yellow")
+        yield "beyond", point.append("it asks before it goes back", "default")
+    if rollout["stages_note"]:
+        yield "stages", plain(rollout["stages_note"], "dim")
+    offered = choices(rollout)
+    columns = max((len(verb) for verb, _ in offered), default=0)
+    for verb, does in offered:
+        gap = Text(" " * (columns - len(verb) + 3))
+        yield "you can", Text.assemble(plain(f"rollout {verb} {rollout['service']}", "cyan"), gap, plain(does))
+
+
+def _versions(view: Json) -> Table:
+    """Per version: weight, and what it did in the last look (half a second; 10 s in a long pause)."""
+    rollout = view["rollout"]
+    look = measured(rollout) if rollout else None
+    names = ("measured", "requests", "errors", "p50", "p99") if look else ("backends",)
+    made = table("version", "weight", *names)
+    made.caption = "measured in the last look" if look else None
+    made.caption_justify = "right"
+    for column in made.columns[1 : 7 if look else 2]:
+        column.justify = "right"
+    for version in view["versions"]:
+        role = _role(rollout, version["version"])
+        figures = _figures(look, role) if look else [plain(", ".join(version["backends"]) or NOTHING)]
+        label = plain(version["version"]).append(f" ({role})" if role else "", "dim")
+        made.add_row(label, percent(version["weight_percent"]), *figures)
+    return made
+
+
+def _role(rollout: Json | None, version: str) -> str:
+    if rollout is None or not rollout["in_progress"]:
+        return ""
+    return "stable" if version == rollout["stable"] else "candidate" if version == rollout["candidate"] else ""
+
+
+def _figures(look: Json, role: str) -> list[Text]:
+    if role not in ("stable", "candidate"):
+        return [Text(NOTHING)] * 5
+    counts, weight = look[role], look["weight_percent"]
+    return [
+        Text(percent(weight if role == "candidate" else round(100 - weight, 2))),
+        Text(f"{counts['requests']:,}"),
+        Text(share(counts["error_share"]), "bold red" if counts["errors"] else ""),
+        Text(milliseconds(counts["p50_ms"])),
+        Text(milliseconds(counts["p99_ms"])),
+    ]
+
+
+def _findings(rollout: Json) -> Iterator[Row]:
+    """The verdict with its evidence, and the drain."""
+    verdict, drain = rollout["verdict"], rollout["drain"]
+    if verdict and (judged(rollout) or verdict["verdict"] in DECIDING):
+        yield "verdict", verdict_text(verdict)
+        if judged(rollout):
+            yield from evidence_bars(verdict["numbers"])
+        for note in verdict["notes"][:NOTES_LIMIT]:
+            yield "note", plain(note)
+    if drain:
+        yield "drain", plain(f"{drain['version']}: ").append_text(drain_words(drain, safe=drain["safe_to_stop"]))

@@ -1,0 +1,69 @@
+"""The way of a rollout as a line of stations: what is behind it, where it is, what is to come."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from rollout.screen.following import station
+from rollout.screen.words import BEFORE_STAGES, ENDED, Json, plain, style_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One station of the track; `reached` and `here` say where the rollout is."""
+
+    name: str
+    reached: bool
+    here: bool
+
+
+def track(rollout: Json) -> Text:
+    """The way of a rollout as a line of stations: ● behind it, ▶ where it is, ○ to come."""
+    line = Text()
+    for number, step in enumerate(_steps(rollout)):
+        if number:
+            line.append("  ")
+        name = plain(step.name).plain
+        if step.here:
+            line.append(f"▶ [{name}]".replace(" ", "\u00a0"), f"reverse {style_of(rollout['phase'])}")
+        else:
+            mark, style = ("●", "green") if step.reached else ("○", "dim")
+            line.append(f"{mark} {name}".replace(" ", "\u00a0"), style)
+    return line
+
+
+def _steps(rollout: Json) -> Iterator[_Step]:
+    phase, stage = rollout["resume"] or rollout["phase"], rollout["stage"]
+    warming, back, ended = phase in BEFORE_STAGES, _taken_back(rollout), phase in ENDED
+    untouched = back and rollout["drain"] is None and phase != "rolling_back"  # it never had traffic
+    yield _Step("warm", reached=True, here=warming)
+    for number, each in enumerate(rollout["track"][: 0 if untouched else stage + 1] if back else rollout["track"]):
+        shifting = phase == "shifting" and number == stage
+        behind = not warming and (number < stage or (number == stage and phase != "shifting"))
+        yield _Step(_stage_name(each), reached=behind, here=shifting)
+    if back:
+        yield from _back(rollout, phase)
+    elif rollout["keep_stable_seconds"]:
+        yield _Step("keep", reached=phase in ("draining", "removing") or ended, here=phase == "retaining")
+    if not untouched:
+        letting_go = phase == "draining" or (phase == "retaining" and not rollout["keep_stable_seconds"])
+        yield _Step("drain", reached=ended or phase == "removing", here=letting_go)
+    yield _Step("remove", reached=ended, here=phase == "removing")
+    yield _Step("rolled back" if back else "done", reached=False, here=ended)
+
+
+def _stage_name(stage: Json) -> str:
+    name = station(stage).replace(" %", "%")
+    return f"{name} + approval" if stage["approve"] else name
+
+
+def _back(rollout: Json, phase: str) -> Iterator[_Step]:
+    """On a gradual way back the weight is that of now."""
+    left = f"back at {rollout['weight_percent']:g}%" if rollout["weight_percent"] else "back to 0%"
+    yield _Step(left, reached=phase != "rolling_back", here=phase == "rolling_back")
+
+
+def _taken_back(rollout: Json) -> bool:
+    letting_go = rollout["phase"] in ("draining", "removing")
+    return rollout["phase"] in ("rolling_back", "rolled_back") or (letting_go and not rollout["weight_percent"])
