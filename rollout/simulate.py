@@ -71,10 +71,14 @@ class Simulation:
 
 
 def start(strategy: Strategy, past: Past) -> Simulation:
-    """Before the first look. Counts are taken as given: no warm-up is skipped, and weights are the strategy's."""
+    """Before the first look. Counts are taken as given: no warm-up is skipped, and weights are the strategy's.
+
+    Stages without a weight compare nothing: there are none in a simulation.
+    """
     gate = replace(strategy.gate, warmup_s=0.0, min_rps=0.0)
-    plan = steps([stage.weight_bp for stage in strategy.stages], gate, past)
-    return Simulation(gate, past, strategy.stages, plan, Evidence.start())
+    stages = tuple(stage for stage in strategy.stages if stage.weight_bp)
+    plan = steps([stage.weight_bp for stage in stages], gate, past)
+    return Simulation(gate, past, stages, plan, Evidence.start())
 
 
 def take(simulation: Simulation, look: Look) -> tuple[Simulation, Decision]:

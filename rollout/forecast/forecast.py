@@ -114,7 +114,7 @@ def forecast(strategy: Strategy, service: Service, tell: Callable[[str], None]) 
 
 
 def planned(strategy: Strategy, service: Service) -> tuple[Planned, ...]:
-    """The stages as they will be at this service's traffic."""
+    """The stages as they will be at this service's traffic; how much those without a weight get, nobody knows."""
     return tuple(
         Planned(
             step,
@@ -122,6 +122,7 @@ def planned(strategy: Strategy, service: Service) -> tuple[Planned, ...]:
             strategy.stages[step.stage].timeout.total_seconds(),
         )
         for step in steps([stage.weight_bp for stage in strategy.stages], strategy.gate, service.past())
+        if step.weight_bp
     )
 
 
@@ -203,6 +204,9 @@ def notes(strategy: Strategy, service: Service) -> Iterator[str]:
     kept = {stage.step.stage: stage.step for stage in planned(strategy, service)}
     for index, stage in enumerate(strategy.stages):
         written = f"{stage.weight_bp / 100:g}%"
+        if not stage.weight_bp:
+            yield f"stage {index + 1} has no weight, so it is not part of this forecast"
+            continue
         few = f"of {rate_rps:g} requests a second it is {rate_rps * stage.weight_bp / 10_000:g}"
         if index not in kept:
             yield f"the stage of {written} is left out, for a stage before it has been raised to as much"
