@@ -58,9 +58,9 @@ GOING: tuple[Step, ...] = (("draining", 0), ("removing", 0))
 class Course(StrEnum):
     """How a rollout goes when nothing hits it."""
 
-    SUCCEEDS = "succeeds"
-    FAILS = "fails"
-    IS_ABORTED = "is aborted"
+    SUCCEEDS = "succeeded"
+    FAILS = "failed"
+    IS_ABORTED = "aborted"
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -130,7 +130,8 @@ def plans(seed: int, kills: int) -> Iterator[Plan]:
     while left > 0:
         for course in dice.sample(list(Course), len(Course)):
             if left > 0:
-                plan = Plan(course, tuple(_blows(dice, course, left)), dice.choice((*WARM[1:], ("shifting", 1))))
+                aborts = dice.choices((*WARM[1:], ("shifting", 1)), (1, 2, 3))[0]
+                plan = Plan(course, tuple(_blows(dice, course, left)), aborts)
                 left -= plan.kills
                 yield plan
 
@@ -147,13 +148,14 @@ def _blows(dice: random.Random, course: Course, most: int) -> Iterator[Blow]:
     steps = sorted((dice.choice(course.steps) for _ in hits), key=course.steps.index)
     for hit, step in zip(hits, steps, strict=True):
         plain = dice.random() < 0.3
-        wait_s = dice.uniform(0.0, 4.0) if plain else dice.choice((0.0, dice.uniform(0.0, 0.05), dice.uniform(0.0, 1.0)))
+        soon_s = dice.choice((0.0, dice.uniform(0.0, 0.05), dice.uniform(0.0, 1.0)))
+        wait_s = dice.uniform(0.0, 4.0) if plain else soon_s
         yield Blow(hit, None if plain else step, wait_s, dice.uniform(0.3, 3.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """One blow. Seconds from it until the server was ready again, and until it had all Envoys back; None: it had not."""
+    """One blow. Seconds until the server was ready again, and until it had all Envoys back; None: the next came first."""
 
     hit: Hit
     phase: str
@@ -414,7 +416,7 @@ class Chaos:
 
     def _ended_otherwise(self, plan: Plan, rollout: Mapping[str, Any]) -> Iterator[str]:
         if rollout["outcome"] != plan.course.outcome:
-            yield f"it {plan.course}, but ended {rollout['outcome']}: {rollout['reason']}"
+            yield f"it should have {plan.course}, but ended {rollout['outcome']}: {rollout['reason']}"
 
     async def _recording(self, number: int) -> Recording:
         found: dict[str, Any] = {}
@@ -497,9 +499,10 @@ class Report:
         landed = [each for result in self.results for each in result.landed]
         killed = [each for each in landed if each.hit is Hit.KILL]
         back = [each.back_s for each in killed if each.back_s is not None]
+        courses = [each.course for each in self.results]
         return {
-            "rollouts": len(self.results),
-            **{f"rollouts that {course}": sum(1 for each in self.results if each.course is course) for course in Course},
+            "rollouts": len(courses),
+            **{f"rollouts, {course}": courses.count(course) for course in Course},
             "kills": sum(result.kills for result in self.results),
             **{str(hit): sum(1 for each in landed if each.hit is hit) for hit in Hit if hit not in KILLS},
             "requests": self.requests,

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rollout.books import Books, name_of
-from rollout.health import Opinion, Probed, Votes, Ward, polled
-from rollout.metrics import Scrape
+from rollout.health import Opinion, Votes, Ward, polled
 from rollout.probe import ProbeSpec
+from rollout.readiness import Senses
 from rollout.record import Rollout
 from rollout.state import Phase, Role
 from rollout.traffic.compiler import VersionTraffic
@@ -25,21 +25,13 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A backend that is unhealthy by what was seen, and since when. `kept`: it is used all the same, as the last one."""
+    """A backend that is unhealthy by what was seen, and since when. `kept`: it is used all the same, as the last."""
 
     version: str
     address: str
     why: str
     since_s: float
     kept: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Senses:
-    """What is known by probes, by address of a version's backends, and the Envoys' latest stats by node id."""
-
-    probed: Callable[[str, str], Mapping[str, Probed]]
-    latest: Callable[[], Mapping[str, Scrape]]
 
 
 class Ailing:
@@ -117,7 +109,7 @@ class Ailing:
     def _by_probe(self, service: str, version: str, rollout: Rollout | None) -> dict[str, tuple[str, float]]:
         if rollout is None or rollout.strategy.probe is None:
             return {}
-        known = self._senses.probed(service, version)
+        known = self._senses.probed(service, version) or {}
         return {
             address: (f"probe: {each.why or 'it has only begun to answer again'}", each.since_s)
             for address, each in known.items()

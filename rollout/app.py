@@ -17,17 +17,26 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from rollout import hooks
 from rollout.api.server import Backstage, application
 from rollout.bootstrap import ADMIN_METADATA, is_loopback, split_address
 from rollout.controller import Controller, Outside
+from rollout.courier import Courier
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.gate.checks import Reading
+from rollout.health import Probed
+from rollout.healthcheck import HealthChecker
 from rollout.machine import weight_bp
+from rollout.message import Message
+from rollout.messenger import Messenger, Report
+from rollout.messenger import World as Correspondence
 from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape
 from rollout.metrics.sources import Commands, Sources, open_session
 from rollout.observer import Stats, has_stats
 from rollout.operations import Operations
+from rollout.permit import Permit
 from rollout.prober import Prober, World
+from rollout.provision import provided
 from rollout.record import Rollout
 from rollout.signals import Signals
 from rollout.store import Store
@@ -211,15 +220,17 @@ class _Server:
         self._publisher = Publisher(self._cache)
         commands = Commands(settings.commands, os.environ.get("PATH", os.defpath))
         outside = Outside(
-            Stats(lambda: self._scraper.latest, lambda: self._scraper.failures, self._readings),
+            self._stats(),
             self._survey,
             self._clock,
-            lambda: datetime.now(UTC),
+            _now,
             self._changed,
             self._disk,
-            commands.check,
+            Permit(commands, os.environ.get).check,
+            self._hooks,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
+        self._checker = HealthChecker(self._controller.ailing.wards, self._clock, self._controller.wake)
         self._operations = Operations(self._controller)
         self._scraper = FleetScraper(
             EnvoyAdmin(self._clock),
@@ -230,6 +241,7 @@ class _Server:
         )
         sources = Sources(http, commands)
         self._prober = Prober(World(self._controller.books.active, self._controller.names, sources.source, self._clock))
+        self._messenger = Messenger(self._correspondence(Courier(http, commands, os.environ.get, _now)))
         self._registry = CollectorRegistry()
         self._signals = Signals(self._registry, self._controller, self._cache)
         self._refusals = TokenBucket()
@@ -266,6 +278,8 @@ class _Server:
                     self._controller.save,
                     self._scraper.run,
                     self._prober.run,
+                    self._checker.run,
+                    self._messenger.run,
                     self._reload_on_hang_up,
                 )
                 tasks = [group.create_task(live()) for live in lives]
@@ -338,8 +352,48 @@ class _Server:
     async def _survey(self, query: Query) -> Mapping[str, Scrape]:
         return await self._scraper.survey(query)
 
+    def _stats(self) -> Stats:
+        """Return what will be seen of the fleet: by parts that are made later, for they need the controller."""
+        return Stats(
+            lambda: self._scraper.latest,
+            lambda: self._scraper.failures,
+            self._readings,
+            self._answers,
+            self._probed,
+            _now,
+        )
+
+    def _probed(self, service: str, version: str) -> Mapping[str, Probed]:
+        return self._checker.probed(service, version)
+
     def _readings(self, rollout: Rollout) -> tuple[Reading, ...]:
         return self._prober.take(rollout)
+
+    def _correspondence(self, courier: Courier) -> Correspondence:
+        controller = self._controller
+        return Correspondence(
+            controller.books.active,
+            controller.saved,
+            controller.endpoints,
+            courier.deliver,
+            lambda rollout, text: provided(controller, rollout, text),
+            controller.wake,
+            self._untold,
+            self._clock,
+            _now,
+        )
+
+    def _answers(self, rollout: Rollout) -> Mapping[str, hooks.Answer]:
+        return self._messenger.answers(rollout)
+
+    def _hooks(self, rollout: Rollout) -> tuple[Report, ...]:
+        return self._messenger.reports(rollout)
+
+    def _untold(self, event: Message, why: str) -> None:
+        said = event.said
+        self._log.warning(
+            "hook not told", hook=event.hook.label, service=said["service"], rollout=said["rollout"], reason=why
+        )
 
     def _clock(self) -> float:
         return time.monotonic() - self._start_s
@@ -387,6 +441,7 @@ class _Server:
 
     def _changed(self, rollout: Rollout, before: Rollout | None) -> None:
         state = rollout.state
+        self._messenger.changed(rollout, before)
         if before is not None and (before.state.phase, before.state.stage) == (state.phase, state.stage):
             return
         self._log.info(
@@ -426,6 +481,10 @@ class _Server:
                 )
 
         return Events(joined, left, answered, lambda _, response: self._signals.responded(response), refused)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _with_port(address: str, port: int) -> str:

@@ -1,12 +1,11 @@
 """What the engine knows of services, versions, rollouts and drained backends, and the traffic that follows from it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rollout.exposure import FULL_BP
 from rollout.machine import wanted
-from rollout.record import Backend, Contents, Mark, Rollout, Version
-from rollout.spec import Deployment
+from rollout.record import KEPT_VERSIONS, Backend, Contents, Ended, Mark, PastVersion, Queued, Rollout, Version
 from rollout.state import ENDED, Role, Split
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.groups import place_of
@@ -31,6 +30,8 @@ class Books:
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     marks: dict[tuple[str, str], Mark] = field(default_factory=dict)
     ill: dict[str, frozenset[str]] = field(default_factory=dict)
+    queued: dict[str, Queued] = field(default_factory=dict)
+    past: dict[tuple[str, str], PastVersion] = field(default_factory=dict)
     _stable: dict[str, str] = field(default_factory=dict)
     _versions: dict[tuple[str, str], Version] = field(default_factory=dict)
     _backends: dict[tuple[str, str, str], Backend] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Books:
         self._backends = {(each.service, each.version, each.address): each for each in contents.backends}
         self.rollouts = {each.service: each for each in contents.rollouts}
         self.marks = {(each.service, each.address): each for each in contents.marks}
+        self.queued = {each.version.service: each for each in contents.queued}
+        self.past = {(each.service, each.name): each for each in contents.past}
         self.splits = {each.service: wanted(each.strategy, each.state) for each in self.active()}
 
     # --- what is there ---
@@ -69,6 +72,12 @@ class Books:
         gone = {each.address for each in self.backends(service) if each.version == version and each.removed}
         return tuple(address for address in known if address not in gone)
 
+    def endpoints(self, service: str, version: str) -> tuple[str, ...]:
+        """Return a version's backends as HOST:PORT@region/zone, as far as that is known."""
+        known = self._versions.get((service, version))
+        written = {each.address: str(each) for each in (known.endpoints if known else None) or ()}
+        return tuple(written.get(address, address) for address in self.addresses(service, version))
+
     def marked(self, service: str) -> frozenset[str]:
         """Return the addresses that operators have marked unhealthy."""
         return frozenset(address for owner, address in self.marks if owner == service)
@@ -77,6 +86,17 @@ class Books:
         """Return the backends of a version that the fleet is told not to use, whoever has found that."""
         found = self.marked(service) | self.ill.get(service, frozenset())
         return found & set(self.addresses(service, version)) if found else found
+
+    def past_versions(self, service: str) -> tuple[PastVersion, ...]:
+        """Return the versions of a service that were let go and are not there again, the newest first."""
+        past = [each for each in self.past.values() if each.service == service]
+        gone = [each for each in past if (service, each.name) not in self._versions]
+        return tuple(sorted(gone, key=lambda each: each.ended.engine_s, reverse=True))
+
+    def is_free(self, service: str) -> bool:
+        """Say whether a service has no rollout in progress."""
+        rollout = self.rollouts.get(service)
+        return rollout is None or self.over(rollout)
 
     def active(self) -> tuple[Rollout, ...]:
         return tuple(rollout for rollout in self.rollouts.values() if not self.over(rollout))
@@ -89,10 +109,44 @@ class Books:
     def retired(self, rollout: Rollout, role: Role) -> bool:
         return (rollout.service, name_of(rollout, role)) not in self._versions
 
-    def runs(self, deployment: Deployment) -> bool:
-        """Say whether the version of a deployment is there, on just its endpoints."""
-        known = self._versions.get((deployment.service, deployment.version))
-        return known is not None and set(known.endpoints or ()) == set(deployment.endpoints)
+    def runs(self, version: Version) -> bool:
+        """Say whether a version is there, on just these endpoints."""
+        known = self._versions.get((version.service, version.name))
+        if known is None or version.endpoints == ():  # a hook says them
+            return known is not None
+        if known.endpoints is None or version.endpoints is None:
+            return set(self.placed(known)) == set(self.placed(version))
+        return set(known.endpoints) == set(version.endpoints)
+
+    def placed(self, version: Version) -> tuple[str, ...]:
+        """Return the addresses that a record has, of backends that were let go, too."""
+        if version.endpoints is None:
+            return self.written(version.service)
+        return tuple(each.address for each in version.endpoints)
+
+    def unserved(self, service: str) -> frozenset[str]:
+        """Return the addresses of envoy-configs that no version has, for each has endpoints of its own."""
+        versions = self.versions(service)
+        if any(version.endpoints is None for version in versions):
+            return frozenset()
+        return frozenset(self.written(service)).difference(*map(self.placed, versions))
+
+    def without(self, backend: Backend) -> Version:
+        """Return a backend's version without it."""
+        version = self._versions[backend.service, backend.version]
+        assert version.endpoints is not None, backend
+        left = tuple(each for each in version.endpoints if each.address != backend.address)
+        return replace(version, endpoints=left)
+
+    def past_version(self, rollout: Rollout, role: Role, ended: Ended) -> PastVersion:
+        """Return what is remembered of the version that a rollout lets go."""
+        service, name = rollout.service, name_of(rollout, role)
+        known = self._versions.get((service, name))
+        addresses = self.addresses(service, name)
+        endpoints = known.endpoints if known else ()
+        if endpoints is not None:
+            endpoints = tuple(each for each in endpoints if each.address in addresses)
+        return PastVersion(service, name, endpoints, addresses, rollout.strategy, role is Role.STABLE, ended)
 
     # --- what happened ---
 
@@ -101,12 +155,34 @@ class Books:
             self._versions[rollout.service, version.name] = version
         self._stable[rollout.service] = rollout.stable
         self.rollouts[rollout.service] = rollout
+        self.queued.pop(rollout.service, None)
         self.splits[rollout.service] = wanted(rollout.strategy, rollout.state)
 
     def retire(self, service: str, winner: str, loser: str) -> None:
         self._forget(service, loser)
         self._stable[service] = winner
         self.splits.pop(service, None)
+
+    def put_version(self, version: Version) -> None:
+        self._versions[version.service, version.name] = version
+
+    def put_past(self, past: PastVersion) -> None:
+        self.past[past.service, past.name] = past
+        mine = [each for each in self.past.values() if each.service == past.service]
+        for each in sorted(mine, key=lambda each: each.ended.engine_s)[:-KEPT_VERSIONS]:
+            del self.past[each.service, each.name]
+
+    def drop_past(self, service: str, name: str) -> None:
+        self.past.pop((service, name), None)
+
+    def put_queued(self, queued: Queued) -> None:
+        self.queued[queued.version.service] = queued
+
+    def drop_queued(self, service: str) -> None:
+        self.queued.pop(service, None)
+
+    def drop_backend(self, backend: Backend) -> None:
+        self._backends.pop((backend.service, backend.version, backend.address), None)
 
     def put_mark(self, mark: Mark) -> None:
         self.marks[mark.service, mark.address] = mark
@@ -115,9 +191,10 @@ class Books:
         self.marks.pop((service, address), None)
 
     def adopt(self, service: str, version: str) -> None:
+        known = self._versions.get((service, self.stable(service)))
         self._forget(service, self.stable(service))
         self._stable[service] = version
-        self._versions[service, version] = Version(service, version, None)
+        self._versions[service, version] = Version(service, version, known.endpoints if known else None)
 
     def put_backend(self, backend: Backend) -> None:
         self._backends[backend.service, backend.version, backend.address] = backend

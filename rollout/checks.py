@@ -38,6 +38,7 @@ class EnvoyMetric(StrEnum):
     TIMEOUT_SHARE = "timeout_share"
     REQUESTS_PER_S = "requests_per_s"
     GRPC_ERROR_SHARE = "grpc_error_share"
+    CONNECT_FAIL_SHARE = "connect_fail_share"
 
     @property
     def unit(self) -> Unit:

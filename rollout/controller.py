@@ -10,25 +10,34 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from rollout.ailing import Ailing
 from rollout.books import Books, name_of
-from rollout.checks import CheckSpec, Names
+from rollout.checks import Names
 from rollout.drain import Drain
 from rollout.drain import look as look_at_drain
 from rollout.errors import Conflict, Unavailable, Unknown
 from rollout.history import History
 from rollout.machine import advance
+from rollout.message import Endpoints
+from rollout.messenger import Report
 from rollout.metrics import Query, Scrape
 from rollout.metrics.sources import Commands
 from rollout.observer import SCRAPE_ENVOY_S, SOON_S, Observer, Stats
+from rollout.permit import Permit
 from rollout.record import (
     Backend,
     Contents,
+    DropBackend,
     DropVersion,
+    Ended,
+    Operation,
     PutBackend,
     PutHistory,
     PutNodes,
+    PutPast,
     PutRollout,
     PutService,
+    PutVersion,
     Rollout,
     Service,
     TakenBack,
@@ -55,7 +64,8 @@ class Outside:
 
     `survey` asks every Envoy one question now. `clock` gives the engine's seconds, which never go back and stand still
     while no server runs; `wall` is for people. `changed` hears each step with the one before, `disk` its faults.
-    `permit` raises InvalidSpec for checks that may not be run here.
+    `permit` raises InvalidSpec for a strategy that asks for what may not be done here. `hooks` says what became of a
+    rollout's.
     """
 
     stats: Stats
@@ -64,7 +74,19 @@ class Outside:
     wall: Callable[[], datetime]
     changed: Callable[[Rollout, Rollout | None], None]
     disk: Callable[[str], None]
-    permit: Callable[[tuple[CheckSpec, ...]], None] = Commands(None).check
+    permit: Callable[[Strategy], None] = Permit(Commands(None), lambda _: None).check
+    hooks: Callable[[Rollout], tuple[Report, ...]] = lambda _: ()
+    asked: Callable[[Operation], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an operator wants of a rollout in progress. `location` "" is all of it; `why` is the reason, "" the usual one."""
+
+    command: Command
+    by: str
+    location: str = ""
+    why: str = ""
 
 
 class Controller:
@@ -73,8 +95,11 @@ class Controller:
     def __init__(self, publisher: Publisher, cache: Cache, store: Store, outside: Outside) -> None:
         self.books = Books(publisher.addresses)
         self.observer = Observer(self.books, publisher, cache, outside.stats, outside.clock)
+        self.ailing = Ailing(self.books, publisher, cache, outside.stats.senses, outside.clock)
         self.publisher = publisher
         self.outside = outside
+        self.freed = asyncio.Event()
+        """Set when a service is free for its next rollout."""
         self._awake = asyncio.Event()
         self.saver = Saver(store, outside.clock, outside.disk, self.wake)
         self._changing: set[str] = set()
@@ -116,6 +141,8 @@ class Controller:
         nodes = self.observer.note_nodes()
         if nodes is not None:
             self.saver.put(Saving((PutNodes(nodes),)))
+        for service in self.ailing.look():
+            self.publish(service)
         active, draining = self.books.active(), self.books.draining()
         for rollout in active:
             self._decide(rollout)
@@ -171,14 +198,26 @@ class Controller:
             return None
         return self.saver.fault or ("the disk does not answer" if steps > UNSAVED_SUSPECT else None)
 
+    def saved(self, service: str) -> bool:
+        """Say whether all that was decided for a service is saved."""
+        return not self.saver.unsaved(service)
+
+    def endpoints(self, rollout: Rollout) -> Endpoints:
+        """Return where a rollout's versions run."""
+        versions = (rollout.stable, rollout.candidate)
+        return Endpoints(*(self.books.endpoints(rollout.service, each) for each in versions))
+
     def names(self, rollout: Rollout) -> Names:
         """Return what a strategy's placeholders stand for."""
         service, versions = rollout.service, (rollout.stable, rollout.candidate)
         return Names(service, *versions, *(self.publisher.stat_name(service, each) for each in versions))
 
     def in_progress(self, service: str) -> bool:
-        rollout = self.books.rollouts.get(service)
-        return rollout is not None and not self.books.over(rollout)
+        return not self.books.is_free(service)
+
+    def is_quiet(self, service: str) -> bool:
+        """Say whether no change of a service is being checked or saved."""
+        return service not in self._changing and not self.saver.unsaved(service)
 
     # --- what may be changed ---
 
@@ -189,20 +228,24 @@ class Controller:
         busy = self.books.busy() | self._changing
         return tuple(map(str, self.publisher.load(config, traffic, busy, by_location)))
 
-    async def command(self, service: str, command: Command, by: str) -> Rollout:
-        """Obey an operator. Raises Unknown, Conflict, or Unavailable when it was done but is not saved yet."""
+    def obey(self, service: str, order: Order) -> None:
+        """Do what an operator wants, which waits for nothing. Raises Unknown or Conflict."""
         rollout = self.rollout(service)
         if rollout is None or self.books.over(rollout):
             raise Conflict(f"no rollout of '{service}' is in progress")
-        self._decide(rollout, command, by)
+        self._decide(rollout, order)
+
+    async def settled(self, service: str) -> None:
+        """Return once all that was decided of a service is saved. Raises Unavailable."""
         unsaved = self.saver.last(service)
-        if unsaved is not None:
-            try:
-                await self.saver.wait(unsaved)
-            except Unavailable as error:
-                served = "all traffic is on the stable version, but this is" if command is Command.ABORT else "this is"
-                raise Unavailable(f"{served} {error}") from error
-        return self.books.rollouts[service]
+        if unsaved is None:
+            return
+        try:
+            await self.saver.wait(unsaved)
+        except Unavailable as error:
+            back = self.books.rollouts[service].state.loser is Role.CANDIDATE
+            served = "all traffic is on the stable version, but this is" if back else "this is"
+            raise Unavailable(f"{served} {error}") from error
 
     @contextlib.contextmanager
     def alone(self, service: str) -> Iterator[None]:
@@ -227,16 +270,16 @@ class Controller:
             rollout = self.books.rollouts[taken.service]
             if rollout.id == taken.id and (rollout.state.loser is not Role.CANDIDATE or rollout.state.back_bp):
                 with contextlib.suppress(Conflict):
-                    self._decide(rollout, Command.ABORT, by)
+                    self._decide(rollout, Order(Command.ABORT, by))
 
-    def _decide(self, rollout: Rollout, command: Command | None = None, by: str = "") -> None:
+    def _decide(self, rollout: Rollout, order: Order | None = None) -> None:
         service = rollout.service
-        if self.saver.unsaved(service) and rollout.state.loser is not None and command is None:
+        if self.saver.unsaved(service) and rollout.state.loser is not None and order is None:
             return  # what is let go waits for the disk, and so do its clocks
-        seen = self.observer.observe(rollout, command, by)
+        seen = self._seen(rollout, order)
         following, effects = advance(rollout.strategy, rollout.state, seen)
         if following != rollout.state:
-            looked_only = command is None and following.phase is rollout.state.phase
+            looked_only = order is None and following.phase is rollout.state.phase
             if looked_only and self.saver.unsaved(service) > UNSAVED_LIMIT:
                 return
             self._step(rollout, following, seen)
@@ -244,6 +287,12 @@ class Controller:
         if turned_back or not self.saver.unsaved(service):
             for effect in effects:
                 self._apply(self.books.rollouts[service], effect)
+
+    def _seen(self, rollout: Rollout, order: Order | None) -> Seen:
+        if order is None:
+            return self.observer.observe(rollout, None, "")
+        seen = self.observer.observe(rollout, order.command, order.by)
+        return replace(seen, location=order.location, why=order.why)
 
     def _step(self, rollout: Rollout, state: State, because: Seen) -> None:
         following = replace(rollout, state=state, revision=rollout.revision + 1, changed_at=self.outside.wall())
@@ -257,18 +306,29 @@ class Controller:
                 self.books.splits[rollout.service] = split
                 self.publish(rollout.service)
             case Retire(role):
-                self._retire(rollout.service, name_of(rollout, role.other), name_of(rollout, role))
+                self._retire(rollout, role)
             case LetGo(address):
                 self._let_go(Backend(rollout.service, rollout.candidate, address, Drain(self.outside.clock())))
 
-    def _retire(self, service: str, winner: str, loser: str) -> None:
+    def _retire(self, rollout: Rollout, role: Role) -> None:
+        service, winner, loser = rollout.service, name_of(rollout, role.other), name_of(rollout, role)
+        past = self.books.past_version(rollout, role, Ended(self.outside.clock(), self.outside.wall()))
+
         def retired() -> None:
+            for each in dropped:
+                self.books.drop_mark(service, each.address)
             self.books.retire(service, winner, loser)
+            self.books.put_past(past)
             self.observer.forget(service)
             self.observer.historian.drop(service, loser)
             self.publish(service)
+            self.freed.set()
 
-        self.saver.put(Saving((PutService(Service(service, winner)), DropVersion(service, loser)), service, retired))
+        # Its addresses may be another version's next time, and healthy.
+        marks = self.books.marked(service) & set(self.books.addresses(service, loser))
+        dropped = tuple(DropMark(service, address) for address in sorted(marks))
+        changes = (PutService(Service(service, winner)), DropVersion(service, loser), PutPast(past), *dropped)
+        self.saver.put(Saving(changes, service, retired))
 
     def _let_go(self, backend: Backend) -> None:
         def let_go() -> None:
@@ -291,6 +351,9 @@ class Controller:
         )
         if drain == backend.drain:
             return
+        if drain.done and backend.leaves:
+            self._leave(backend)
+            return
         following = replace(backend, drain=drain, removed=drain.done)
 
         def looked() -> None:
@@ -298,6 +361,18 @@ class Controller:
             self.publish(backend.service)
 
         self.saver.put(Saving((PutBackend(following),), backend.service, looked))
+
+    def _leave(self, backend: Backend) -> None:
+        """Take a backend out of its version, for nothing runs on it any more."""
+        version = self.books.without(backend)
+
+        def left() -> None:
+            self.books.put_version(version)
+            self.books.drop_backend(backend)
+            self.publish(backend.service)
+
+        gone = DropBackend(backend.service, backend.version, backend.address)
+        self.saver.put(Saving((PutVersion(version), gone), backend.service, left))
 
 
 def _is_urgent(state: State, now_s: float) -> bool:

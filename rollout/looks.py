@@ -8,7 +8,7 @@ from rollout.gate.attribution import add
 from rollout.gate.histogram import Histogram
 from rollout.gate.sample import Host, Look, Past, Stratum, Tally
 from rollout.gate.settings import Errors
-from rollout.metrics import BackendStats, ClusterStats, Counts, Scrape, increments, tally
+from rollout.metrics import BackendStats, ClusterStats, Counts, Scrape, begun, increments, sessions_between, tally
 from rollout.split import Route, Sent, is_astray, words, worst
 from rollout.state import SETTLE_S
 
@@ -216,6 +216,8 @@ def total(spans: Iterable[Counts]) -> Counts:
         started=sum(each.started for each in counts),
         grpc=dict(grpc),
         latency=Histogram.total(each.latency for each in counts),
+        connections=sum(each.connections for each in counts),
+        connect_fails=sum(each.connect_fails for each in counts),
     )
 
 
@@ -248,7 +250,8 @@ def _begun(earlier: ClusterStats, later: ClusterStats) -> int:
     """Requests that began. What clients gave up has never completed; what found no connection was no attempt."""
     running = later.rq_active + later.rq_pending_active - earlier.rq_active - earlier.rq_pending_active
     connected = later.attempts - earlier.attempts - (later.retries - earlier.retries)
-    return max(0, later.completed - earlier.completed + running, connected)
+    answered = later.completed - earlier.completed
+    return max(0, answered + running, connected) + begun(sessions_between(earlier, later))
 
 
 def _since(earlier: BackendStats, later: BackendStats) -> Host | None:

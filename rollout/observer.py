@@ -1,18 +1,24 @@
 """What the controller sees: the fleet's ACKs and stats, put together into the observation that a decision rests on."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from rollout.books import Books, name_of
 from rollout.bootstrap import ADMIN_METADATA
+from rollout.checkup import Checkup
 from rollout.drain import Active
 from rollout.gate import Past
 from rollout.gate.checks import Reading
+from rollout.health import Probed
 from rollout.historian import Historian, watched
+from rollout.hooks import Answer
 from rollout.looks import Looks, Sides
 from rollout.metrics import Failure, Query, Scrape
+from rollout.readiness import Senses
 from rollout.readings import Readings
 from rollout.record import Backend, Rollout
+from rollout.roster import Roster, named
 from rollout.split import Route
 from rollout.state import Command, Phase, Seen
 from rollout.traffic.publisher import Publisher
@@ -28,20 +34,32 @@ PAUSED_LOOK_EVERY_S = 10.0  # a pause may last for days
 SCRAPE_ENVOY_S = 0.002  # of a large fleet each Envoy is asked less often
 STALE_SCRAPE_S = 5.0
 STALE_ROUNDS = 3
-DISCONNECT_GRACE_S = 30.0  # so long a node that went away is waited for: a restart, a cut line
 REASON_LIMIT = 300
 BLAMABLE_BACKENDS = 200
 WATCH_EVERY_S = 300.0
 NO_STATS = "none"  # what a client without stats, as gRPC's own is, says under ADMIN_METADATA
+_GOING_FORWARD = frozenset({Phase.PENDING, Phase.WARMING, Phase.SHIFTING, Phase.PAUSED, Phase.RETAINING})
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The fleet's latest stats by node id, as the scraper has them, and what checks have read outside of Envoy."""
+    """The fleet's latest stats by node id, as the scraper has them; what checks have read, and hooks have said.
+
+    `probed` has what our own probes of a version's backends have shown, by address, None where there are no probes at
+    all. `wall` is for the calendar of freezes only.
+    """
 
     latest: Callable[[], Mapping[str, Scrape]]
     failures: Callable[[], Mapping[str, Failure]]
     readings: Callable[[Rollout], Iterable[Reading]] = lambda _: ()
+    answers: Callable[[Rollout], Mapping[str, Answer]] = lambda _: {}
+    probed: Callable[[str, str], Mapping[str, Probed] | None] = lambda _service, _version: None
+    wall: Callable[[], datetime] = lambda: datetime.fromtimestamp(0, UTC)
+
+    @property
+    def senses(self) -> Senses:
+        """What is known of backends."""
+        return Senses(self.latest, self.failures, self.probed)
 
 
 class Observer:
@@ -57,7 +75,8 @@ class Observer:
         self._clock = clock
         self.historian = Historian()
         self._watching: object = None
-        self._nodes: dict[str, float] = {}
+        self._roster = Roster()
+        self._checkup = Checkup(books, publisher, stats.senses, clock)
         self._looks: dict[str, Looks] = {}
         self._looked_s: dict[str, float] = {}
         self._readings = Readings(stats.readings)
@@ -77,12 +96,21 @@ class Observer:
             lagging={**missing, **lagging},
             refused={**_fresh_rejections(connected, state.since_s), **refused},
             leaving=frozenset(each.address for each in self._books.backends(service) if _is_candidates(each, rollout)),
+            answers=self._stats.answers(rollout),
+            frozen=self._frozen(rollout),
+            missing=self._missed(rollout, everyone),
             command=command,
             by=by,
         )
+        if state.phase is Phase.SHIFTING:
+            few = self._checkup.few_healthy(rollout, connected, stale_after_s(len(everyone)))
+            seen = replace(seen, unhealthy=few)
+        else:
+            self._checkup.forget(service)
         match state.phase:
             case Phase.WARMING:
-                unready = tuple(self._unready(rollout, connected))
+                with_stats = (node for node, status in connected.items() if has_stats(status.node))
+                unready = self._checkup.unready(rollout, with_stats)
                 return replace(seen, unready=unready, past=None if unready else self._past(rollout))
             case Phase.SHIFTING | Phase.PAUSED if seen.served is not None and seen.served.candidate_bp:
                 return self._with_look(seen, rollout, connected, seen.served.candidate_bp)
@@ -98,6 +126,7 @@ class Observer:
         for collected in (self._looks, self._looked_s):
             collected.pop(service, None)
         self._readings.forget(service)
+        self._checkup.forget(service)
 
     def recent(self, service: str) -> Sides:
         """Return what stable and candidate did in the last look."""
@@ -127,18 +156,12 @@ class Observer:
 
     def expect(self, nodes: tuple[str, ...]) -> None:
         """Wait for these nodes as for ones that have just gone away: they were here before a restart."""
-        self._nodes = dict.fromkeys(nodes, self._clock())
+        self._roster.expect(nodes, self._clock())
 
     def note_nodes(self) -> tuple[str, ...] | None:
         """Remember who belongs to the fleet; return the ids when they are others than before."""
-        now_s = self._clock()
-        before = self._nodes.keys()
         proxies = (node for node, status in self._connected().items() if _took_something(status))
-        here = {**self._nodes, **dict.fromkeys(proxies, now_s)}
-        nodes = {node: seen_s for node, seen_s in here.items() if now_s - seen_s <= DISCONNECT_GRACE_S}
-        changed = nodes.keys() != before
-        self._nodes = nodes
-        return tuple(sorted(nodes)) if changed else None
+        return self._roster.note(proxies, self._books.active(), self._clock())
 
     def watch(self) -> None:
         """Collect the histories of what is in use now, from the Envoys that are here."""
@@ -166,6 +189,7 @@ class Observer:
                 names += bare
                 backends.update(self._leaving(service))
             backends.update(self._blamable(service))
+            backends.update(self._polled(service))
         more, their_backends = self.historian.question(node, self._clock())
         asked = tuple(dict.fromkeys((*names, *more)))
         return Query(asked, tuple(sorted(backends.union(their_backends)))) if asked else None
@@ -176,6 +200,14 @@ class Observer:
         if rollout is None or rollout.state.loser is not None or self._books.over(rollout):
             return ()
         addresses = self._books.addresses(service, rollout.candidate)
+        return addresses if len(addresses) <= BLAMABLE_BACKENDS else ()
+
+    def _polled(self, service: str) -> tuple[str, ...]:
+        """Return the backends whose health Envoys are asked for, which is some questions more where they check it."""
+        if not self._publisher.health_checked(service):
+            return ()
+        versions = [each.name for each in self._books.traffic(service).versions if not each.draining]
+        addresses = tuple(each for name in versions for each in self._books.addresses(service, name))
         return addresses if len(addresses) <= BLAMABLE_BACKENDS else ()
 
     def _leaving(self, service: str) -> tuple[str, ...]:
@@ -249,30 +281,26 @@ class Observer:
 
     def _missing(self, service: str, connected: Mapping[str, NodeStatus]) -> dict[str, str]:
         """Return who is waited for though it is gone; not whose configuration had no such service."""
-        now_s = self._clock()
-        absent = self._nodes.keys() - connected.keys()
-        missing = {node for node in absent if now_s - self._nodes[node] < DISCONNECT_GRACE_S}
-        if missing:
-            missing -= {each.node.id for each in self._cache.gone() if not self._publisher.has(each.node, service)}
-        return dict.fromkeys(sorted(missing), f"is disconnected (waited for up to {DISCONNECT_GRACE_S:g} s)")
+        rollout = self._books.rollouts.get(service)
+        active = rollout if rollout is not None and not self._books.over(rollout) else None
+        absent = self._roster.waited_for(active, connected.keys(), self._clock())
+        others = self._without(service) if absent else frozenset()
+        return {node: why for node, why in absent.items() if node not in others}
 
-    def _unready(self, rollout: Rollout, connected: Mapping[str, NodeStatus]) -> Iterator[str]:
-        stat = self._publisher.stat_name(rollout.service, rollout.candidate)
-        expected = len(self._books.addresses(rollout.service, rollout.candidate))
-        latest, failures = self._stats.latest(), self._stats.failures()
-        if not expected:
-            yield f"{rollout.candidate} has no backends"
-        for node in sorted(node for node, status in connected.items() if has_stats(status.node)):
-            scrape, failure = latest.get(node), failures.get(node)
-            if failure is not None:
-                yield f"{node}: {failure.why}"
-            elif scrape is None or scrape.started_s < rollout.state.since_s:
-                yield f"{node}: no stats yet"
-            else:
-                stats = scrape.clusters.get(stat)
-                healthy = stats.membership_healthy if stats else 0
-                if stats is None or healthy < expected:
-                    yield f"{node}: {healthy} of {expected} backends healthy"
+    def _missed(self, rollout: Rollout, connected: Mapping[str, NodeStatus]) -> tuple[str, ...]:
+        """Return who has been away for longer than the strategy bears."""
+        if rollout.state.loser is not None:
+            return ()
+        missed = self._roster.missed(rollout, connected.keys(), self._clock())
+        return named(missed - self._without(rollout.service)) if missed else ()
+
+    def _without(self, service: str) -> frozenset[str]:
+        """Return those that are gone and had no such service."""
+        return frozenset(each.node.id for each in self._cache.gone() if not self._publisher.has(each.node, service))
+
+    def _frozen(self, rollout: Rollout) -> str:
+        freeze = rollout.strategy.freeze
+        return freeze.why(self._stats.wall()) if freeze and rollout.state.phase in _GOING_FORWARD else ""
 
     def _with_look(self, seen: Seen, rollout: Rollout, connected: Mapping[str, NodeStatus], weight_bp: int) -> Seen:
         service = rollout.service

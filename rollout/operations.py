@@ -1,159 +1,356 @@
-"""What operators ask of services outside of a rollout's machine: deployments, names of versions, drains."""
+"""What operators ask of a service's versions: to deploy, undo or retry one, to name it, to forget it."""
 
+import asyncio
+import contextlib
 from dataclasses import replace
+from datetime import timedelta
 
-from rollout.controller import Controller
-from rollout.drain import Drain
-from rollout.errors import Conflict, Unavailable, Unknown
+from rollout.controller import Controller, Order
+from rollout.errors import Conflict, InvalidSpec, Unavailable, Unknown
+from rollout.hooks import HookKind
+from rollout.ledger import Entry, Ledger
 from rollout.machine import plan
-from rollout.metrics import Query
 from rollout.record import (
-    Backend,
     Change,
+    DropPast,
+    DropQueued,
     DropVersion,
-    PutBackend,
+    Origin,
+    PastVersion,
+    PutQueued,
     PutRollout,
     PutService,
     PutVersion,
+    Queued,
     Rollout,
     Service,
     Version,
 )
 from rollout.saver import Saving
-from rollout.spec import Deployment, check_version_name
-from rollout.state import start
+from rollout.spec import Deployment, Endpoint, Strategy, check_version_name
+from rollout.state import Command, Phase, Role, start
+
+QUEUE_TICK_S = 1.0
 
 
 class Operations:
-    """Checks what is asked for, saves it, and then serves what follows from it."""
+    """Checks what is asked for, saves it with who asked, and then serves what follows from it.
 
-    def __init__(self, controller: Controller) -> None:
+    Every verb may be asked again: what is there already is not done twice.
+    """
+
+    def __init__(self, controller: Controller, ledger: Ledger) -> None:
         self._controller = controller
+        self._ledger = ledger
         self._books = controller.books
         self._observer = controller.observer
-        self._publisher = controller.publisher
         self._outside = controller.outside
         self._saver = controller.saver
 
+    # --- deploy ---
+
     async def deploy(self, deployment: Deployment, by: str) -> Rollout:
-        """Start a rollout, or return the one that does just this.
+        """Start a rollout, or return the one that does just this; back to a version that is still warm in one push.
 
-        Raises Unknown, Conflict, Unavailable, or InvalidSpec for checks that may not be run here.
+        Raises Unknown, Conflict, Unavailable, or InvalidSpec for what may not be done here.
         """
-        service = deployment.service
+        version, strategy = _version_of(deployment), deployment.strategy
+        service = version.service
         current = self._controller.rollout(service)
-        self._outside.permit(deployment.strategy.all_checks())
-        if current is not None and current.candidate == deployment.version and self._books.runs(deployment):
-            if self._controller.in_progress(service) and current.strategy != deployment.strategy:
-                raise Conflict(f"a rollout of '{service}' to '{current.candidate}' is in progress, by another strategy")
-            return current
-        self._check_free(deployment, current)
-        at, stable = self._outside.wall(), self._books.stable(service)
-        past = self._observer.historian.past(service, stable, deployment.strategy.gate)
-        state = start(self._outside.clock(), f"deployed by {by}", plan(deployment.strategy, past))
-        number = current.id + 1 if current else 1
-        rollout = Rollout(service, number, stable, deployment.version, deployment.strategy, state, 1, at, at)
-        with self._controller.alone(service):
-            await self._begin(rollout, Version(service, deployment.version, deployment.endpoints))
-        return rollout
+        with self._ledger.asked(service, "deploy", by, self._words(version)) as entry:
+            self._outside.permit(strategy)
+            if current is not None and self._does(current, version):
+                if self._controller.in_progress(service) and current.strategy != strategy:
+                    what = f"a rollout of '{service}' to '{current.candidate}' is in progress, by another strategy"
+                    raise Conflict(f"{what}; abort it, or ask with --supersede")
+                return current
+            if current is not None and self._is_warm(current, version):
+                return await self._take_back(current, Order(Command.ABORT, by, why=_again(version, by)), entry)
+            self._check_idle(service)
+            self._check_free(version, self._books.stable(service))
+            return await self._begin(version, strategy, Origin.DEPLOY, f"deployed by {by}", entry)
 
-    async def adopt(self, service: str, version: str) -> None:
+    async def supersede(self, deployment: Deployment, by: str) -> Rollout:
+        """Take back the rollout in progress, and begin this one when that has ended; return the first.
+
+        A deployment that waits already is replaced. Without a rollout in progress it is `deploy`. Raises as that.
+        """
+        version, strategy = _version_of(deployment), deployment.strategy
+        service = version.service
+        current = self._controller.rollout(service)
+        if current is None or not self._controller.in_progress(service):
+            return await self.deploy(deployment, by)
+        with self._ledger.asked(service, "supersede", by, self._words(version)) as entry:
+            self._outside.permit(strategy)
+            going_back = current.state.loser is Role.CANDIDATE
+            if self._does(current, version) and current.strategy == strategy and not going_back:
+                return current
+            order = Order(Command.ABORT, by, why=f"superseded by {version.name} ({by})")
+            if version.name == current.stable and self._books.runs(version) and current.state.loser is not Role.STABLE:
+                return await self._take_back(current, order, entry)
+            self._check_free(version, _winner(current))
+            return await self._queue(Queued(version, strategy, by, self._outside.wall()), order, entry)
+
+    async def _queue(self, queued: Queued, order: Order, entry: Entry) -> Rollout:
+        service = queued.version.service
+        if self._books.rollouts[service].state.loser is None:
+            self._controller.obey(service, order)
+        waiting = self._books.queued.get(service)
+        if waiting is None or (waiting.version, waiting.strategy) != (queued.version, queued.strategy):
+            # No await since the abort: both are saved in one batch, so a crash leaves neither or both.
+            self._saver.put(
+                Saving((PutQueued(queued), entry.result("queued")), service, lambda: self._books.put_queued(queued))
+            )
+        await self._controller.settled(service)
+        return self._books.rollouts[service]
+
+    async def dequeue(self, service: str, by: str) -> None:
+        """Take out the deployment that waits. Raises Unknown or Unavailable."""
+        self._controller.check_service(service)
+        waiting = self._books.queued.get(service)
+        with self._ledger.asked(service, "dequeue", by, waiting.version.name if waiting else "") as entry:
+            if waiting is not None:
+                changes = (DropQueued(service), entry.result())
+                await self._saved(Saving(changes, service, lambda: self._books.drop_queued(service)))
+
+    async def run(self) -> None:
+        """Begin deployments that wait, each when its service is free, until cancelled."""
+        while True:
+            self._controller.freed.clear()
+            await self.begin_queued()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUEUE_TICK_S):
+                    await self._controller.freed.wait()
+
+    async def begin_queued(self) -> None:
+        """Begin what waits where no rollout is in progress; what is not possible any more says so and stays."""
+        for queued in tuple(self._books.queued.values()):
+            service = queued.version.service
+            if not queued.fault and self._books.is_free(service) and self._controller.is_quiet(service):
+                with contextlib.suppress(Unavailable):  # it begins once it is saved
+                    await self._begin_queued(queued)
+
+    async def _begin_queued(self, queued: Queued) -> None:
+        version, by = queued.version, queued.by
+        try:
+            with self._ledger.asked(version.service, "deploy", by, f"{self._words(version)}, from the queue") as entry:
+                self._controller.check_service(version.service)
+                self._outside.permit(queued.strategy)
+                self._check_free(version, self._books.stable(version.service))
+                await self._begin(version, queued.strategy, Origin.DEPLOY, f"deployed by {by}, from the queue", entry)
+        except (Conflict, Unknown, InvalidSpec) as error:
+            failed = replace(queued, fault=str(error))
+            saving = Saving((PutQueued(failed),), version.service, lambda: self._books.put_queued(failed))
+            await self._saver.wait(self._saver.put(saving))
+
+    # --- back and again ---
+
+    async def undo(self, service: str, by: str, to: str = "", endpoints: tuple[Endpoint, ...] = ()) -> Rollout:
+        """Go back: a rollout in progress is taken back, one that has completed is followed by one to the version before.
+
+        `to` is another past version, `endpoints` where it runs now. Within the strategy's rollback_window a version that
+        has served needs no stages. Raises Unknown, Conflict, Unavailable.
+        """
+        current = self._controller.rollout(service)
+        with self._ledger.asked(service, "undo", by, f"to {to}" if to else "") as entry:
+            if current is None:
+                raise Conflict(f"'{service}' has had no rollout, so there is nothing to undo")
+            if self._controller.in_progress(service):
+                return await self._undo_present(current, Order(Command.ABORT, by, why=f"undone by {by}"), to, entry)
+            # A rollout that went back, or was an undo itself, is not undone: asked again, traffic would swing to and fro.
+            undone = current.state.loser is Role.CANDIDATE or current.origin is Origin.UNDO
+            target = to or (self._books.stable(service) if undone else current.stable)
+            if target == self._books.stable(service):
+                return current
+            version, strategy = self._past(service, target, endpoints), self._back_by(service, target, current)
+            self._outside.permit(strategy)
+            self._check_free(version, self._books.stable(service))
+            return await self._begin(version, strategy, Origin.UNDO, f"back to {target}: undone by {by}", entry)
+
+    async def _undo_present(self, current: Rollout, order: Order, to: str, entry: Entry) -> Rollout:
+        back = current.state.loser is Role.CANDIDATE
+        if to == current.candidate and not back:
+            return current
+        if to not in ("", current.stable):
+            what = f"a rollout of '{current.service}' is in progress ({current.stable} -> {current.candidate})"
+            raise Conflict(f"{what}; abort it first, then undo --to {to}")
+        if back or (current.origin is Origin.UNDO and not to):
+            return current
+        if current.state.loser is Role.STABLE:
+            what = f"'{current.stable}' is being let go already"
+            raise Conflict(f"{what}; ask again when the rollout has ended: `rollout undo` begins one back to it then")
+        return await self._take_back(current, order, entry)
+
+    def _back_by(self, service: str, target: str, current: Rollout) -> Strategy:
+        """Return the strategy of the way back: one stage of 100 % while the version is known to be good."""
+        past = self._books.past.get((service, target))
+        strategy = past.strategy if past else current.strategy
+        if past is None or not past.served:  # one that was only tried is not known to be good
+            return strategy
+        since = timedelta(seconds=self._outside.clock() - past.ended.engine_s)
+        if since > strategy.rollback_window:
+            return strategy
+        return strategy.model_copy(update={"stages": strategy.stages[-1:], "waves": ()})
+
+    async def retry(self, service: str, by: str) -> Rollout:
+        """Begin the last rollout again, which was taken back. Raises Unknown, Conflict, Unavailable."""
+        current = self._controller.rollout(service)
+        with self._ledger.asked(service, "retry", by, current.candidate if current else "") as entry:
+            if current is None:
+                raise Conflict(f"'{service}' has had no rollout, so there is nothing to try again")
+            went_back = current.state.loser is Role.CANDIDATE
+            if current.origin is Origin.RETRY and not went_back:
+                return current
+            self._check_idle(service)
+            if not went_back:
+                raise Conflict(f"the last rollout of '{service}' has completed; there is nothing to try again")
+            version = self._past(service, current.candidate, ())
+            if any(hook.at is HookKind.PROVISION for hook in current.strategy.hooks):
+                version = replace(version, endpoints=())  # the hook says them anew
+            self._outside.permit(current.strategy)
+            self._check_free(version, self._books.stable(service))
+            return await self._begin(version, current.strategy, Origin.RETRY, f"tried again by {by}", entry)
+
+    def _past(self, service: str, name: str, endpoints: tuple[Endpoint, ...]) -> Version:
+        """Return a past version where it runs. Raises Unknown or Conflict."""
+        if endpoints:
+            return Version(service, name, endpoints)
+        past = self._books.past.get((service, name))
+        if past is None:
+            known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
+            what = f"it is not known where version '{name}' of '{service}' runs (known: {known})"
+            raise Unknown(f"{what}; give its backends with --endpoint")
+        version = Version(service, name, past.endpoints)
+        if set(self._books.placed(version)) != set(past.addresses):
+            what = f"envoy-configs has other endpoints of '{service}' than when '{name}' ended"
+            raise Conflict(f"{what} ({', '.join(past.addresses) or 'none'}); give its backends with --endpoint")
+        return version
+
+    async def _take_back(self, current: Rollout, order: Order, entry: Entry) -> Rollout:
+        """Take a rollout back, which waits for nothing, and begin no other one behind it."""
+        service = current.service
+        self._controller.obey(service, order)
+        changes: tuple[Change, ...] = (entry.result("taken back"),)
+        if service in self._books.queued:
+            changes = (DropQueued(service), *changes)
+        self._saver.put(Saving(changes, service, lambda: self._books.drop_queued(service)))
+        await self._controller.settled(service)
+        return self._books.rollouts[service]
+
+    # --- commands ---
+
+    async def command(self, service: str, order: Order) -> Rollout:
+        """Obey an operator. Raises Unknown, Conflict, or Unavailable when it was done but is not saved yet."""
+        self._controller.check_service(service)
+        with self._ledger.asked(service, order.command, order.by, order.location) as entry:
+            before = self._books.rollouts.get(service)
+            self._controller.obey(service, order)
+            if self._books.rollouts.get(service) is not before:
+                self._saver.put(Saving((entry.result(),), service))
+            await self._controller.settled(service)
+        return self._books.rollouts[service]
+
+    # --- versions ---
+
+    async def adopt(self, service: str, version: str, by: str) -> None:
         """Name the version that envoy-configs' endpoints are. Raises InvalidSpec, Unknown or Conflict."""
         check_version_name(version)
         self._controller.check_service(service)
         before = self._books.stable(service)
-        if before == version:
-            return
-        if service in self._books.rollouts:
-            raise Conflict(f"'{service}' has had a rollout; its stable version keeps its name, '{before}'")
-        changes = (
-            DropVersion(service, before),
-            PutService(Service(service, version)),
-            PutVersion(Version(service, version, None)),
-        )
+        with self._ledger.asked(service, "adopt", by, version) as entry:
+            if before == version:
+                return
+            if service in self._books.rollouts:
+                raise Conflict(f"'{service}' has had a rollout; its stable version keeps its name, '{before}'")
+            (record,) = self._books.versions(service)
+            changes = (
+                DropVersion(service, before),
+                PutService(Service(service, version)),
+                PutVersion(replace(record, name=version)),
+                entry.result(),
+            )
 
-        def adopted() -> None:
-            self._books.adopt(service, version)
-            self._observer.renamed(service, before, version)
+            def adopted() -> None:
+                self._books.adopt(service, version)
+                self._observer.renamed(service, before, version)
 
-        with self._controller.alone(service):
-            await self._saved(Saving(changes, service, adopted))
+            with self._controller.alone(service):
+                await self._saved(Saving(changes, service, adopted))
 
-    async def drain(self, service: str, address: str) -> Backend:
-        """Let one backend go. Raises Unknown, or Conflict for the last healthy one of its version."""
+    async def forget(self, service: str, version: str, by: str) -> None:
+        """Forget a past version. Raises Unknown, Conflict for one that is in use, or Unavailable."""
         self._controller.check_service(service)
-        versions = [version.name for version in self._books.versions(service)]
-        version = next((each for each in versions if address in self._books.addresses(service, each)), None)
-        if version is None:
-            known = ", ".join(each for name in versions for each in self._books.addresses(service, name))
-            raise Unknown(f"'{service}' has no backend {address}; it has {known or 'none'}")
-        started = next((each for each in self._books.backends(service) if each.address == address), None)
-        if started is not None:
-            return started
-        with self._controller.alone(service):
-            # Of any version: a rollback may need the one that has no traffic now.
-            if not await self._healthy_others(service, version, address):
-                what = f"{address} is the last healthy backend of '{version}', which has traffic or may get it back"
-                raise Conflict(f"{what}; nothing was changed")
-            backend = Backend(service, version, address, Drain(self._outside.clock()))
-            await self._saved(Saving((PutBackend(backend),), service, lambda: self._books.put_backend(backend)))
-        return backend
+        with self._ledger.asked(service, "version remove", by, version) as entry:
+            if any(each.name == version for each in self._books.versions(service)):
+                raise Conflict(self._in_use(service, version))
+            if (service, version) not in self._books.past:
+                known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
+                raise Unknown(f"'{service}' has no past version '{version}'; it has {known}")
+            changes = (DropPast(service, version), entry.result())
+            await self._saved(Saving(changes, service, lambda: self._books.drop_past(service, version)))
 
-    async def _begin(self, rollout: Rollout, candidate: Version) -> None:
-        service = rollout.service
+    def _in_use(self, service: str, version: str) -> str:
+        if self._controller.in_progress(service):
+            return f"version '{version}' is in the rollout of '{service}' in progress; wait for its end, or abort it"
+        return f"version '{version}' has the traffic of '{service}'; deploy another one first"
 
-        def begin() -> None:
-            self._books.begin(rollout, candidate)
-            self._outside.changed(rollout, None)
+    # --- what they share ---
 
-        changes: tuple[Change, ...] = (
-            PutService(Service(service, rollout.stable)),
-            *(PutVersion(version) for version in (*self._books.versions(service), candidate)),
-            PutRollout(rollout, None),
-        )
-        await self._saver.wait(self._saver.put(Saving(changes, service, begin)))
+    def _words(self, version: Version) -> str:
+        count = len(self._books.placed(version))
+        return f"{version.name} on {count} backend{'' if count == 1 else 's'}"
 
-    def _check_free(self, deployment: Deployment, current: Rollout | None) -> None:
-        """Raise Conflict when there is a rollout, a version of this name, or one on these endpoints."""
-        service = deployment.service
+    def _does(self, current: Rollout, version: Version) -> bool:
+        """Say whether a rollout is to this version on these endpoints, and they are still there."""
+        return current.candidate == version.name and self._books.runs(version)
+
+    def _is_warm(self, current: Rollout, version: Version) -> bool:
+        """Say whether this is the old version of a rollout that is kept for a while."""
+        kept = (current.state.resume or current.state.phase) is Phase.RETAINING
+        return kept and current.stable == version.name and self._books.runs(version)
+
+    def _check_idle(self, service: str) -> None:
+        current = self._books.rollouts.get(service)
         if current is not None and not self._books.over(current):
             phase = current.state.phase.replace("_", " ")
             moving = f"{current.stable} -> {current.candidate}, {phase}"
-            raise Conflict(f"a rollout of '{service}' is in progress ({moving}); wait for its end, or abort it")
-        stable = self._books.stable(service)
+            what = f"a rollout of '{service}' is in progress ({moving}); wait for its end, or abort it"
+            raise Conflict(f"{what}; deploy with --supersede takes it back and comes after it")
+
+    def _check_free(self, version: Version, stable: str) -> None:
+        """Raise Conflict when the stable version has this name, or one of these endpoints."""
+        service = version.service
         known = self._books.addresses(service, stable)
-        if deployment.version == stable:
+        if version.name == stable:
             what = f"version '{stable}' of '{service}' exists already, on {', '.join(known) or 'no endpoints'}"
             raise Conflict(f"{what}; give the new version another name")
-        shared = sorted(set(known) & {endpoint.address for endpoint in deployment.endpoints})
+        shared = sorted(set(known) & set(self._books.placed(version)))
         if shared:
             what = f"{', '.join(shared)} belongs to '{stable}', whose backends are let go at the end"
-            raise Conflict(f"{what}; give '{deployment.version}' backends of its own")
+            raise Conflict(f"{what}; give '{version.name}' backends of its own")
 
-    async def _healthy_others(self, service: str, version: str, address: str) -> frozenset[str]:
-        """Return the version's other backends that no Envoy finds ill, and one finds healthy where Envoys can tell.
+    async def _begin(self, version: Version, strategy: Strategy, origin: Origin, reason: str, entry: Entry) -> Rollout:
+        service = version.service
+        stable, current = self._books.stable(service), self._books.rollouts.get(service)
+        past = self._observer.historian.past(service, stable, strategy.gate)
+        state = start(self._outside.clock(), reason, plan(strategy, past))
+        at, number = self._outside.wall(), current.id + 1 if current else 1
+        rollout = Rollout(service, number, stable, version.name, strategy, state, 1, at, at, origin)
 
-        Raises Unavailable when there are Envoys, and none answers.
-        """
-        leaving = {each.address for each in self._books.backends(service)}
-        others = frozenset(self._books.addresses(service, version)) - leaving - {address}
-        if not others or not self._observer.connected():
-            return self._fewest(service, version, address, others)
-        stat = self._publisher.stat_name(service, version)
-        scrapes = await self._outside.survey(Query((stat,), tuple(sorted(others))))
-        if not scrapes:
-            raise Unavailable(
-                f"no Envoy says whether the other backends of '{version}' are healthy; nothing was changed"
+        def begin() -> None:
+            self._books.begin(rollout, version)
+            self._outside.changed(rollout, None)
+
+        with self._controller.alone(service):
+            changes: tuple[Change, ...] = (
+                PutService(Service(service, stable)),
+                *(PutVersion(each) for each in (*self._books.versions(service), version)),
+                PutRollout(rollout, None),
+                DropQueued(service),
+                entry.result(f"rollout {number}"),
             )
-        found = [each for scrape in scrapes.values() for each in scrape.clusters[stat].backends.items()]
-        ill = {backend for backend, stats in found if not stats.healthy}
-        healthy = (frozenset(backend for backend, _ in found) or others) - ill
-        return self._fewest(service, version, address, healthy)
-
-    def _fewest(self, service: str, version: str, address: str, others: frozenset[str]) -> frozenset[str]:
-        """Return what proxies that have an address have of the others, in the group of proxies that has the fewest."""
-        groups = (each & others for each in self._publisher.backends(service, version) if address in each)
-        return min(groups, key=len, default=others)
+            await self._saver.wait(self._saver.put(Saving(changes, service, begin)))
+        return rollout
 
     async def _saved(self, saving: Saving) -> None:
         """Save a change, then serve what follows from it."""
@@ -164,3 +361,16 @@ class Operations:
             self._controller.publish(saving.service)
 
         await self._saver.wait(self._saver.put(replace(saving, then=saved)))
+
+
+def _version_of(deployment: Deployment) -> Version:
+    return Version(deployment.service, deployment.version, deployment.endpoints)
+
+
+def _winner(rollout: Rollout) -> str:
+    """Return which version will be stable when a rollout ends that is taken back if it still can be."""
+    return rollout.candidate if rollout.state.loser is Role.STABLE else rollout.stable
+
+
+def _again(version: Version, by: str) -> str:
+    return f"{version.name} was deployed again by {by}"

@@ -1,7 +1,7 @@
 """Whether enough backends are healthy: before a candidate's first traffic, and of both versions in between."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
@@ -10,6 +10,18 @@ from rollout.metrics import Failure, Scrape
 
 NAMED = 20  # of what is not ready; it is in the journal
 FEW_FOR_S = 3.0  # so long it must last: a backend that was added is unhealthy until its first check
+
+
+@dataclass(frozen=True, slots=True)
+class Senses:
+    """What is known of backends: the Envoys' latest stats by node id, why they have none, and our own probes.
+
+    `probed` is by address of a version's backends, None where there are no probes at all.
+    """
+
+    latest: Callable[[], Mapping[str, Scrape]]
+    failures: Callable[[], Mapping[str, Failure]]
+    probed: Callable[[str, str], Mapping[str, Probed] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +57,7 @@ def enough(share: float, backends: int) -> int:
     return math.ceil(share * backends - 1e-9)  # 0.07 * 100 is a little more than 7
 
 
-def unready(
-    hopeful: Hopeful, by_node: Mapping[str, int | str], probed: Mapping[str, Probed] | None
-) -> tuple[str, ...]:
+def unready(hopeful: Hopeful, by_node: Mapping[str, int | str], probed: Mapping[str, Probed] | None) -> tuple[str, ...]:
     """Return what is not healthy yet. `by_node` has what is healthy through each Envoy, or why that is not known.
 
     `probed` are our own probes, None where Envoys' health checks alone decide.

@@ -110,6 +110,8 @@ def measured(metric: EnvoyMetric, counts: Counts, elapsed_s: float) -> float | N
             return _share(counts.timeouts, counts.requests)
         case EnvoyMetric.GRPC_ERROR_SHARE:
             return _share(counts.grpc_faults, counts.grpc_answers)
+        case EnvoyMetric.CONNECT_FAIL_SHARE:
+            return _share(counts.connect_fails, counts.connections)
         case EnvoyMetric.REQUESTS_PER_S:
             return counts.requests / elapsed_s
         case EnvoyMetric.P50 | EnvoyMetric.P95 | EnvoyMetric.P99:

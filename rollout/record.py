@@ -70,10 +70,18 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """When something ended: by the engine's clock, and for people."""
+
+    engine_s: float
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PastVersion:
     """A version that was let go: `addresses` are its backends at the end, `endpoints` as in Version.
 
-    `strategy` is that of its last rollout. `served`: it was stable once. `ended_s` is the engine's clock.
+    `strategy` is that of its last rollout. `served`: it was stable once.
     """
 
     service: str
@@ -82,8 +90,7 @@ class PastVersion:
     addresses: tuple[str, ...]
     strategy: Strategy
     served: bool
-    ended_s: float
-    ended_at: datetime
+    ended: Ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,15 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from rollout.checks import CheckSpec, told_apart
 from rollout.errors import InvalidSpec
 from rollout.exposure import FULL_BP, PERCENT_SCHEMA, BasisPoints, Match, Preview, Sticky, basis_points, percent
+from rollout.faults import Fault, described, faults
 from rollout.fields import Duration, Limit, Share, Spec, duration, share
 from rollout.freeze import Freeze
 from rollout.gate import Gate
-from rollout.hooks import Hook, named_apart
+from rollout.hooks import Hook, HookKind, at, named_apart
 from rollout.probe import ProbeSpec
 
 DEFAULT_WEIGHTS = ("1%", "10%", "50%", "100%")
@@ -39,14 +39,6 @@ _ENDPOINT = re.compile(
     r"(?:\[(?P<v6>[^\]\s]*)\]|(?P<host>[^@:\s\[\]]+)):(?P<port>[0-9]{1,9})"
     r"(?:@(?P<region>[^/\s]+)(?:/(?P<zone>\S+))?)?"
 )
-_PRIVATE = frozenset({"prometheus", "web", "hooks"})  # what is wrong there may be a password or a key in the wrong place
-_WORDS = {
-    "Extra inputs are not permitted": "is no setting; look for a typing error",
-    "Field required": "is missing",
-    "Input should be": "must be",
-    r"a (valid )?dictionary( or (an )?instance of \w+)?": "a mapping",
-    "a valid tuple": "a list",
-}
 
 
 def _gate(value: object) -> object:
@@ -188,7 +180,8 @@ class Wave(Spec):
         if value == "all":
             return value
         if isinstance(value, str) and "%" in value:
-            return percent(basis_points(value))
+            basis_points(value)  # so that what is wrong is told once, and not for each thing that it might be
+            return value
         if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
             raise ValueError(f"'{value}' is no list of locations; write a list of names, a share as 10%, or all")
         if not value:
@@ -374,11 +367,14 @@ class Endpoint(Spec):
 
 
 class Deployment(Spec):
-    """A wish: move this service's traffic to this version, which runs on these endpoints."""
+    """A wish: move this service's traffic to this version, which runs on these endpoints.
+
+    There are none where a `provision` hook is to say them.
+    """
 
     service: str
     version: str
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[Endpoint, ...] = ()
     strategy: Strategy = Field(default_factory=Strategy)
 
     @field_validator("version")
@@ -390,14 +386,24 @@ class Deployment(Spec):
 
     @field_validator("endpoints")
     @classmethod
-    def _complete(cls, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-        if not endpoints:
-            raise ValueError("is empty; give at least one as HOST:PORT")
-        addresses = [endpoint.address for endpoint in endpoints]
-        twice = next((address for address in addresses if addresses.count(address) > 1), None)
-        if twice is not None:
-            raise ValueError(f"{twice} stands twice; leave one out")
-        return endpoints
+    def _distinct(cls, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        return distinct(endpoints)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Deployment":
+        if not self.endpoints and not at(self.strategy.hooks, HookKind.PROVISION):
+            raise ValueError("endpoints: is empty; give at least one as HOST:PORT, or a `provision` hook")
+        return self
+
+
+def distinct(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """The endpoints themselves. Raises ValueError when two have the same address."""
+    found: set[str] = set()
+    for address in (endpoint.address for endpoint in endpoints):
+        if address in found:
+            raise ValueError(f"{address} stands twice; leave one out")
+        found.add(address)
+    return endpoints
 
 
 def _endpoint(text: str) -> Mapping[str, object]:
@@ -419,7 +425,7 @@ def parse_endpoint(text: str) -> Endpoint:
     try:
         return Endpoint.model_validate(text)
     except ValidationError as error:
-        raise InvalidSpec(_describe(error)) from error
+        raise InvalidSpec(described(error)) from error
 
 
 def parse_strategy(text: str, source: str = "strategy") -> Strategy:
@@ -433,7 +439,16 @@ def parse_strategy(text: str, source: str = "strategy") -> Strategy:
     try:
         return Strategy.model_validate(document or {})
     except ValidationError as error:
-        raise InvalidSpec(f"{source}: {_describe(error)}") from error
+        raise InvalidSpec(f"{source}: {described(error)}") from error
+
+
+def faults_of(document: Mapping[str, object]) -> tuple[Fault, ...]:
+    """Return what is wrong with a strategy as it is written, () when nothing is."""
+    try:
+        Strategy.model_validate(document)
+    except ValidationError as error:
+        return faults(error)
+    return ()
 
 
 def parse_deployment(value: Mapping[str, Any]) -> Deployment:
@@ -441,20 +456,4 @@ def parse_deployment(value: Mapping[str, Any]) -> Deployment:
     try:
         return Deployment.model_validate(value)
     except ValidationError as error:
-        raise InvalidSpec(_describe(error)) from error
-
-
-def _describe(error: ValidationError) -> str:
-    return "; ".join(map(_fault, error.errors(include_url=False)))
-
-
-def _fault(fault: ErrorDetails) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
-    for theirs, ours in _WORDS.items():
-        message = re.sub(theirs, ours, message)
-    # Our own messages have the value in them.
-    shown = fault["type"] not in ("value_error", "extra_forbidden") and _PRIVATE.isdisjoint(fault["loc"])
-    if shown and not isinstance(given, Mapping | list | tuple):
-        message += f", but is {repr(given)[:80]}"
-    return f"{path}: {message}" if path else message
+        raise InvalidSpec(described(error)) from error

@@ -173,8 +173,9 @@ class Seen:
     where stages are planned by it. `leaving` are the candidate's backends that are let go. `retired`: the loser's
     record is gone. `frozen` says why nothing may advance now, "" when it may. `unhealthy` says which version has too
     few healthy backends, "" when none. `missing` are Envoys that stay away for longer than the strategy bears.
-    `answers` has by key what hooks said that are wanted now. `locations` are those of the fleet, `places` has what is
-    seen of each location in a wave.
+    `answers` has by key what hooks said that are wanted now. `locations` are those of the fleet that are in no
+    wave yet, `places` has what is seen of each location that is in a wave, or may join one now. `command` is what `by`
+    wants of `location` ("": of all), and `why` the reason that it has instead of its own.
     """
 
     now_s: float
@@ -199,6 +200,7 @@ class Seen:
     command: Command | None = None
     location: str = ""
     by: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ class Place:
     fleet: int = 0
     lagging: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     looked_s: float = -1.0
     look: Look | None = None
 

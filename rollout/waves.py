@@ -24,8 +24,8 @@ def is_in(location: str, name: str) -> bool:
 def joining(wave: Wave, free: Iterable[str]) -> tuple[str, ...]:
     """Return which of the locations that are in no wave yet are in this one, sorted.
 
-    A share is of those, at least one of them, spread by a hash of their names: not the first ones of the alphabet, which
-    may all be in one region.
+    A share is of those, at least one of them, spread by a hash of their names: the first ones of the alphabet may all
+    be in one region.
     """
     known = sorted(set(free))
     match wave.locations:

@@ -15,6 +15,7 @@ from rollout.api.views import dump_story, fleet_view, rollout_view, service_view
 from rollout.bootstrap import is_loopback
 from rollout.controller import Controller
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
+from rollout.marking import Health, Marking
 from rollout.metrics import Failure
 from rollout.operations import Operations
 from rollout.record import JournalEntry, Rollout
@@ -57,6 +58,7 @@ def application(backstage: Backstage) -> web.Application:
 class _Api:
     def __init__(self, backstage: Backstage) -> None:
         self._is = backstage
+        self._marking = Marking(backstage.controller)
 
     def routes(self) -> list[web.RouteDef]:
         service = "/v1/services/{service}"
@@ -72,6 +74,7 @@ class _Api:
             web.get(service + "/rollouts/{id}/record", self.record),
             web.post(service + "/commands/{command}", self.command),
             web.post(service + "/drains", self.drain),
+            web.post(service + "/health", self.mark),
             web.post(service + "/adopt", self.adopt),
             web.get("/v1/rollouts", self.list_rollouts),
             web.get("/v1/fleet", self.fleet),
@@ -135,6 +138,18 @@ class _Api:
         address = _text(await _body(request), "backend")
         await self._is.operations.drain(request.match_info["service"], parse_endpoint(address).address)
         return web.json_response(self._service(request), status=201)
+
+    async def mark(self, request: web.Request) -> web.Response:
+        body, service = await _body(request), request.match_info["service"]
+        address, word, reason = parse_endpoint(_text(body, "backend")).address, _text(body, "health"), body.get("reason")
+        match word:
+            case Health.UNHEALTHY:
+                await self._marking.unhealthy(service, address, str(reason or ""), _caller(request))
+            case Health.HEALTHY:
+                await self._marking.healthy(service, address, _caller(request))
+            case _:
+                raise InvalidSpec(f"health: '{word}' is neither healthy nor unhealthy")
+        return web.json_response(self._service(request))
 
     async def adopt(self, request: web.Request) -> web.Response:
         version = _text(await _body(request), "version")

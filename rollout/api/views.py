@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rollout.api.stages import stage_view
+from rollout.api.health import unhealthy_view
 from rollout.books import name_of
 from rollout.controller import Controller
 from rollout.gate import Errors, Look, Past, verdict_to_json
 from rollout.history import History
 from rollout.machine import plan_of, weight_bp
+from rollout.messenger import Report
 from rollout.metrics import Counts, tally
 from rollout.record import Backend, JournalEntry, Rollout
 from rollout.spec import Strategy
@@ -42,6 +44,7 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
             for version in controller.books.versions(service)
         ],
         "drains": [backend_view(each) for each in controller.books.backends(service)],
+        "unhealthy": unhealthy_view(controller, service),
         "history": _history(controller.observer.historian.history(service, controller.books.stable(service))),
         "rollout": rollout and rollout_view(controller, rollout, now_s),
     }
@@ -81,8 +84,19 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "awaiting": state.awaited,
         "waiting": state.waiting,
         "point_of_no_return": state.point,
+        "hooks": [_hook(each) for each in controller.outside.hooks(rollout)],
         "loser": state.loser and name_of(rollout, state.loser),
         "drain": _drain(rollout),
+    }
+
+
+def _hook(report: Report) -> dict[str, Any]:
+    return {
+        "name": report.hook.label,
+        "at": report.hook.at,
+        "state": report.progress,
+        "words": report.words,
+        "attempts": report.attempts,
     }
 
 

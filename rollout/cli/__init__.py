@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rollout.cli import envoys, forecasting, offline, recordings, services, serving
+from rollout.cli import envoys, forecasting, health, offline, recordings, services, serving
 from rollout.cli.options import DEFAULTS, server_url
 
 app = typer.Typer(
@@ -59,6 +59,7 @@ app.command()(services.history)
 app.command()(services.explain)
 app.command()(recordings.replay)
 app.command()(services.drain)
+app.command()(health.mark)
 app.command()(services.adopt)
 app.command()(envoys.fleet)
 config.command()(envoys.reload)

@@ -24,8 +24,12 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     version: VersionName,
     *,
     endpoint: Annotated[
-        list[str], typer.Option(metavar="HOST:PORT[@REGION/ZONE]", help="One of its backends; repeat it for each.")
-    ],
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT[@REGION/ZONE]",
+            help="One of its backends; repeat it for each. Without any, a `provision` hook says them.",
+        ),
+    ] = None,
     strategy: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, metavar="FILE", help="YAML; else 1, 10, 50, 100 %."),
@@ -42,7 +46,7 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     """
     caller = Caller(server, as_json)
     try:
-        body = _deployment(service, version, endpoint, strategy)
+        body = _deployment(service, version, endpoint or [], strategy)
     except InvalidSpec as error:
         caller.fail(error)
 

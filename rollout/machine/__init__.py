@@ -1,7 +1,24 @@
 """The life of a rollout as a pure function: advance(strategy, state, seen) -> (state', effects)."""
 
 from rollout.machine.advance import advance, effects
-from rollout.machine.asking import calls
-from rollout.machine.planned import plan, plan_of, stage_of, step_of, wanted, weight_bp
+from rollout.machine.lanes import calls, due, taken_back, turned_back, undone
+from rollout.machine.planned import in_waves, lane_bp, plan, plan_of, stage_of, step_of, strategy_of, wanted, weight_bp
 
-__all__ = ["advance", "calls", "effects", "plan", "plan_of", "stage_of", "step_of", "wanted", "weight_bp"]
+__all__ = [
+    "advance",
+    "calls",
+    "due",
+    "effects",
+    "in_waves",
+    "lane_bp",
+    "plan",
+    "plan_of",
+    "stage_of",
+    "step_of",
+    "strategy_of",
+    "taken_back",
+    "turned_back",
+    "undone",
+    "wanted",
+    "weight_bp",
+]

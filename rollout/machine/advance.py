@@ -4,31 +4,31 @@ Level-triggered: what should be served follows from the state, and is asked for 
 observation changes nothing twice, a lost effect is asked for again.
 """
 
-from rollout.gate import Fail
-from rollout.machine.orders import obey
-from rollout.machine.phases import failed, step
-from rollout.machine.planned import behind, loser_of, wanted
-from rollout.machine.seeing import converging, judged
+from rollout.errors import Conflict
+from rollout.machine import alone
+from rollout.machine.lanes import stepped
+from rollout.machine.planned import in_waves, loser_of, wanted
+from rollout.machine.seeing import converging
+from rollout.machine.wave_orders import obeyed
 from rollout.spec import Strategy
-from rollout.state import ENDED, TRANSITIONS, Command, Effect, LetGo, Phase, Retire, Seen, Serve, State
-
-_GOING_BACK = (Command.ABORT, Command.REJECT)
+from rollout.state import ENDED, TRANSITIONS, Effect, LetGo, Retire, Seen, Serve, State
 
 
 def advance(strategy: Strategy, state: State, seen: Seen) -> tuple[State, tuple[Effect, ...]]:
     """Return the next state and what to do for it. Raises Conflict for a command that the phase does not allow."""
-    known = judged(strategy, converging(strategy, state, seen), seen)
-    fails = behind(known) is Phase.SHIFTING and isinstance(known.verdict, Fail) and seen.command not in _GOING_BACK
-    if fails and isinstance(known.verdict, Fail) and not (known.point and seen.command):
-        # From a pause, too, which stops going forward only; and whatever else is asked for in this moment.
-        following = failed(strategy, known, seen, known.verdict)
-    elif seen.command is None:
-        following = step(strategy, known, seen)
+    if in_waves(strategy, state):
+        following = _in_waves(strategy, converging(strategy, state, seen), seen)
+    elif seen.location:
+        raise Conflict(f"no location moves by itself now, so nothing can be done for '{seen.location}' alone")
     else:
-        following = obey(strategy, known, seen, seen.command)
-    assert following.phase is state.phase or following.phase in TRANSITIONS[state.phase], (state, following)
-    following = converging(strategy, following, seen)
+        following = alone.moved(strategy, state, seen)
     return following, effects(strategy, following, seen)
+
+
+def _in_waves(strategy: Strategy, state: State, seen: Seen) -> State:
+    following = stepped(strategy, state, seen) if seen.command is None else obeyed(strategy, state, seen, seen.command)
+    assert following.phase is state.phase or following.phase in TRANSITIONS[state.phase], (state, following)
+    return converging(strategy, following, seen)
 
 
 def effects(strategy: Strategy, state: State, seen: Seen) -> tuple[Effect, ...]:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from rollout.gate import Evidence, Inconclusive, Past
-from rollout.hooks import HookKind
-from rollout.machine import alone
+from rollout.hooks import Call, HookKind
+from rollout.machine import alone, asking
 from rollout.machine.asking import asked, demanding, of_kind, refusing
-from rollout.machine.crossing import called_at, calls_into, kept, lent
+from rollout.machine.lending import called_in, calls_into, in_lane, kept, lent, of_wave
 from rollout.machine.moves import enter, pause, take_back, to_stage, wait
-from rollout.machine.planned import DONE, lane_bp, plan, strategy_of, wanted
-from rollout.spec import OnFailure, Strategy, Wave
+from rollout.machine.planned import DONE, in_waves, lane_bp, plan, strategy_of, wanted
+from rollout.spec import OnFailure, Strategy
 from rollout.state import Awaited, Phase, Role, Seen, Split, State
 from rollout.waves import joining, unmet, words
 
@@ -49,18 +49,39 @@ def everywhere(state: State, seen: Seen, reason: str) -> State:
 def due(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     """Return the wave that locations join now, and which do, of those that are in none.
 
-    The last wave takes in what comes later. A wave of names that no location has is due alone: somebody must decide.
+    The last wave takes in what comes later. After a wave in which every location went back none is due.
     """
     last = len(strategy.waves) - 1
     if state.wave == last:
         return last, joining(strategy.waves[last], free)
-    if undone(state):
-        return state.wave, ()
+    here = [lane for lane in state.lanes.values() if lane.wave == state.wave]
+    lost = bool(here) and all(lane.phase is Phase.ROLLED_BACK for lane in here)
+    return (state.wave, ()) if lost or undone(state) else following_wave(strategy, state, free)
+
+
+def following_wave(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """Return the next wave that has a location, and which; or one of names that none has: somebody must decide then."""
+    last = len(strategy.waves) - 1
     for number in range(state.wave + 1, last + 1):
         found = joining(strategy.waves[number], free)
         if found or isinstance(strategy.waves[number].locations, tuple):
             return number, found
     return last, ()
+
+
+def calls(strategy: Strategy, state: State) -> tuple[Call, ...]:
+    """Return the hooks that are wanted now; one that has agreed already, and is not asked again, is not."""
+    if not in_waves(strategy, state):
+        return asking.calls(strategy, state)
+    wanted_now = list(of_kind(strategy, HookKind.ROLLBACK))
+    if state.phase is Phase.SHIFTING:
+        wanted_now += of_kind(strategy, HookKind.ROLLOUT)
+    for lane in undone(state).values():
+        of_lane = asking.calls(strategy_of(strategy, lane.wave), lent(state, lane))
+        wanted_now += (of_wave(call, lane.wave) for call in of_lane)
+    if state.awaited is Awaited.HOOK and not undone(state):
+        wanted_now += calls_into(strategy, state.wave + 1)
+    return tuple(call for call in dict.fromkeys(wanted_now) if call.key not in state.called)
 
 
 def undone(state: State) -> Mapping[str, State]:
@@ -82,7 +103,7 @@ def with_lanes(state: State, following: Mapping[str, State], seen: Seen) -> Stat
     let_go = state.let_go or next((lane.let_go for lane in following.values() if lane.let_go), "")
     if let_go and not state.let_go:
         following = {location: _pardoned(lane, let_go, seen) for location, lane in following.items()}
-    called = state.called.union(*(called_at(lane) for lane in following.values()))
+    called = state.called.union(*(called_in(lane) for lane in following.values()))
     point = state.point or next((lane.point for lane in following.values() if lane.point), "")
     lanes = {location: kept(lane) for location, lane in following.items()}
     return replace(state, lanes=lanes, called=called, point=point, let_go=let_go)
@@ -94,7 +115,7 @@ def summed_up(strategy: Strategy, state: State, seen: Seen) -> State:
     shifting = [lane for lane in open_ones.values() if lane.phase is Phase.SHIFTING]
     paused = {location: lane for location, lane in open_ones.items() if lane.phase is Phase.PAUSED}
     if shifting:
-        known = enter(state, Phase.SHIFTING, seen, _going_on(state)) if state.phase is Phase.PAUSED else state
+        known = enter(state, Phase.SHIFTING, seen, "locations go on") if state.phase is Phase.PAUSED else state
         waiting = {location: lane for location, lane in open_ones.items() if lane.awaited is not None}
         if len(waiting) < len(open_ones):
             return replace(known, awaited=None, waiting="")
@@ -131,7 +152,7 @@ def turned_back(before: State, after: State) -> bool:
 
 
 def taken_back(served: Split, state: State) -> Split:
-    """Return what is served now, but without the candidate where it was taken back: that may be done before all else."""
+    """Return what is served now, without the candidate where it was taken back: that may be done before all else."""
     back = {location for location, lane in state.lanes.items() if lane.loser is Role.CANDIDATE}
     left = {
         location: min(bp, lane_bp(state.lanes[location])) if location in back else bp
@@ -140,7 +161,7 @@ def taken_back(served: Split, state: State) -> Split:
     return replace(served, by_location={location: bp for location, bp in left.items() if bp})
 
 
-def again(strategy: Strategy, lane: State, seen: Seen, reason: str) -> State:
+def again(lane: State, seen: Seen, reason: str) -> State:
     """Return a lane that was taken back, at its beginning."""
     fresh = State(Phase.SHIFTING, seen.now_s, reason=reason, plan=lane.plan, wave=lane.wave)
     return replace(fresh, looked_s=max(lane.looked_s, seen.looked_s))
@@ -161,7 +182,9 @@ def told_names(locations: tuple[str, ...]) -> str:
 def step_of_lane(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
     """Return what becomes of a lane by what is seen of it. Raises Conflict for a command that it does not allow."""
     lane = state.lanes[location]
-    following = alone.moved(strategy_of(strategy, lane.wave), lent(state, lane), _seen_at(strategy, state, location, seen))
+    following = alone.moved(
+        strategy_of(strategy, lane.wave), lent(state, lane), _seen_at(strategy, state, location, seen)
+    )
     if following.phase in _ENDS_OF_A_LANE:
         following = replace(enter(following, Phase.ROLLED_BACK, seen, following.reason), drain=None)
     return replace(following, evidence=Evidence.start()) if following.phase in DONE else following
@@ -191,7 +214,7 @@ def _seen_at(strategy: Strategy, state: State, location: str, seen: Seen) -> See
     alone_there = replace(
         seen,
         served=served,
-        answers={_local(key, lane.wave): answer for key, answer in seen.answers.items()},
+        answers={in_lane(key, lane.wave): answer for key, answer in seen.answers.items()},
         past=None,
         look=None,
         locations=(),
@@ -221,7 +244,7 @@ def _joined(strategy: Strategy, state: State, seen: Seen) -> State:
     if seen.frozen:
         return wait(state, Awaited.THAW, seen.frozen)
     if number > max(0, state.wave):  # the first was confirmed before traffic began
-        confirmed = asked(strategy, state, seen, *calls_into(strategy, number))
+        confirmed = asked(strategy, state, seen, *calls_into(strategy, state.wave + 1))
         if confirmed.waiting:
             return wait(confirmed.state, Awaited.HOOK, confirmed.waiting)
         state = confirmed.state
@@ -231,7 +254,7 @@ def _joined(strategy: Strategy, state: State, seen: Seen) -> State:
 def _ended(strategy: Strategy, state: State, seen: Seen) -> State:
     """What follows when no lane moves any more, and none waits: the end, or somebody must decide."""
     number, found = due(strategy, state, seen.locations)
-    if found or not seen.connected or state.awaited in (Awaited.OPERATOR, Awaited.HOOK, Awaited.THAW):
+    if found or not seen.connected or state.awaited is Awaited.OPERATOR:
         return state
     absent = unmet(strategy.waves[number], ()) if number > state.wave else ()
     if absent:
@@ -240,14 +263,15 @@ def _ended(strategy: Strategy, state: State, seen: Seen) -> State:
     failed = gone_back(state)
     if not failed:
         return everywhere(state, seen, "the candidate has passed in every location")
+    on = "goes everywhere" if number == len(strategy.waves) - 1 else "begins the next wave"
+    what = f"resume tries again, promote {on} all the same, abort takes all back"
     why = told(failed, lambda lane: lane.reason)
-    what = "resume tries again, promote goes everywhere all the same, abort takes all back"
     return stopped_for(replace(state, wave=number), seen, Awaited.DECISION, f"went back: {why}; {what}")
 
 
 def _first(strategy: Strategy, seen: Seen, number: int, past: Past) -> State:
-    reason = f"wave {number + 1} has begun"
-    return State(Phase.SHIFTING, seen.now_s, looked_s=seen.looked_s, reason=reason, plan=plan(strategy, past), wave=number)
+    fresh = State(Phase.SHIFTING, seen.now_s, looked_s=seen.looked_s, reason=f"wave {number + 1} has begun")
+    return replace(fresh, plan=plan(strategy, past), wave=number)
 
 
 def _past_at(seen: Seen, location: str) -> Past:

@@ -24,7 +24,7 @@ def obey(strategy: Strategy, state: State, seen: Seen, command: Command) -> Stat
     who = seen.by or "an operator"
     match command:
         case Command.ABORT:
-            following = _aborted(strategy, state, seen, f"aborted by {who}")
+            following = _aborted(strategy, state, seen, seen.why or f"aborted by {who}")
         case Command.REJECT:
             following = _aborted(strategy, state, seen, f"rejected by {who}")
         case Command.PAUSE:

@@ -94,15 +94,15 @@ def _begun(strategy: Strategy, state: State, seen: Seen) -> State:
     prepared = asked(strategy, state, seen, *of_kind(strategy, HookKind.PRE_ROLLOUT))
     if prepared.refused:
         return take_back(prepared.state, seen, prepared.refused)
-    known = prepared.state if seen.past is None else replace(prepared.state, plan=plan(strategy, seen.past))
     if prepared.waiting:
-        return wait(known, Awaited.HOOK, prepared.waiting)
-    confirmed = asked(strategy, known, seen, *going_up(strategy, known, 0))
+        return wait(prepared.state, Awaited.HOOK, prepared.waiting)
+    confirmed = asked(strategy, prepared.state, seen, *going_up(strategy, prepared.state, 0))
     if confirmed.waiting:
         return wait(confirmed.state, Awaited.HOOK, confirmed.waiting)
     if seen.frozen:
         return wait(confirmed.state, Awaited.THAW, seen.frozen)
-    return to_stage(confirmed.state, seen, 0, "the candidate is healthy through every Envoy")
+    known = confirmed.state if seen.past is None else replace(confirmed.state, plan=plan(strategy, seen.past))
+    return to_stage(known, seen, 0, "the candidate is healthy through every Envoy")
 
 
 def _rate_may_come(state: State, seen: Seen) -> bool:

@@ -5,6 +5,8 @@ from rollout.gate import Past, Step, steps
 from rollout.spec import Stage, Strategy
 from rollout.state import Phase, Role, Split, State
 
+DONE = frozenset({Phase.RETAINING, Phase.ROLLED_BACK})
+"""Where a lane ends, until all of them do."""
 _PREVIEWED = frozenset({Phase.WARMING, Phase.SHIFTING, Phase.RETAINING})
 
 
@@ -26,11 +28,39 @@ def wanted(strategy: Strategy, state: State) -> Split:
         match=stage.match if stage else (),
         mirror_bp=(stage.mirror_bp or 0) if stage else 0,
         preview=strategy.preview is not None and behind(state) in _PREVIEWED,
+        by_location=by_location(state) if in_waves(strategy, state) else {},
     )
 
 
+def in_waves(strategy: Strategy, state: State) -> bool:
+    """Say whether each location goes its own way now."""
+    return bool(strategy.waves) and behind(state) is Phase.SHIFTING
+
+
+def by_location(state: State) -> dict[str, int]:
+    """Return the candidate's weight in each location that gives it any."""
+    weights = {location: lane_bp(lane) for location, lane in sorted(state.lanes.items())}
+    return {location: bp for location, bp in weights.items() if bp}
+
+
+def lane_bp(lane: State) -> int:
+    """Return the candidate's wanted share of a location's traffic."""
+    if behind(lane) is Phase.SHIFTING:
+        return lane.plan[lane.stage].weight_bp
+    if lane.phase is Phase.ROLLING_BACK:
+        return lane.back_bp
+    return FULL_BP if lane.loser is Role.STABLE else 0
+
+
+def strategy_of(strategy: Strategy, wave: int) -> Strategy:
+    """Return the strategy of a location in this wave, as if there were no other."""
+    return strategy.model_copy(update={"stages": strategy.waves[wave].stages or strategy.stages, "waves": ()})
+
+
 def weight_bp(strategy: Strategy, state: State) -> int:
-    """Return the candidate's wanted share of traffic in basis points."""
+    """Return the candidate's wanted share of traffic in basis points; in waves that of who is in none yet."""
+    if in_waves(strategy, state):
+        return 0
     if behind(state) is Phase.SHIFTING:
         return step_of(strategy, state).weight_bp
     if state.phase is Phase.ROLLING_BACK:
@@ -54,7 +84,9 @@ def step_of(strategy: Strategy, state: State) -> Step:
 
 def stage_of(strategy: Strategy, state: State) -> Stage | None:
     """Return the stage that traffic is in, paused or not; None outside of the stages."""
-    return strategy.stages[step_of(strategy, state).stage] if behind(state) is Phase.SHIFTING else None
+    if behind(state) is not Phase.SHIFTING or in_waves(strategy, state):
+        return None
+    return strategy.stages[step_of(strategy, state).stage]
 
 
 def lower_bp(strategy: Strategy, state: State) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rollout.gate.histogram import Histogram
-from rollout.metrics.envoy import ClusterStats, Scrape
+from rollout.metrics.envoy import ClusterStats, Scrape, Sessions
 
 GRPC_FAULTS = frozenset({2, 4, 12, 13, 14, 15})
 """The gRPC statuses that are the server's fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and
@@ -22,7 +22,11 @@ class Counts:
     in 5xx for the client; `retries` attempts that Envoy repeated; `timeouts` requests that the route's timeout ended,
     `refused` those that Envoy answered for the backend: no connection, one that broke, no healthy backend, a circuit
     breaker, a try's timeout. Neither of these two has a sample in `latency`. `grpc` has the answers by gRPC status.
-    `started` are requests that began, `active` those that run at the end of the span.
+    `started` are requests that began, `active` those that run at the end of the span. `connections` to backends were
+    begun, `connect_fails` of them failed.
+
+    A connection of a TCP proxy is a request that ends as soon as it is made, or could not be made, which is an error:
+    Envoy tells no more of it by backend, and one that lasts for days must not look as if it hung.
     """
 
     requests: int = 0
@@ -34,6 +38,8 @@ class Counts:
     active: int = 0
     grpc: Mapping[int, int] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
+    connections: int = 0
+    connect_fails: int = 0
 
     def merge(self, other: Counts) -> Counts:
         """The sum of two Envoys, or of two spans; of spans that follow each other `active` is no sum, so set it."""
@@ -47,6 +53,8 @@ class Counts:
             active=self.active + other.active,
             grpc=_added(self.grpc, other.grpc),
             latency=self.latency.merge(other.latency),
+            connections=self.connections + other.connections,
+            connect_fails=self.connect_fails + other.connect_fails,
         )
 
     @property
@@ -82,26 +90,47 @@ def increments(before: Scrape, after: Scrape, stat_name: str) -> Counts | None:
     earlier, later = before.clusters.get(stat_name), after.clusters.get(stat_name)
     if earlier is None or later is None or restarted(before, after):
         return None
-    requests, errors, retries, timeouts, attempts, gateway_errors, unanswered = grown = tuple(
-        new - old for new, old in zip(_counters(later), _counters(earlier), strict=True)
-    )
+    grown = tuple(new - old for new, old in zip(_counters(later), _counters(earlier), strict=True))
+    requests, errors, retries, timeouts, attempts, gateway_errors, unanswered, connections, connect_fails = grown
     statuses = _grown(earlier.grpc, later.grpc)
     if min(grown) < 0 or statuses is None:
         return None
     latency = later.latency.subtract(earlier.latency)
+    sessions = sessions_between(earlier, later)
     return Counts(
-        requests=requests,
-        errors=errors,
+        requests=requests + sessions.attempts,
+        errors=errors + sessions.failed,
         retries=retries,
         timeouts=timeouts,
         # An attempt without an answer may have been retried, and a backend may send a 503 itself: neither is too many.
         refused=max(0, min(unanswered, gateway_errors - timeouts)),
         # Requests that their clients gave up are not in the first, those that got no connection not in the second.
-        started=max(0, requests + _running(later) - _running(earlier), attempts - retries),
-        active=_running(later),
+        started=max(0, requests + _running(later) - _running(earlier), attempts - retries) + begun(sessions),
+        active=_running(later) + sum(each.waiting for each in later.sessions.values()),
         grpc=statuses,
         latency=later.latency if latency is None else latency,
+        connections=connections + sessions.attempts,
+        connect_fails=connect_fails + sessions.failed,
     )
+
+
+def sessions_between(earlier: ClusterStats, later: ClusterStats) -> Sessions:
+    """What TCP proxies did in between with the backends that were there before; `waiting` is how many more wait.
+
+    One that an Envoy has anew counts from nothing again, and so not at all.
+    """
+    grown = [
+        Sessions(new.made - old.made, new.failed - old.failed, new.waiting - old.waiting)
+        for address, new in later.sessions.items()
+        if (old := earlier.sessions.get(address)) is not None
+    ]
+    known = [each for each in grown if min(each.made, each.failed) >= 0]
+    return Sessions(*(sum(getattr(each, name) for each in known) for name in ("made", "failed", "waiting")))
+
+
+def begun(sessions: Sessions) -> int:
+    """How many connections were begun in a span: what its end found waiting was, what its beginning found was not."""
+    return max(0, sessions.attempts + sessions.waiting)
 
 
 def restarted(before: Scrape, after: Scrape) -> bool:
@@ -120,6 +149,8 @@ def _counters(stats: ClusterStats) -> tuple[int, ...]:
         stats.attempts,
         stats.gateway_errors,
         stats.unanswered,
+        stats.connections,
+        stats.connect_fails,
     )
 
 

@@ -6,8 +6,8 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from rollout.gate.histogram import Bucket, Histogram
@@ -35,11 +35,13 @@ _FIELDS: Mapping[str, str] = {
     "upstream_rq_rx_reset": "unanswered",
     "upstream_cx_none_healthy": "unanswered",
     "upstream_cx_destroy_remote_with_active_rq": "unanswered",
+    "upstream_cx_total": "connections",
+    "upstream_cx_connect_fail": "connect_fails",
 }
 """Stat -> field of ClusterStats; those with the same field are added."""
 _LATENCY = "upstream_rq_time"
 _UPTIME = "server.uptime"
-_BACKEND = ("rq_active", "rq_pending_active", "healthy", "rq_success", "rq_error")
+_BACKEND = ("rq_active", "rq_pending_active", "healthy", "rq_success", "rq_error", "rq_total", "cx_connect_fail")
 _CLUSTER, _ENDPOINT, _GRPC = "cluster.", ".endpoint.", ".grpc"
 _TOTALS = "  totals="
 
@@ -59,6 +61,22 @@ class BackendStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Sessions:
+    """What one Envoy's TCP proxies did with one backend since its start: connections `made`, attempts that `failed`.
+
+    `waiting` are being made. How long they last and how they end Envoy does not count by backend.
+    """
+
+    made: int = 0
+    failed: int = 0
+    waiting: int = 0
+
+    @property
+    def attempts(self) -> int:
+        return self.made + self.failed
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStats:
     """One cluster in one Envoy: counters since its start, gauges as they are.
 
@@ -66,7 +84,9 @@ class ClusterStats:
     hidden are in `retries`), `timeouts` those that the route's timeout ended. `attempts` are requests that got a
     connection, `gateway_errors` the final 502, 503 and 504, `unanswered` the attempts that no backend answered, the
     route's timeouts aside. `grpc` counts final answers by gRPC status, where there is a `grpc_stats` filter. `backends`
-    has those that were asked for, by address. A cluster which that Envoy does not have, or never used, is all zeros.
+    has those that were asked for, by address. `connections` are those that were begun to the backends, `connect_fails`
+    the ones of them that failed. `sessions` are of TCP proxies, by address: see Shared. A cluster which that Envoy does
+    not have, or never used, is all zeros.
     """
 
     completed: int = 0
@@ -83,14 +103,39 @@ class ClusterStats:
     gateway_errors: int = 0
     unanswered: int = 0
     grpc: Mapping[int, int] = field(default_factory=dict)
+    connections: int = 0
+    connect_fails: int = 0
+    sessions: Mapping[str, Sessions] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A cluster that versions share, as TCP proxies have it, and the backends (HOST:PORT) whose connections in it are
+    those of one version: `version` is the stat name of that one's own cluster, `cluster` the shared one's."""
+
+    version: str
+    cluster: str
+    backends: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to ask each Envoy for: clusters by stat name, and backends (HOST:PORT) whose activity matters."""
+    """What to ask each Envoy for: clusters by stat name, and backends (HOST:PORT) whose activity matters.
+
+    `shared` says which connections in other clusters belong to these.
+    """
 
     stat_names: tuple[str, ...]
     backends: tuple[str, ...] = ()
+    shared: tuple[Shared, ...] = ()
+
+    def clusters(self) -> tuple[str, ...]:
+        """Return all stat names that are needed."""
+        return tuple(dict.fromkeys((*self.stat_names, *(each.cluster for each in self.shared))))
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return all backends that are needed."""
+        return tuple(dict.fromkeys((*self.backends, *(one for each in self.shared for one in each.backends))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +158,9 @@ def stats_paths(query: Query) -> tuple[str, ...]:
 
     As text, which has a quarter of the size that JSON has, and is as exact.
     """
-    names = sorted(set(query.stat_names))
+    names, backends = sorted(query.clusters()), query.addresses()
     chunks = (names[at : at + NAMES_PER_QUERY] for at in range(0, len(names), NAMES_PER_QUERY))
-    return tuple(
-        f"/stats?usedonly&histogram_buckets=detailed&filter={_filter(each, query.backends)}" for each in chunks
-    )
+    return tuple(f"/stats?usedonly&histogram_buckets=detailed&filter={_filter(each, backends)}" for each in chunks)
 
 
 def _filter(stat_names: Sequence[str], backends: Sequence[str]) -> str:
@@ -149,7 +192,7 @@ class _Found:
 def parse_stats(answers: Sequence[bytes], query: Query) -> tuple[int | None, Mapping[str, ClusterStats]]:
     """The answers to `stats_paths`: the Envoy's uptime, and each of the clusters; ValueError when it is none."""
     uptime_s: int | None = None
-    found = {name: _Found() for name in query.stat_names}
+    found = {name: _Found() for name in query.clusters()}
     for answer in answers:
         if not answer:
             raise ValueError("an empty answer; is it an Envoy's admin endpoint?")
@@ -160,8 +203,11 @@ def parse_stats(answers: Sequence[bytes], query: Query) -> tuple[int | None, Map
                 cluster.latency = histogram
         uptime_s = numbers.pop(_UPTIME, uptime_s)
         _put(numbers, found)
-    asked = {_in_stat(address): address for address in query.backends}
-    return uptime_s, {name: _cluster_stats(cluster, asked) for name, cluster in found.items()}
+    asked = {_in_stat(address): address for address in query.addresses()}
+    clusters = {name: _cluster_stats(cluster, asked) for name, cluster in found.items()}
+    for each in query.shared:
+        clusters[each.version] = _with_sessions(clusters[each.version], found[each.cluster], each.backends)
+    return uptime_s, clusters
 
 
 def _stats(answer: bytes) -> tuple[dict[str, int], dict[str, Histogram]]:
@@ -258,7 +304,7 @@ def _cluster_stats(found: _Found, asked: Mapping[str, str]) -> ClusterStats:
         for address, stats in found.backends.items()
         if address in asked and (known := _backend_stats(stats)) is not None
     }
-    return ClusterStats(**found.fields, latency=found.latency, backends=backends, grpc=found.grpc)
+    return ClusterStats(**found.fields, latency=found.latency, backends=backends, grpc=found.grpc, sessions={})
 
 
 def _backend_stats(stats: Mapping[str, int]) -> BackendStats | None:
@@ -268,3 +314,20 @@ def _backend_stats(stats: Mapping[str, int]) -> BackendStats | None:
     errors = stats.get("rq_error", 0)
     active = stats["rq_active"] + stats["rq_pending_active"]
     return BackendStats(active, stats["healthy"] > 0, stats.get("rq_success", 0) + errors, errors)
+
+
+def _with_sessions(stats: ClusterStats, shared: _Found, backends: Iterable[str]) -> ClusterStats:
+    """A version's stats with its backends' connections in a cluster that it shares; they are attempts like others."""
+    sessions = {
+        address: Sessions(known.get("rq_total", 0), known.get("cx_connect_fail", 0), known["rq_pending_active"])
+        for address in backends
+        if "rq_pending_active" in (known := shared.backends.get(_in_stat(address), {}))
+    }
+    own = {
+        address: replace(
+            known, requests=known.requests + sessions[address].attempts, errors=known.errors + sessions[address].failed
+        )
+        for address, known in stats.backends.items()
+        if address in sessions
+    }
+    return replace(stats, sessions={**stats.sessions, **sessions}, backends={**stats.backends, **own})

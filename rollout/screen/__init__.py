@@ -2,7 +2,7 @@
 
 from rollout.screen.evidence import against, progress, progress_words, verdict_text
 from rollout.screen.following import awaited_words, choices, station
-from rollout.screen.lines import drain_line, drain_of, notes, rollout_line
+from rollout.screen.lines import drain_line, drain_of, health_of, notes, rollout_line
 from rollout.screen.panel import NOTES_LIMIT, WAITING_LIMIT, service_panel
 from rollout.screen.tables import fleet_table, history_table, services_table, status_table
 from rollout.screen.track import track
@@ -30,6 +30,7 @@ __all__ = [
     "drain_of",
     "duration",
     "fleet_table",
+    "health_of",
     "history_table",
     "instant",
     "milliseconds",

@@ -39,6 +39,18 @@ def drain_of(view: Json, address: str) -> Text:
     )
 
 
+def unhealthy_line(found: Json) -> Text:
+    """Say why a backend is not used, or that it is all the same."""
+    line = plain(f"{found['backend']} of {found['version'] or 'no version'}: {found['why']}")
+    return line.append("; used all the same, it is the last one", "bold yellow") if found["used"] else line
+
+
+def health_of(view: Json, address: str) -> Text:
+    """Say whether this backend of a service is used."""
+    found = next((each for each in view["unhealthy"] if each["backend"] == address), None)
+    return unhealthy_line(found) if found else plain(f"{address}: healthy")
+
+
 def notes(warnings: Sequence[str], done: str) -> Text:
     """Warnings, one in a line, and what was done."""
     return Text("\n").join([*(plain(f"warning: {each}", "yellow") for each in warnings), plain(done)])

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rollout.screen.evidence import evidence_bars, verdict_text
 from rollout.screen.following import awaited_words, choices
-from rollout.screen.lines import drain_line, drain_words
+from rollout.screen.lines import drain_line, drain_words, unhealthy_line
 from rollout.screen.track import track
 from rollout.screen.words import (
     NOTHING,
@@ -47,6 +47,7 @@ def service_panel(view: Json, note: str = "") -> RenderableType:
         parts.append(Text("no rollout yet"))
     parts.append(_versions(view))
     below = [*(_findings(rollout) if rollout else ()), *(("drain", drain_line(each)) for each in view["drains"])]
+    below += [("avoided", unhealthy_line(each)) for each in view.get("unhealthy", ())]
     parts += [Text(), _rows(below)] if below else []
     if note:
         parts.append(plain(note, "bold yellow"))

@@ -203,8 +203,8 @@ def _put_past(database: Database, past: PastVersion) -> None:
         "addresses": json.dumps(past.addresses),
         "strategy": dump_strategy(past.strategy),
         "served": int(past.served),
-        "ended_s": past.ended_s,
-        "ended_at": to_text(past.ended_at),
+        "ended_s": past.ended.engine_s,
+        "ended_at": to_text(past.ended.at),
     }
     database["past_versions"].upsert(row, pk=("service", "name"))
     database.execute(_DROP_PAST, {"service": past.service, "kept": KEPT_VERSIONS})

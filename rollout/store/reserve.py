@@ -53,8 +53,9 @@ class Reserve:
         while len(text := _notes().dump_json(tuple(kept.values()))) > SLOT_BYTES - _HEAD_BYTES:
             kept.popitem()
         turn = self._turn + 1
-        head = turn.to_bytes(8, "big") + len(text).to_bytes(8, "big") + zlib.crc32(text).to_bytes(4, "big")
-        os.pwrite(self._descriptor, head + text, turn % SLOTS * SLOT_BYTES)
+        numbers = turn.to_bytes(8, "big") + len(text).to_bytes(8, "big")
+        checksum = zlib.crc32(numbers + text).to_bytes(4, "big")
+        os.pwrite(self._descriptor, numbers + checksum + text, turn % SLOTS * SLOT_BYTES)
         os.fdatasync(self._descriptor)
         self._turn, self._noted = turn, kept
 
@@ -76,9 +77,7 @@ def open_reserve(folder: Path) -> Reserve:
 
 def unsaved(noted: Iterable[TakenBack], rollouts: Iterable[Rollout]) -> tuple[TakenBack, ...]:
     """Return those whose rollout was saved last before it was taken back."""
-    forward = {
-        (each.service, each.id): each.revision for each in rollouts if each.state.loser is not Role.CANDIDATE
-    }
+    forward = {(each.service, each.id): each.revision for each in rollouts if each.state.loser is not Role.CANDIDATE}
     return tuple(each for each in noted if forward.get((each.service, each.id), each.revision) < each.revision)
 
 
@@ -96,7 +95,7 @@ def _newest(descriptor: int) -> tuple[int, dict[str, TakenBack]]:
 def _place(found: bytes) -> tuple[int, tuple[TakenBack, ...]]:
     turn, length = int.from_bytes(found[:8], "big"), int.from_bytes(found[8:16], "big")
     text = found[_HEAD_BYTES : _HEAD_BYTES + length]
-    if not turn or zlib.crc32(text) != int.from_bytes(found[16:_HEAD_BYTES], "big"):
+    if not turn or zlib.crc32(found[:16] + text) != int.from_bytes(found[16:_HEAD_BYTES], "big"):
         return 0, ()
     try:
         return turn, _notes().validate_json(text)

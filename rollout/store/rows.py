@@ -7,6 +7,7 @@ from typing import Any
 
 from rollout.record import (
     Backend,
+    Ended,
     JournalEntry,
     Mark,
     Operation,
@@ -44,8 +45,7 @@ def to_past(row: Mapping[str, Any]) -> PastVersion:
         addresses=tuple(json.loads(row["addresses"])),
         strategy=load_strategy(row["strategy"]),
         served=bool(row["served"]),
-        ended_s=row["ended_s"],
-        ended_at=datetime.fromisoformat(row["ended_at"]),
+        ended=Ended(row["ended_s"], datetime.fromisoformat(row["ended_at"])),
     )
 
 

@@ -2,20 +2,18 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from rollout.errors import Conflict, Unavailable
+from rollout.errors import Unavailable
 from rollout.record import (
     Change,
     Contents,
@@ -25,6 +23,7 @@ from rollout.record import (
     Service,
 )
 from rollout.store.changes import apply
+from rollout.store.folder import DATABASE_NAME, reached, refuse_damaged, take, usable
 from rollout.store.reserve import Reserve, open_reserve, unsaved
 from rollout.store.rows import (
     to_backend,
@@ -37,24 +36,10 @@ from rollout.store.rows import (
     to_rollout,
     to_version,
 )
-from rollout.store.schema import APPLICATION_ID, MIGRATIONS
+from rollout.store.schema import MIGRATIONS
 
-DATABASE_NAME = "rollout.db"
-LOCK_NAME = "lock"
 BUSY_TIMEOUT_MS = (
     1_000  # no server but us can lock it: only a backup or somebody's sqlite3, and the next reconcile tries again
-)
-
-_REMEDIES: Mapping[int, str] = MappingProxyType(
-    {
-        sqlite3.SQLITE_BUSY: "another program has it locked: end that one",
-        sqlite3.SQLITE_CANTOPEN: "it must be a file that this user may write",
-        sqlite3.SQLITE_CORRUPT: "it is damaged: stop the server, then restore a backup or move the file away",
-        sqlite3.SQLITE_FULL: "make room on its disk",
-        sqlite3.SQLITE_IOERR: "look at the health of its disk, and the room on it",
-        sqlite3.SQLITE_NOTADB: "it is damaged: stop the server, then restore a backup or move the file away",
-        sqlite3.SQLITE_READONLY: "make it writable",
-    }
 )
 
 _Returned = TypeVar("_Returned")
@@ -121,13 +106,13 @@ async def open_store(folder: Path) -> SqliteStore:
 
 def _open(folder: Path) -> _Files:
     path = folder / DATABASE_NAME
-    with _usable(folder), _reached(path, "open"), ExitStack() as undo:
+    with usable(folder), reached(path, "open"), ExitStack() as undo:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _lock(folder)
+        lock = take(folder)
         undo.callback(os.close, lock)
         # SQLite gives its -wal and -shm files the mode of the database.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        _inspect(path)
+        refuse_damaged(path)
         database = Database(path, execute_plugins=False)
         undo.callback(database.close)
         _set_up(database, path)
@@ -138,79 +123,11 @@ def _open(folder: Path) -> _Files:
 
 def _close(files: _Files) -> None:
     try:
-        with _reached(files.path, "close"):
+        with reached(files.path, "close"):
             files.database.close()
     finally:
         files.reserve.close()
         os.close(files.lock)
-
-
-@contextmanager
-def _usable(folder: Path) -> Iterator[None]:
-    """Say which folder it is that cannot be used."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "give --data a folder that this user may write, on a local disk"
-        raise Unavailable(f"cannot use the data folder {folder}: {error.strerror}; {remedy}") from error
-
-
-@contextmanager
-def _reached(path: Path, verb: str) -> Iterator[None]:
-    """Say which database it is that cannot be reached."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        remedy = _REMEDIES.get(_kind(error))
-        raise Unavailable(f"cannot {verb} {path}: {error}" + (f"; {remedy}" if remedy else "")) from error
-
-
-def _kind(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code: the low byte, the rest are details. Errors of Python's own have none."""
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF
-
-
-def _lock(folder: Path) -> int:
-    """Take the folder for this process. The kernel lets go of it when the process ends, however that happens."""
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except BlockingIOError as error:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        remedy = "stop it or give --data another folder"
-        raise Conflict(f"the data folder {folder} is in use by another server (pid {owner}); {remedy}") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _inspect(path: Path) -> None:
-    """Refuse a database that is damaged or not for us, without a write to it."""
-    # Read only: a connection that may write moves the -wal file into the database when it closes.
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        try:
-            application = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            fault = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            if _kind(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise
-            fault = str(error)
-    if fault != "ok":
-        remedy = "restore a backup of it, or move it away to begin with nothing remembered"
-        raise Unavailable(f"the database {path} is damaged: {' '.join(fault.split())}; {remedy}")
-    if tables and application != APPLICATION_ID:
-        raise Conflict(f"the database {path} is another program's; give --data another folder")
-    if version > len(MIGRATIONS):
-        formats = f"its format is {version}, this version knows up to {len(MIGRATIONS)}"
-        remedy = "install that version again or give --data another folder"
-        raise Conflict(f"the database {path} was written by a newer version of rollout ({formats}); {remedy}")
 
 
 def _set_up(database: Database, path: Path) -> None:
@@ -246,7 +163,7 @@ def _transaction(database: Database) -> Iterator[None]:
 def _save(files: _Files, changes: Sequence[Change], engine_s: float) -> None:
     with contextlib.suppress(OSError):  # what is wrong with the disk, the database will say
         files.reserve.note(changes)
-    with _reached(files.path, "write"):
+    with reached(files.path, "write"):
         _check_in_place(files)
         with _transaction(files.database):
             for change in changes:
@@ -269,7 +186,7 @@ def _check_in_place(files: _Files) -> None:
 @contextmanager
 def _read(path: Path) -> Iterator[None]:
     """Say which database it is that holds what cannot be read."""
-    with _reached(path, "read"):
+    with reached(path, "read"):
         try:
             yield
         except ValueError as error:
@@ -325,7 +242,7 @@ def _newest_operations(files: _Files, service: str | None, limit: int) -> tuple[
 
 def _journal_rows(files: _Files, service: str, rollout_id: int) -> tuple[Mapping[str, Any], ...]:
     table, where = files.database["journal"], "service = ? AND rollout_id = ?"
-    with _reached(files.path, "read"):
+    with reached(files.path, "read"):
         return tuple(table.rows_where(where, [service, rollout_id], order_by="revision"))
 
 

@@ -1,10 +1,8 @@
 """Overlay and splits -> snapshot: a pure function of both, which makes again only what changed."""
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
@@ -24,15 +22,17 @@ from rollout.traffic.assignment import (
     without,
     written,
 )
+from rollout.traffic.copies import RULES, Renewal, known_to
 from rollout.traffic.overlay import Overlay, RouteKey, RouteTemplate, ServiceTemplate
 from rollout.traffic.places import Places, change, copied
+from rollout.traffic.routing import NOBODY, PLAIN, SHADOW, Lead, Routing, cluster_name, lead, shadow_name
 from rollout.traffic.shares import Part, shared
-from rollout.traffic.splice import Knife, Leaf, Splice
-from xds import proto
+from rollout.traffic.splice import Knife, Splice, grafts_of
 from xds.resources import (
     CLUSTERS,
     ENDPOINTS,
     TYPES,
+    VIRTUAL_HOSTS,
     Reference,
     Resource,
     ResourceType,
@@ -42,8 +42,6 @@ from xds.resources import (
 )
 from xds.snapshot import Snapshot, edited, of_views, view
 
-WEIGHTED_CLUSTER = "envoy.config.route.v3.WeightedCluster"
-WEIGHTS_LIMIT = 2**32 - 1  # of the sum of weights in a route
 _PLAIN_STAT = re.compile(r"[^.:]+")
 
 
@@ -70,14 +68,13 @@ class ServiceTraffic:
 
     stable: str
     versions: tuple[VersionTraffic, ...]
+    routing: Routing = PLAIN
 
     def __post_init__(self) -> None:
         assert sum(version.weight_bp for version in self.versions) == FULL_BP, self
-        assert any(version.name == self.stable for version in self.versions), self
-
-
-# Clusters of a service's versions that get requests, and their weights.
-Weights = tuple[tuple[str, int], ...]
+        names = {version.name for version in self.versions}
+        assert self.stable in names, self
+        assert self.routing.candidate in {"", *names}, self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,10 +106,6 @@ class MadeRoute:
     resource: Resource
 
 
-def cluster_name(service: str, version: str) -> str:
-    return f"{service}@{version}"
-
-
 def stat_name(service: ServiceTemplate, version: str) -> str:
     """Return the name of a version's cluster in Envoy's stats: a dot there would end the name of the cluster."""
     name = cluster_name(service.stat, version)
@@ -122,33 +115,14 @@ def stat_name(service: ServiceTemplate, version: str) -> str:
     return f"{re.sub('[.:]', '_', name)}-{mark}"
 
 
+def shadow_stat_name(service: ServiceTemplate, version: str) -> str:
+    """Return the name of the stats of a version's shadow cluster."""
+    return stat_name(service, f"{version}{SHADOW}")
+
+
 def bare_stat_name(service: ServiceTemplate) -> str:
     """Return the name of a service's own cluster in Envoy's stats, where a colon is an underscore."""
     return str(service.cluster.alt_stat_name or service.name).replace(":", "_")
-
-
-class Renewal:
-    """Makes what routes need of new weights, each thing once."""
-
-    def __init__(self, weights: Mapping[str, Weights]) -> None:
-        self._weights = weights
-        self._encoded: dict[Leaf, bytes] = {}
-        self._references: dict[tuple[str, str], tuple[Reference, ...]] = {}
-
-    def encoded(self, leaf: Leaf) -> bytes:
-        known = self._encoded.get(leaf)
-        if known is None:
-            known = self._encoded[leaf] = _split(leaf, {name: self._weights[name] for name in leaf.names})
-        return known
-
-    def references(self, service: str, path: str) -> tuple[Reference, ...]:
-        """Return the references of a route, at this path, to the versions of a service."""
-        known = self._references.get((service, path))
-        if known is None:
-            field = f"{path}.weighted_clusters"
-            known = tuple(Reference(CLUSTERS, cluster, field) for cluster, _ in self._weights[service])
-            self._references[service, path] = known
-        return known
 
 
 class Compiler:
@@ -159,10 +133,10 @@ class Compiler:
 
     def __init__(self, overlay: Overlay) -> None:
         self.overlay = overlay
-        self._knife = Knife(lambda message, places: _named(message, places, overlay.services))
+        self._knife = Knife(lambda message, places: _named(message, places, overlay.services), RULES)
         self._routes_of = _routes_by_service(overlay)
         self._traffic: Mapping[str, ServiceTraffic] = {}
-        self._weights: Mapping[str, Weights] = {}
+        self._leads: Mapping[str, Lead] = {}
         self._made: Mapping[str, Made] = {}
         self._routes: Mapping[RouteKey, MadeRoute] = {}
         self._snapshot: Snapshot | None = None
@@ -172,13 +146,13 @@ class Compiler:
         before = self._traffic
         other = [name for name in self.overlay.services if services[name] is not before.get(name)]
         changed = {name: services[name] for name in other if services[name] != before.get(name)}
-        weights = {name: _weights(name, each) for name, each in changed.items()}
-        shifted = {name: each for name, each in weights.items() if each != self._weights.get(name)}
+        leads = {name: _lead(name, each) for name, each in changed.items()}
+        shifted = {name: each for name, each in leads.items() if each != self._leads.get(name)}
         made = {name: self._service(name, each) for name, each in changed.items()}
-        all_weights = {**self._weights, **shifted}
-        routes = self._shifted_routes(all_weights, shifted)
+        all_leads = {**self._leads, **shifted}
+        routes = self._shifted_routes(all_leads, shifted)
         snapshot = self._edited(made, routes)
-        self._traffic, self._weights = dict(services), all_weights
+        self._traffic, self._leads = dict(services), all_leads
         self._made, self._routes = {**self._made, **made}, {**self._routes, **routes}
         self._snapshot = snapshot
         return snapshot
@@ -186,22 +160,27 @@ class Compiler:
     def _service(self, name: str, traffic: ServiceTraffic) -> Made:
         return _service(self.overlay.services[name], traffic, self._made.get(name))
 
-    def _shifted_routes(
-        self, weights: Mapping[str, Weights], shifted: Mapping[str, Weights]
-    ) -> dict[RouteKey, MadeRoute]:
+    def _shifted_routes(self, leads: Mapping[str, Lead], shifted: Mapping[str, Lead]) -> dict[RouteKey, MadeRoute]:
         if self._snapshot is None:
             templates = {each.key: each for each in self.overlay.routes}
         else:
             templates = {each.key: each for name in shifted for each in self._routes_of.get(name, ())}
-        renewal = Renewal(weights)
-        return {key: self._route(each, renewal, shifted.keys()) for key, each in templates.items()}
+        changed = {name: tuple(_renewed(name, self._leads.get(name), each)) for name, each in shifted.items()}
+        renewals = {
+            hosts: Renewal(known_to(VIRTUAL_HOSTS, leads) if hosts else leads, self._knife)
+            for hosts in {each.type is VIRTUAL_HOSTS for each in templates.values()}
+        }
+        return {
+            key: self._route(each, renewals[each.type is VIRTUAL_HOSTS], changed) for key, each in templates.items()
+        }
 
-    def _route(self, template: RouteTemplate, renewal: Renewal, shifted: AbstractSet[str]) -> MadeRoute:
+    def _route(self, template: RouteTemplate, renewal: Renewal, changed: Mapping[str, tuple[str, ...]]) -> MadeRoute:
         before = self._routes.get(template.key)
+        mine = {name: changed[name] for name in changed.keys() & template.services.keys()}
         if before is None:
             empty = self._knife.taken_apart(template.message, template.places)
-            return _route(template, empty, dict.fromkeys(template.services, ()), template.services.keys(), renewal)
-        return _route(template, before.splice, before.versions, shifted & template.services.keys(), renewal)
+            return _route(template, empty, dict.fromkeys(template.services, ()), mine, renewal)
+        return _route(template, before.splice, before.versions, mine, renewal)
 
     def _edited(self, made: Mapping[str, Made], routes: Mapping[RouteKey, MadeRoute]) -> Snapshot:
         """Return the last snapshot with what was made again."""
@@ -246,8 +225,18 @@ def _named(message: Message, places: Places, services: Mapping[str, ServiceTempl
     return frozenset(found & services.keys())
 
 
-def _weights(service: str, traffic: ServiceTraffic) -> Weights:
-    return tuple((cluster_name(service, each.name), each.weight_bp) for each in traffic.versions if each.weight_bp)
+def _lead(service: str, traffic: ServiceTraffic) -> Lead:
+    return lead(service, {each.name: each.weight_bp for each in traffic.versions}, traffic.routing)
+
+
+def _renewed(name: str, before: Lead | None, after: Lead) -> Iterator[str]:
+    """Yield what has changed of where a service leads: see Graft.names."""
+    shifted = before is None or before.main != after.main
+    if shifted:
+        yield name
+    beside = before.aside if before is not None else NOBODY
+    if beside != after.aside or (shifted and after.aside.cookie is not None):
+        yield grafts_of(name)
 
 
 def _service(template: ServiceTemplate, traffic: ServiceTraffic, before: Made | None) -> Made:
@@ -262,6 +251,11 @@ def _service(template: ServiceTemplate, traffic: ServiceTraffic, before: Made | 
     names = {version.name: cluster_name(template.name, version.name) for version in placed}
     clusters = {name: before.clusters.get(name) or _cluster(template, each) for each, name in names.items()}
     wanted: dict[str, tuple[VersionTraffic, ...]] = {names[version.name]: (version,) for version in placed}
+    candidate = traffic.routing.candidate
+    if traffic.routing.shadow:
+        shadow = shadow_name(template.name, candidate)
+        clusters[shadow] = before.clusters.get(shadow) or _shadow_cluster(template, candidate)
+        wanted[shadow] = wanted[names[candidate]]
     if template.bare:
         clusters[template.name] = before.clusters.get(template.name) or _bare_cluster(template)
         # The weights of endpoints split what TCP proxies send; nothing else that names it changes with a weight.
@@ -320,6 +314,17 @@ def _cluster(template: ServiceTemplate, version: str) -> Resource:
     return resource(CLUSTERS, cluster)
 
 
+def _shadow_cluster(template: ServiceTemplate, version: str) -> Resource:
+    """Clone a version's cluster for requests that nobody judges: its own health checks would ask each backend twice."""
+    cluster = _with_defaults(template.cluster)
+    cluster.name = shadow_name(template.name, version)
+    cluster.eds_cluster_config.service_name = cluster.name
+    cluster.alt_stat_name = shadow_stat_name(template, version)
+    cluster.ClearField("health_checks")
+    cluster.ClearField("outlier_detection")
+    return resource(CLUSTERS, cluster)
+
+
 def _bare_cluster(template: ServiceTemplate) -> Resource:
     cluster = _with_defaults(template.cluster)
     cluster.eds_cluster_config.service_name = ""  # another service may share it, but not its versions
@@ -341,70 +346,13 @@ def _route(
     template: RouteTemplate,
     before: Splice,
     versions: Mapping[str, tuple[Reference, ...]],
-    changed: AbstractSet[str],
+    changed: Mapping[str, tuple[str, ...]],
     renewal: Renewal,
 ) -> MadeRoute:
-    """Return routes as they were `before`, but for the services that changed."""
+    """Return routes as they were `before`, but for what changed of each service."""
     versions = {**versions, **{name: renewal.references(name, template.services[name]) for name in changed}}
-    splice = before.filled(changed, renewal.encoded)
+    splice = before.filled(tuple(chain.from_iterable(changed.values())), renewal)
     body = splice.body()
     references = (*chain.from_iterable(versions.values()), *template.references)
     made = Resource(template.type, template.name, content_version(body), body, references)
     return MadeRoute(splice, versions, expiring(made, template.ttl_s))
-
-
-def _split(leaf: Leaf, weights: Mapping[str, Weights]) -> bytes:
-    def split(action: Message, _: str) -> None:
-        if action.cluster in weights:
-            # clears `cluster`: both are of one oneof
-            action.weighted_clusters.CopyFrom(_weighted(weights[action.cluster]))
-        else:
-            _split_weighted(action.weighted_clusters, weights)
-
-    message = copied(leaf.message)
-    change(message, leaf.places, split)
-    return proto.canonical(message)
-
-
-def _weighted(weights: Weights) -> Message:
-    message = proto.message_class(WEIGHTED_CLUSTER)()
-    for name, weight in weights:
-        message.clusters.add(name=name).weight.value = weight
-    return message
-
-
-def _split_weighted(weighted: Message, weights: Mapping[str, Weights]) -> None:
-    """Split each entry that is a service in proportion, and scale the others alike.
-
-    The weights sum to FULL_BP where that is exact, else to a multiple. Where requests are hashed they always sum to the
-    same multiple, whatever the splits, or users would move between versions.
-    """
-    total = sum(entry.weight.value for entry in weighted.clusters)
-    unit = math.gcd(*(entry.weight.value for entry in weighted.clusters))
-    parts: list[tuple[Message, str, int]] = [
-        (entry, name, entry.weight.value // unit * weight)
-        for entry in map(copied, weighted.clusters)
-        for name, weight in weights.get(entry.name, ((entry.name, FULL_BP),))
-    ]
-    products = [weight for _, _, weight in parts]
-    hashed = weighted.WhichOneof("random_value_specifier") is not None
-    exact = not hashed and all(product % (total // unit) == 0 for product in products)
-    scaled = [product // (total // unit) for product in products] if exact else _fitting(products)
-    del weighted.clusters[:]
-    weighted.ClearField("total_weight")  # it would have to be the sum, and is deprecated
-    for (entry, name, _), weight in zip(parts, scaled, strict=True):
-        part = weighted.clusters.add()
-        part.CopyFrom(entry)
-        part.name, part.weight.value = name, weight
-
-
-def _fitting(weights: list[int]) -> list[int]:
-    """Return these weights, or as near to their proportions as fits where they are above Envoy's limit."""
-    total = sum(weights)
-    if total <= WEIGHTS_LIMIT:
-        return weights
-    ends, end = [], 0
-    for weight in weights:
-        end += weight
-        ends.append(end * WEIGHTS_LIMIT // total)
-    return [after - before for before, after in zip([0, *ends], ends, strict=False)]

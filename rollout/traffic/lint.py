@@ -71,12 +71,11 @@ def choosers(config: Config) -> Iterator[Problem]:
                     yield Problem(at(entry, path, field.name), f"{what}; name the service by `cluster:` where you can")
 
 
-def elsewhere(
-    entries: Iterable[Entry], services: Mapping[str, Entry], tcp: Container[str] = ()
-) -> dict[str, Problem]:
+def elsewhere(entries: Iterable[Entry], services: Mapping[str, Entry], tcp: Container[str] = ()) -> dict[str, Problem]:
     """Return a warning for each service that `entries` name, which are all that no rollout shifts.
 
-    But those of `tcp`, which TCP proxies name, it does, by their endpoints' weights. A name counts in a text field named *cluster*, and in quotes in any text: code of a filter may call it.
+    Those of `tcp` are split here as TCP proxies name them too. A name counts in a text field named *cluster*, and in
+    quotes in any text: code of a filter may call it.
     """
     found: dict[str, Problem] = {}
     for entry in entries:
@@ -216,11 +215,10 @@ def _unsplittable(config: Config, services: Mapping[str, Entry]) -> Iterator[Pro
         if entry.message.HasField("track_cluster_stats") and not stats.per_endpoint_stats:
             what = f"leaves out per_endpoint_stats, {why} could not be counted by version; set it to true"
             yield Problem(at(entry, "track_cluster_stats"), what)
-        assignment = config.of(ENDPOINTS).get(assignment_name(entry.message))
-        for index, locality in enumerate(assignment.message.endpoints if assignment else ()):
-            if locality.WhichOneof("lb_config") is not None:
-                what = f"has no endpoints of its own, {why} could not be split by their weights; write `lb_endpoints`"
-                yield Problem(at(assignment, f"endpoints[{index}]"), what)
+        assigned = config.of(ENDPOINTS).get(assignment_name(entry.message))
+        if assigned and any(each.WhichOneof("lb_config") is not None for each in assigned.message.endpoints):
+            what = f"has endpoints of another source, {why} could not be split by weights; write `lb_endpoints`"
+            yield Problem(at(assigned, "endpoints"), what)
 
 
 def _policy(cluster: Message) -> tuple[str, str]:

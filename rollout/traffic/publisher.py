@@ -10,12 +10,13 @@ from rollout.traffic.compiler import (
     ServiceTraffic,
     VersionTraffic,
     bare_stat_name,
-    cluster_name,
+    shadow_stat_name,
     stat_name,
 )
 from rollout.traffic.groups import COMMON, Files, FleetCompiler, FleetTraffic, check_consistent, overlays
 from rollout.traffic.lint import moved_keys
 from rollout.traffic.overlay import Overlay, ServiceTemplate
+from rollout.traffic.routing import cluster_name, shadow_name
 from xds.cache import Cache, Fleet, Wanted
 from xds.errors import InvalidConfig, Problem
 from xds.node import Node
@@ -131,6 +132,10 @@ class Publisher:
         """Return the name of a version's cluster in the stats of every proxy that has it."""
         return stat_name(next(self._templates(service)), version)
 
+    def shadow_stat_name(self, service: str, version: str) -> str:
+        """Return the name of a version's shadow cluster in the stats of every proxy that has it."""
+        return shadow_stat_name(next(self._templates(service)), version)
+
     def bare_stat_names(self, service: str) -> tuple[str, ...]:
         """Return the names that a service's own cluster has in the stats of proxies; none when only routes name it."""
         names = (bare_stat_name(template) for template in self._templates(service) if template.bare)
@@ -175,19 +180,18 @@ class Publisher:
         It may while a route of its names the version, while it has not ACKed what is served of its endpoints, or that
         its cluster is gone. An Envoy that never had the version, because it refused it, is not waited for.
         """
-        name = cluster_name(service, version)
-        users = self._cache.needing(CLUSTERS, name)
-        return {**self.endpoint_lags(service, version), **{node: Lag(f"may still use '{name}'") for node in users}}
+        names = (shadow_name(service, version), cluster_name(service, version))
+        users = {node: Lag(f"may still use '{name}'") for name in names for node in self._cache.needing(CLUSTERS, name)}
+        return {**self.endpoint_lags(service, version), **users}
 
     def endpoint_lags(self, service: str, version: str) -> Mapping[str, Lag]:
         """Return by node id why a connected Envoy does not know the health of a version's endpoints as it is served."""
-        name = cluster_name(service, version)
+        names = (cluster_name(service, version), shadow_name(service, version))
 
         def wanted(snapshot: Snapshot) -> Iterable[Wanted]:
-            served = [each for each in (name, service) if snapshot.get(ENDPOINTS, each) is not None]
+            served = [each for each in (*names, service) if snapshot.get(ENDPOINTS, each) is not None]
             yield from (Wanted(ENDPOINTS, each, _version(snapshot.get(ENDPOINTS, each))) for each in served)
-            if name not in served:
-                yield Wanted(CLUSTERS, name, None)
+            yield from (Wanted(CLUSTERS, each, None) for each in names if each not in served)
 
         return self._cache.lagging(wanted)
 
@@ -196,7 +200,8 @@ class Publisher:
         if service not in overlay.services:
             return
         present = {version.name for version in _versions(self._traffic[service])}
-        clusters = [cluster_name(service, version) for version in sorted(present | set(known_versions))]
+        versions = sorted(present | set(known_versions))
+        clusters = [name(service, version) for version in versions for name in (cluster_name, shadow_name)]
         for name in (*clusters, service):
             cluster, assignment = snapshot.get(CLUSTERS, name), snapshot.get(ENDPOINTS, name)
             if cluster is not None or name in clusters:

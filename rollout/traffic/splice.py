@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any as Message
+from typing import Protocol
 
 from rollout.traffic.places import Places
 from xds import proto
@@ -14,11 +16,15 @@ BYTES_AFTER_TAG = {1: 8, 5: 4}  # by wire type, where it is always the same
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
-    """A part that is encoded as a whole, and the names that its bytes depend on."""
+    """A part that is encoded as a whole, and the names that its bytes depend on.
+
+    `above` is the message around it that it inherits from, None without one.
+    """
 
     message: Message
     places: Places
     names: frozenset[str]
+    above: Message | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +36,7 @@ class Hole:
     """
 
     around: tuple[tuple[bytes, bytes, bytes], ...]
-    part: "Leaf | Splice"
+    part: "Leaf | Splice | Graft"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,17 +50,19 @@ class Splice:
     def body(self) -> bytes:
         return b"".join(self.pieces)
 
-    def filled(self, changed: Collection[str], encode: Callable[[Leaf], bytes]) -> "Splice":
-        """Return the message with everything encoded again that depends on a changed name."""
+    def filled(self, changed: Collection[str], maker: "Maker") -> "Splice":
+        """Return the message with everything made again that depends on a changed name."""
         pieces, parts = list(self.pieces), {}
         for index in self._users(changed):
             hole = self.holes[index]
-            if isinstance(hole.part, Splice):
-                part = hole.part.filled(changed, encode)
+            if isinstance(hole.part, Leaf):
+                body = maker.encoded(hole.part)
+            else:
+                part = hole.part.filled(changed, maker)
+                if part is hole.part:
+                    continue
                 parts[index] = Hole(hole.around, part)
                 body = part.body()
-            else:
-                body = encode(hole.part)
             for tag, before, after in hole.around:
                 body = b"".join((before, tag, varint(len(body)), body, after))
             pieces[index] = body
@@ -66,44 +74,146 @@ class Splice:
         return {index for name in names for index in self.users.get(name, ())}
 
 
+EMPTY = Splice((), MappingProxyType({}), MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graft:
+    """Fields that are not written but put into a message; `source` is what they are made from, or put into.
+
+    `names` are those that it depends on by what `grafts_of` returns, and where there are several by themselves, too.
+    `tag` is what each begins with. `content` is what is there now, `made_of` tells what that was made of (None: of
+    nothing, it is empty).
+    """
+
+    source: Message
+    places: Places
+    names: frozenset[str]
+    tag: bytes
+    above: Message | None = None
+    made_of: object = None
+    content: Splice = EMPTY
+
+    @property
+    def users(self) -> Collection[str]:
+        alone = {grafts_of(name) for name in self.names}
+        return alone | self.names if len(self.names) > 1 else alone
+
+    def body(self) -> bytes:
+        return self.content.body()
+
+    def filled(self, changed: Collection[str], maker: "Maker") -> "Graft":
+        made_of = maker.made_of(self)
+        if made_of == self.made_of:
+            return replace(self, content=self.content.filled(changed, maker)) if self.content.users else self
+        content = maker.grown(self)
+        return replace(self, made_of=made_of, content=content.filled(content.users, maker))
+
+
+class Maker(Protocol):
+    """What fills the holes."""
+
+    def encoded(self, leaf: Leaf) -> bytes:
+        """Return the bytes of a leaf."""
+
+    def made_of(self, graft: Graft) -> object:
+        """Return what a graft is to be made of now; equal values make equal grafts."""
+
+    def grown(self, graft: Graft) -> Splice:
+        """Return a graft's fields, made anew, with holes that are still empty."""
+
+
+def grafts_of(name: str) -> str:
+    """Return the name that has changed when what is grafted for a name has."""
+    return f"{name}\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Where grafts go: before each message of the kinds `before`, and in those of `after` behind the fields up to that
+    number; and which kinds of messages hold what parts below `inherit`.
+    """
+
+    before: frozenset[str]
+    after: Mapping[str, int]
+    inherit: Callable[[Message], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Knife:
     """Takes messages apart. `names` tells what a wanted part depends on; parts that are equal become one leaf."""
 
     names: Callable[[Message, Places], frozenset[str]]
-    _leaves: dict[bytes, Leaf] = field(default_factory=dict)
+    rules: Rules
+    _leaves: dict[tuple[int, bytes], Leaf] = field(default_factory=dict)
 
     def taken_apart(self, message: Message, places: Places) -> Splice:
         """Return a message with holes, still empty, in its wanted places."""
-        hole = self._hole(message, places)
+        hole = self._hole(message, places, None)
         if isinstance(hole.part, Splice) and not hole.around:
             return hole.part
         return _splice([b""], {0: hole})
 
-    def _hole(self, message: Message, places: Places) -> Hole:
-        if places.here or message.DESCRIPTOR.full_name == proto.ANY or _in_maps(message, places):
-            return Hole((), self._leaf(message, places))
+    def listed(self, graft: Graft, messages: Iterable[tuple[Message, Places | None]]) -> Splice:
+        """Return messages as fields of a graft, one after the other; None for places says that nothing changes."""
+        pieces: list[bytes] = []
+        holes: dict[int, Hole] = {}
+        for message, places in messages:
+            if places is None:
+                body = proto.canonical(message)
+                pieces.append(b"".join((graft.tag, varint(len(body)), body)))
+            else:
+                inner = self._hole(message, places, graft.above)
+                holes[len(pieces)] = Hole((*inner.around, (graft.tag, b"", b"")), inner.part)
+                pieces.append(b"")
+        return _splice(pieces, holes)
+
+    def _hole(self, message: Message, places: Places, above: Message | None) -> Hole:
+        kind = message.DESCRIPTOR.full_name
+        if places.here or kind == proto.ANY or _in_maps(message, places):
+            return Hole((), self._leaf(message, places, above))
+        above = message if self.rules.inherit(message) else above
         body = proto.canonical(message)
         pieces: list[bytes] = []
         holes: dict[int, Hole] = {}
         done = 0
         for start, end, part, below in _wanted(message, body, places):
-            inner = self._hole(part, below)
+            inner = self._hole(part, below, above)
             tag = body[start : start + _varint_length(body, start)]
-            if len(places.below) == 1:
+            grafted = part.DESCRIPTOR.full_name in self.rules.before
+            if len(places.below) == 1 and not grafted and kind not in self.rules.after:
                 return Hole((*inner.around, (tag, body[:start], body[end:])), inner.part)
-            holes[len(pieces) + 1] = Hole((*inner.around, (tag, b"", b"")), inner.part)
-            pieces += (body[done:start], b"")
+            pieces.append(body[done:start])
+            if grafted:
+                holes[len(pieces)] = Hole((), Graft(part, below, _names(inner.part), tag, above))
+                pieces.append(b"")
+            holes[len(pieces)] = Hole((*inner.around, (tag, b"", b"")), inner.part)
+            pieces.append(b"")
             done = end
+        if kind in self.rules.after:
+            last = self.rules.after[kind]
+            split = next((start for number, start, _ in fields(body) if number > last), len(body))
+            names = frozenset(name for hole in holes.values() for name in _names(hole.part))
+            pieces.append(body[done:split])
+            holes[len(pieces)] = Hole((), Graft(message, places, names, varint(last << 3 | 2)))
+            pieces.append(b"")
+            done = split
         return Hole((), _splice([*pieces, body[done:]], holes))
 
-    def _leaf(self, message: Message, places: Places) -> Leaf:
+    def _leaf(self, message: Message, places: Places, above: Message | None) -> Leaf:
         if places.below:
-            return Leaf(message, places, self.names(message, places))
-        body = proto.canonical(message)
-        if body not in self._leaves:
-            self._leaves[body] = Leaf(message, places, self.names(message, places))
-        return self._leaves[body]
+            return Leaf(message, places, self.names(message, places), above)
+        key = (id(above), proto.canonical(message))
+        if key not in self._leaves:
+            self._leaves[key] = Leaf(message, places, self.names(message, places), above)
+        return self._leaves[key]
+
+
+def _names(part: Leaf | Splice | Graft) -> frozenset[str]:
+    """Return the names that a part depends on, by themselves."""
+    if isinstance(part, Splice):
+        return frozenset(name for name in part.users if not name.endswith(grafts_of("")))
+    return part.names
 
 
 def _splice(pieces: list[bytes], holes: Mapping[int, Hole]) -> Splice:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from rollout.exposure import FULL_BP
 from rollout.spec import parse_endpoint
-from rollout.traffic.compiler import WEIGHTS_LIMIT, Compiler, ServiceTraffic, VersionTraffic
+from rollout.traffic.compiler import Compiler, ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, check, untouched
+from rollout.traffic.routing import WEIGHTS_LIMIT
 from tests.golden.cases import CASES, compiled, files, words
 from xds import proto
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, TYPES

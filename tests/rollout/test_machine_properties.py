@@ -16,6 +16,7 @@ from rollout.record import dump_seen, dump_state, load_seen, load_state
 from rollout.state import (
     ENDED,
     SETTLE_S,
+    Awaited,
     Command,
     Effect,
     LetGo,
@@ -27,7 +28,7 @@ from rollout.state import (
     State,
     start,
 )
-from tests.rollout.world import BAD_HOST, ENDS_WITHIN_S, FIRST, NODES, STRATEGY, World, share
+from tests.rollout.world import BAD_HOST, BUSY, ENDS_WITHIN_S, FIRST, NODES, STRATEGY, World, share
 
 
 class Life(RuleBasedStateMachine):
@@ -48,7 +49,7 @@ class Life(RuleBasedStateMachine):
         before, seen = self.state, self.world.observe(self.state, command)
         self.note_look(seen)
         try:
-            after, effects = advance(STRATEGY, before, seen)
+            after, effects = advance(self.world.strategy, before, seen)
         except Conflict:
             assert command is not None
             return
@@ -73,34 +74,35 @@ class Life(RuleBasedStateMachine):
         if seen.look is not None and self.full_s is not None and began_s >= self.full_s:
             self.whole_looks += 1
         everyone = self.world.connected() and not self.world.lagging()
-        if everyone and self.full_s is None and self.world.served == wanted(STRATEGY, self.state):
+        if everyone and self.full_s is None and self.world.served == wanted(self.world.strategy, self.state):
             self.full_s = seen.now_s
 
     def check_effects(self, after: State, seen: Seen, effects: tuple[Effect, ...]) -> None:
-        split = wanted(STRATEGY, after)
+        split = wanted(self.world.strategy, after)
         assert (Serve(split) in effects) == (seen.served != split)
         if after.phase in ENDED and seen.served == split:
             assert bool(effects) == (not seen.retired)
         let_go = after.let_go and after.loser is None and after.let_go not in seen.leaving
         assert (LetGo(after.let_go) in effects) == bool(let_go and seen.served == split)
         if seen.command is None:
-            assert advance(STRATEGY, after, seen) == (after, effects), "an equal observation changes nothing"
+            assert advance(self.world.strategy, after, seen) == (after, effects), "an equal observation changes nothing"
         assert load_state(dump_state(after)) == after
 
     def check_move(self, before: State, after: State, seen: Seen) -> None:
         envoys = self.world.connected().values()
-        if weight_bp(STRATEGY, after) > weight_bp(STRATEGY, before) and seen.command is None:
+        if weight_bp(self.world.strategy, after) > weight_bp(self.world.strategy, before) and seen.command is None:
             assert before.phase in (Phase.WARMING, Phase.SHIFTING)
             assert seen.connected
             assert not seen.lagging
-            assert all(envoy.has == wanted(STRATEGY, before) for envoy in envoys)
+            assert all(envoy.has == wanted(self.world.strategy, before) for envoy in envoys)
             if before.phase is Phase.SHIFTING:
                 assert self.whole_looks > 0
                 assert before.looked_s > self.resumed_s or seen.look
-                step, verdict = step_of(STRATEGY, before), before.verdict
-                if seen.look:
-                    _, verdict = judge(STRATEGY.gate, (), before.evidence, seen.look, step)
-                assert isinstance(verdict, Pass)
+                step, verdict = step_of(self.world.strategy, before), before.verdict
+                if seen.look and step.weight_bp:
+                    _, verdict = judge(self.world.strategy.gate, (), before.evidence, seen.look, step)
+                assert isinstance(verdict, Pass) or not step.weight_bp
+                assert not seen.frozen
             else:
                 assert self.world.healthy
         if after.phase is Phase.DRAINING and before.phase is not Phase.DRAINING:
@@ -112,12 +114,12 @@ class Life(RuleBasedStateMachine):
             assert after.drain is not None
             assert after.drain.idle_looks == 0
         if after.phase in (Phase.DRAINING, Phase.REMOVING, *ENDED):
-            assert share(wanted(STRATEGY, after), _loser(after)) == 0
+            assert share(wanted(self.world.strategy, after), _loser(after)) == 0
         if after.phase in ENDED:
-            assert before.phase in ENDED or all(envoy.has == wanted(STRATEGY, after) for envoy in envoys)
-            assert _loser(after) not in wanted(STRATEGY, after).present
+            assert before.phase in ENDED or all(envoy.has == wanted(self.world.strategy, after) for envoy in envoys)
+            assert _loser(after) not in wanted(self.world.strategy, after).present
         if after.phase is Phase.ROLLED_BACK:
-            assert wanted(STRATEGY, after) == FIRST
+            assert wanted(self.world.strategy, after) == FIRST
         self.check_stop(before, after, seen)
         self.check_plan(before, after, seen)
 
@@ -125,6 +127,8 @@ class Life(RuleBasedStateMachine):
         """A fail goes back, a NACK stops; whoever stops says why and knows where he was."""
         if isinstance(after.verdict, Fail) and before.phase in (Phase.SHIFTING, Phase.PAUSED):
             assert after.phase is Phase.ROLLING_BACK
+        elif after.loser is Role.CANDIDATE:
+            assert weight_bp(self.world.strategy, after) == 0
         elif seen.refused and seen.command is None and before.phase in (Phase.PENDING, Phase.WARMING, Phase.SHIFTING):
             assert after.phase is Phase.PAUSED
             assert all(f"{node} {why}" in after.reason for node, why in seen.refused.items())
@@ -132,20 +136,24 @@ class Life(RuleBasedStateMachine):
         assert (after.phase is Phase.PAUSED) == (after.resume is not None)
         if after.resume is not None:
             assert after.resume in (Phase.PENDING, Phase.WARMING, Phase.SHIFTING)
-            assert wanted(STRATEGY, after) == wanted(STRATEGY, replace(after, phase=after.resume, resume=None))
+            assert wanted(self.world.strategy, after) == wanted(
+                self.world.strategy, replace(after, phase=after.resume, resume=None)
+            )
 
     def check_plan(self, before: State, after: State, seen: Seen) -> None:
         """Stages are planned once, when they begin; one backend at most is let go, and only instead of a rollback."""
-        assert 0 <= after.stage < len(plan_of(STRATEGY, after))
+        assert 0 <= after.stage < len(plan_of(self.world.strategy, after))
         if before.phase is Phase.WARMING and after.phase is Phase.SHIFTING:
             assert seen.past is not None
-            assert after.plan == plan(STRATEGY, seen.past)
+            assert after.plan == plan(self.world.strategy, seen.past)
         else:
             assert after.plan == before.plan
         if after.let_go != before.let_go:
             assert (before.let_go, after.let_go) == ("", BAD_HOST)
             assert seen.look is not None
-            _, verdict = judge(STRATEGY.gate, (), before.evidence, seen.look, step_of(STRATEGY, before))
+            _, verdict = judge(
+                self.world.strategy.gate, (), before.evidence, seen.look, step_of(self.world.strategy, before)
+            )
             assert isinstance(verdict, Fail)
             assert (after.phase, after.stage) == (before.phase, before.stage)
         if before.resume is Phase.SHIFTING and after.phase is Phase.SHIFTING:
@@ -156,10 +164,10 @@ class Life(RuleBasedStateMachine):
         if let_go or self.state.phase in ENDED:
             return
         nothing = Seen(self.world.now_s, 0, served=None, command=Command.ABORT)
-        following, effects = advance(STRATEGY, self.state, nothing)
-        assert weight_bp(STRATEGY, following) == 0
+        following, effects = advance(self.world.strategy, self.state, nothing)
+        assert weight_bp(self.world.strategy, following) == 0
         assert following.loser is Role.CANDIDATE
-        assert effects == (Serve(wanted(STRATEGY, following)),)
+        assert effects == (Serve(wanted(self.world.strategy, following)),)
 
     # --- what may happen ---
 
@@ -196,14 +204,14 @@ class Life(RuleBasedStateMachine):
     @rule()
     def the_last_observation_comes_again(self) -> None:
         assert self.last is not None
-        assert advance(STRATEGY, self.state, self.last)[0] == self.state
+        assert advance(self.world.strategy, self.state, self.last)[0] == self.state
 
     @rule(published=some.booleans())
     def the_server_restarts(self, published: bool) -> None:
         self.state = load_state(dump_state(self.state))
         self.world.looked_s = self.world.now_s
         if published:
-            self.world.served = wanted(STRATEGY, self.state)
+            self.world.served = wanted(self.world.strategy, self.state)
 
     @rule(node=some.sampled_from(NODES))
     def an_envoy_goes(self, node: str) -> None:
@@ -258,6 +266,9 @@ class Life(RuleBasedStateMachine):
         self.replay()
         self.world.heal()
         self.run_until_still()
+        while self.state.awaited is Awaited.APPROVAL:
+            self.step(0.1, Command.APPROVE)
+            self.run_until_still()
         if self.state.phase is Phase.PAUSED:
             self.step(0.1, Command.ABORT)
             self.run_until_still()
@@ -267,7 +278,8 @@ class Life(RuleBasedStateMachine):
 
     def run_until_still(self) -> None:
         until_s = self.world.now_s + ENDS_WITHIN_S
-        while not (self.state.phase is Phase.PAUSED or (self.state.phase in ENDED and self.world.retired)):
+        asking = (Awaited.APPROVAL, Awaited.DECISION, Awaited.OPERATOR)
+        while self.state.awaited not in asking and not (self.state.phase in ENDED and self.world.retired):
             assert self.world.now_s < until_s, self.state
             self.step(0.25)
 
@@ -275,7 +287,7 @@ class Life(RuleBasedStateMachine):
         """The journal alone gives the same states."""
         state = start(0.0, "deployed")
         for seen, following in self.journal:
-            state, _ = advance(STRATEGY, state, load_seen(dump_seen(seen)))
+            state, _ = advance(self.world.strategy, state, load_seen(dump_seen(seen)))
             assert state == following
 
 
@@ -288,6 +300,28 @@ Life.TestCase.settings = settings(
     max_examples=150, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLife = Life.TestCase
+
+
+class BusyLife(Life):
+    """With people, hooks and a calendar that have a say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world.strategy = BUSY
+
+    @rule(frozen=some.booleans())
+    def the_calendar_changes(self, frozen: bool) -> None:
+        self.world.frozen = "frozen fri" if frozen else ""
+        self.step(0.1)
+
+    @rule(agreeing=some.booleans(), silent=some.booleans())
+    def hooks_change_their_minds(self, agreeing: bool, silent: bool) -> None:
+        self.world.agreeing, self.world.silent = agreeing, silent
+        self.step(0.1)
+
+
+BusyLife.TestCase.settings = settings(Life.TestCase.settings, max_examples=80)
+TestBusyLife = BusyLife.TestCase
 
 
 @pytest.mark.parametrize(

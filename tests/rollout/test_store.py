@@ -417,6 +417,7 @@ async def test_only_the_user_may_read_what_is_saved(tmp_path: Path) -> None:
         "rollout.db": 0o600,
         "rollout.db-shm": 0o600,
         "rollout.db-wal": 0o600,
+        "taken-back": 0o600,
     }
 
 

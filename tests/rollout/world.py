@@ -7,6 +7,8 @@ from typing import assert_never
 from rollout.drain import Active
 from rollout.exposure import FULL_BP
 from rollout.gate import Host, Look, Past, Stratum, Tally
+from rollout.hooks import Answer, HookKind
+from rollout.machine import calls
 from rollout.spec import Strategy
 from rollout.state import (
     Command,
@@ -36,6 +38,20 @@ STRATEGY = Strategy.model_validate(
         "drain_timeout": "5s",
     }
 )
+BUSY = Strategy.model_validate(
+    {
+        **STRATEGY.model_dump(by_alias=True, mode="json"),
+        "stages": [
+            {"mirror": "50%", "hold": "1s", "timeout": "8s"},
+            {"weight": "10%", "hold": "2s", "timeout": "8s"},
+            {"weight": "50%", "hold": "0s", "timeout": "8s", "approve": True},
+            {"weight": "100%", "hold": "1s", "timeout": "8s", "on_timeout": "rollback"},
+        ],
+        "hooks": [{"at": kind, "command": "ask"} for kind in HookKind if kind is not HookKind.EVENT],
+        "progress_deadline": "40s",
+    }
+)
+"""People, hooks and calendars have a say, too."""
 GRACE_S = 3.0  # so long an Envoy that went away is waited for
 LOOK_EVERY_S = 1.0
 IN_FLIGHT_S = 1.0  # so long requests go on after the weight is gone
@@ -88,6 +104,10 @@ class World:
     rate_rps: float | None = None
     looked_s: float = 0.0
     retired: bool = False
+    strategy: Strategy = STRATEGY
+    frozen: str = ""
+    agreeing: bool = True  # whether hooks agree; those that ask for a rollback do not
+    silent: bool = False  # whether hooks hang
 
     def pass_time(self, seconds: float) -> None:
         self.now_s += seconds
@@ -118,6 +138,8 @@ class World:
             refused=self.refused(),
             leaving=self.leaving,
             retired=self.retired,
+            frozen=self.frozen,
+            answers=self.answers(state),
             command=command,
         )
         match state.phase:
@@ -125,8 +147,8 @@ class World:
                 unready = () if self.healthy else ("a: 0 of 2 backends healthy",)
                 return replace(seen, unready=unready, past=Past(rate_rps=self.rate_rps))
             case Phase.SHIFTING | Phase.PAUSED if (
-                self.served.candidate_bp and self.now_s - self.looked_s >= LOOK_EVERY_S
-            ):
+                self.served.candidate_bp or self.served.mirror_bp
+            ) and self.now_s - self.looked_s >= LOOK_EVERY_S:
                 self.looked_s = self.now_s
                 return replace(seen, looked_s=self.now_s, look=self.look())
             case Phase.DRAINING if self.connected():
@@ -134,6 +156,14 @@ class World:
                 return replace(seen, active=Active(self.now_s - 0.01, self.running(state.loser)))
             case _:
                 return seen
+
+    def answers(self, state: State) -> Mapping[str, Answer]:
+        wanted = () if self.silent else calls(self.strategy, state)
+        kinds = {call.key: self.strategy.hooks[call.number].at for call in wanted}
+        return {
+            key: Answer(agreed=self.agreeing and kind is not HookKind.ROLLBACK, at_s=self.now_s)
+            for key, kind in kinds.items()
+        }
 
     def look(self) -> Look:
         if self.blind:
@@ -179,6 +209,6 @@ class World:
                     assert_never(effect)
 
     def heal(self) -> None:
-        self.healthy, self.blind = True, False
+        self.healthy, self.blind, self.frozen, self.agreeing, self.silent = True, False, "", True, False
         for envoy in self.envoys.values():
             envoy.away_s, envoy.slow_s, envoy.refuses = None, 0.0, lambda _split: False

@@ -1,0 +1,40 @@
+"""What the API says of backends that the fleet does not use because they are unhealthy."""
+
+from typing import Any
+
+from rollout.controller import Controller
+
+
+def unhealthy_view(controller: Controller, service: str) -> list[dict[str, Any]]:
+    """Each with why; one that is `used` all the same is the last one that its version has.
+
+    `marked_by` is the operator who has marked it, null where probes or Envoys find it unhealthy.
+    """
+    books, found = controller.books, controller.ailing.findings(service)
+    versions = [each.name for each in books.versions(service)]
+    of = {address: version for version in versions for address in books.addresses(service, version)}
+    marked = {
+        address: {
+            "version": of.get(address),
+            "backend": address,
+            "why": f"marked by {mark.by}" + (f": {mark.reason}" if mark.reason else ""),
+            "marked_by": mark.by,
+            "since": mark.at.isoformat(),
+            "used": False,
+        }
+        for (owner, address), mark in sorted(books.marks.items())
+        if owner == service
+    }
+    others = [
+        {
+            "version": each.version,
+            "backend": each.address,
+            "why": each.why,
+            "marked_by": None,
+            "since": None,
+            "used": each.kept,
+        }
+        for each in found
+        if each.address not in marked
+    ]
+    return [*marked.values(), *others]

@@ -1,0 +1,60 @@
+"""Who asked for what, and what came of it: noted with the change itself, or by itself when nothing was changed."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from rollout.errors import RolloutError
+from rollout.record import Operation, PutOperation
+from rollout.saver import Saver, Saving
+
+DONE, NO_CHANGE = "done", "no change"
+WORDS_LIMIT = 1_000
+UNSAVED_LIMIT = 50  # refusals that wait for the disk; beyond, they are only in the log
+
+
+@dataclass(slots=True)
+class Entry:
+    """One operation while it is done; `told` hears of it once its result is known."""
+
+    operation: Operation
+    told: Callable[[Operation], None]
+    noted: bool = False
+
+    def result(self, words: str = DONE) -> PutOperation:
+        """Return the note of a change, to be saved together with it."""
+        self.noted = True
+        self.operation = replace(self.operation, result=words[:WORDS_LIMIT])
+        self.told(self.operation)
+        return PutOperation(self.operation)
+
+
+class Ledger:
+    """Notes operations. `told` hears each of them, too."""
+
+    def __init__(self, saver: Saver, wall: Callable[[], datetime], told: Callable[[Operation], None]) -> None:
+        self._saver = saver
+        self._wall = wall
+        self._told = told
+
+    @contextlib.contextmanager
+    def asked(self, service: str, verb: str, by: str, detail: str = "") -> Iterator[Entry]:
+        """Note what is asked for inside: as the caller does with `result`, else that it was refused or changed nothing.
+
+        `service` must exist, or be "" for what concerns the whole fleet.
+        """
+        entry = Entry(Operation(self._wall(), service, verb, by, detail[:WORDS_LIMIT], ""), self._told)
+        try:
+            yield entry
+        except RolloutError as error:
+            self._note(entry, f"{type(error).__name__}: {error}")
+            raise
+        self._note(entry, NO_CHANGE)
+
+    def _note(self, entry: Entry, words: str) -> None:
+        # What was noted is done, though it may not be saved yet; and notes of refusals must not fill the memory.
+        if not entry.noted:
+            note = entry.result(words)
+            if self._saver.unsaved("") < UNSAVED_LIMIT:
+                self._saver.put(Saving((note,)))
