@@ -155,7 +155,7 @@ def _blows(dice: random.Random, course: Course, most: int) -> Iterator[Blow]:
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """One blow. Seconds until the server was ready again, and until it had all Envoys back; None: the next came first."""
+    """One blow. Seconds until the server was ready again, and until it had all Envoys; None: the next came first."""
 
     hit: Hit
     phase: str
@@ -203,6 +203,18 @@ class Weights:
 
     def of(self, version: str) -> Mapping[str, Sequence[tuple[float, float]]]:
         return {envoy: changes for (envoy, name), changes in self.changes.items() if name == version}
+
+
+@contextlib.asynccontextmanager
+async def watched(world: World) -> AsyncIterator[Weights]:
+    """Look at the Envoys' weights inside `async with`."""
+    weights = Weights(world)
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(weights.watch())
+        try:
+            yield weights
+        finally:
+            watch.cancel()
 
 
 def weights(dump: Any) -> dict[str, float]:

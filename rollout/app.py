@@ -18,14 +18,18 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from rollout import hooks
-from rollout.api.server import Backstage, application
+from rollout.api.backstage import Backstage
+from rollout.api.server import application
+from rollout.backends import Backends
 from rollout.bootstrap import ADMIN_METADATA, is_loopback, split_address
+from rollout.configs import read_configs
 from rollout.controller import Controller, Outside
 from rollout.courier import Courier
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.gate.checks import Reading
 from rollout.health import Probed
 from rollout.healthcheck import HealthChecker
+from rollout.ledger import Ledger
 from rollout.machine import weight_bp
 from rollout.message import Message
 from rollout.messenger import Messenger, Report
@@ -37,11 +41,11 @@ from rollout.operations import Operations
 from rollout.permit import Permit
 from rollout.prober import Prober, World
 from rollout.provision import provided
-from rollout.record import Rollout
+from rollout.record import Operation, Rollout
+from rollout.saver import Saving
 from rollout.signals import Signals
 from rollout.store import Store
 from rollout.store.sqlite import open_store
-from rollout.traffic.groups import Files
 from rollout.traffic.publisher import Publisher, check
 from xds.access import Access, Anyone, Current
 from xds.access import parse as parse_access
@@ -61,8 +65,6 @@ GRACE_S = 2.0
 XDS_GRACE_S = 5.0  # at most; streams end one after the other, and when none is left the server stops
 LOGGED_REFUSALS = Rate(per_s=5, burst=50)  # a fleet without access tries again for as long as it has none
 STATUS_GRACE_S = 0.2
-CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
-CONFIG_SIZE_LIMIT = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,45 +100,6 @@ class Listening:
     xds: str
     admin: str
     xds_status: str | None = None
-
-
-def read_configs(folder: Path) -> Files:
-    """Return the text of a folder's files by path, those of each group of proxies apart. Raises InvalidSpec.
-
-    A folder in it holds the files of the proxies whose node.cluster is its name; hidden ones count for nothing.
-    """
-    if folder.is_file():
-        raise InvalidSpec(f"{folder} is a file; name the folder that it is in")
-    if not folder.is_dir():
-        raise InvalidSpec(f"the folder {folder} does not exist; name the folder with Envoy's YAML")
-    try:
-        common = _config_paths(folder)
-        groups = {below.name: _config_paths(below) for below in _folders(folder)}
-        nested = [path for group in _folders(folder) for below in _folders(group) for path in below.rglob("*")]
-        too_deep = next((path for path in nested if path.suffix in CONFIG_SUFFIXES), None)
-        if too_deep is not None:
-            raise InvalidSpec(f"{too_deep} lies too deep to be served; move it up, into the folder of its group")
-        if sum(path.stat().st_size for paths in (common, *groups.values()) for path in paths) > CONFIG_SIZE_LIMIT:
-            raise InvalidSpec(f"the files in {folder} are larger than {CONFIG_SIZE_LIMIT >> 20} MiB together")
-        files = Files(_texts(common), {group: _texts(paths) for group, paths in groups.items() if paths})
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSpec(f"cannot read the files of {folder}: {error}") from error
-    if not files.common:
-        what = f"the folder {folder} has no .yaml, .yml or .json file; there is nothing to serve"
-        raise InvalidSpec(f"{what} to proxies whose cluster has no folder of its own" if files.groups else what)
-    return files
-
-
-def _config_paths(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in folder.iterdir() if path.suffix in CONFIG_SUFFIXES and path.is_file()))
-
-
-def _folders(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
-
-
-def _texts(paths: tuple[Path, ...]) -> Mapping[str, str]:
-    return {str(path): path.read_text(encoding="utf-8") for path in paths}
 
 
 def set_memory_aside() -> None:
@@ -231,7 +194,8 @@ class _Server:
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
         self._checker = HealthChecker(self._controller.ailing.wards, self._clock, self._controller.wake)
-        self._operations = Operations(self._controller)
+        self._ledger = Ledger(self._controller.saver, _now, self._asked)
+        self._operations = Operations(self._controller, self._ledger)
         self._scraper = FleetScraper(
             EnvoyAdmin(self._clock),
             self._targets,
@@ -276,6 +240,7 @@ class _Server:
                 lives = (
                     self._controller.run,
                     self._controller.save,
+                    self._operations.run,
                     self._scraper.run,
                     self._prober.run,
                     self._checker.run,
@@ -330,6 +295,8 @@ class _Server:
         backstage = Backstage(
             self._controller,
             self._operations,
+            Backends(self._controller, self._ledger),
+            self._ledger,
             self._cache,
             self._store,
             lambda: self._scraper.failures,
@@ -410,7 +377,13 @@ class _Server:
         host = unquote(address.rpartition(":")[0]) if kind in ("ipv4", "ipv6") else "127.0.0.1"
         return f"{host}:{self._settings.envoy_admin_port}"
 
-    async def _reload(self) -> tuple[str, ...]:
+    async def _reload(self, by: str) -> tuple[str, ...]:
+        with self._ledger.asked("", "config reload", by) as entry:
+            warnings = await self._read_again()
+            self._controller.saver.put(Saving((entry.result(),)))
+        return warnings
+
+    async def _read_again(self) -> tuple[str, ...]:
         """Serve what envoy-configs says now, to whom the rules of access now allow it.
 
         Raises InvalidSpec or InvalidConfig, and then goes on as before; good rules count even when the rest is refused.
@@ -437,7 +410,7 @@ class _Server:
             await self._hang_up.wait()
             self._hang_up.clear()
             with contextlib.suppress(RolloutError, XdsError):
-                await self._reload()
+                await self._reload("SIGHUP")
 
     def _changed(self, rollout: Rollout, before: Rollout | None) -> None:
         state = rollout.state
@@ -451,6 +424,11 @@ class _Server:
             candidate=rollout.candidate,
             weight=f"{weight_bp(rollout.strategy, state) / 100:g}%",
             reason=state.reason,
+        )
+
+    def _asked(self, done: Operation) -> None:
+        self._log.info(
+            "asked", verb=done.verb, service=done.service, by=done.by, detail=done.detail, result=done.result
         )
 
     def _disk(self, fault: str) -> None:

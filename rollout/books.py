@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from rollout.exposure import FULL_BP
 from rollout.machine import wanted
-from rollout.record import KEPT_VERSIONS, Backend, Contents, Ended, Mark, PastVersion, Queued, Rollout, Version
+from rollout.record import KEPT_VERSIONS, Backend, Contents, Ended, Mark, PastVersion, Queued, Rollout, Service, Version
 from rollout.state import ENDED, Role, Split
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.groups import place_of
 from rollout.traffic.publisher import INITIAL
+from rollout.traffic.routing import PLAIN, Routing
 
 
 def name_of(rollout: Rollout, role: Role) -> str:
@@ -83,9 +84,18 @@ class Books:
         return frozenset(address for owner, address in self.marks if owner == service)
 
     def unhealthy(self, service: str, version: str) -> frozenset[str]:
-        """Return the backends of a version that the fleet is told not to use, whoever has found that."""
+        """Return the backends of a version that the fleet is told not to use, whoever has found that.
+
+        For a version on the endpoints of envoy-configs, which may not be read yet: all that are no other version's.
+        """
         found = self.marked(service) | self.ill.get(service, frozenset())
-        return found & set(self.addresses(service, version)) if found else found
+        if not found:
+            return found
+        by_version = {each.name: each.endpoints for each in self.versions(service)}
+        mine = by_version.pop(version, None)
+        if mine is not None:
+            return found.intersection(each.address for each in mine)
+        return found.difference(each.address for others in by_version.values() for each in others or ())
 
     def past_versions(self, service: str) -> tuple[PastVersion, ...]:
         """Return the versions of a service that were let go and are not there again, the newest first."""
@@ -163,6 +173,11 @@ class Books:
         self._stable[service] = winner
         self.splits.pop(service, None)
 
+    def settle(self, service: Service, version: Version) -> None:
+        """Take in a version's endpoints, of a service that may have been untouched before."""
+        self._stable[service.name] = service.stable
+        self.put_version(version)
+
     def put_version(self, version: Version) -> None:
         self._versions[version.service, version.name] = version
 
@@ -239,7 +254,7 @@ class Books:
             if role in split.present
         )
         stable = Role.STABLE if weights[Role.STABLE] else Role.CANDIDATE
-        return ServiceTraffic(name_of(rollout, stable), versions)
+        return ServiceTraffic(name_of(rollout, stable), versions, _routing(rollout, split))
 
     def weight_bp(self, service: str, version: str) -> int:
         return next((each.weight_bp for each in self.traffic(service).versions if each.name == version), 0)
@@ -256,3 +271,19 @@ class Books:
             frozenset(each.address for each in mine if each.removed),
             self.unhealthy(service, name),
         )
+
+
+def _routing(rollout: Rollout, split: Split) -> Routing:
+    """Return how requests reach the versions beside weights; the shadow is there as long as both versions are."""
+    strategy = rollout.strategy
+    if split.present != frozenset(Role):
+        return PLAIN
+    stages = (*strategy.stages, *(stage for wave in strategy.waves for stage in wave.stages))
+    return Routing(
+        rollout.candidate,
+        shadow=strategy.preview is not None or any(stage.mirror_bp for stage in stages),
+        match=split.match,
+        mirror_bp=split.mirror_bp,
+        preview=strategy.preview if split.preview else None,
+        sticky=strategy.sticky if split.draining is None else None,
+    )

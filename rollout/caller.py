@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -44,6 +44,15 @@ class Caller:
 
         async def work(client: Client) -> int:
             self.show(await client.post(path, body), made)
+            return DONE
+
+        self.run(work)
+
+    def delete(self, path: str, made: Callable[[Json], RenderableType]) -> NoReturn:
+        """Ask for something to go, print what is made of the answer, and exit."""
+
+        async def work(client: Client) -> int:
+            self.show(await client.delete(path), made)
             return DONE
 
         self.run(work)
@@ -166,17 +175,30 @@ async def follow(client: Client, service: str, number: int | None, tell: Callabl
     return FAILED
 
 
-async def follow_drain(client: Client, service: str, address: str, *, as_json: bool) -> int:
-    """Tell of one backend's drain, line by line, until it is safe to stop."""
+async def follow_queued(client: Client, service: str, number: int, tell: Callable[[Glance], None]) -> int:
+    """Tell of the rollout in progress, then of the one queued behind it to its end; return that one's exit code."""
+    async for glance in glances(client, path_of("services", service)):
+        rollout, queued = glance.view["rollout"], glance.view["queued"]
+        if rollout and rollout["id"] >= number:
+            return await follow(client, service, number, tell)
+        tell(glance)
+        if queued is None or queued["fault"]:
+            say(f"it does not begin: {queued['fault'] if queued else 'it was taken out of the queue'}")
+            return FAILED
+    return FAILED
+
+
+async def follow_drains(client: Client, service: str, addresses: Sequence[str], *, as_json: bool) -> int:
+    """Tell of backends' drains, line by line, until all are safe to stop."""
     told = ""
     async for glance in glances(client, path_of("services", service)):
         if glance.away:
             say(f"trying again: {glance.away}")
             continue
-        line = json.dumps(glance.view) if as_json else screen.drain_of(glance.view, address).plain
+        line = json.dumps(glance.view) if as_json else screen.drains_of(glance.view, addresses).plain
         if line != told:
             typer.echo(line)
             told = line
-        if all(each["removed"] for each in glance.view["drains"] if each["backend"] == address):
+        if all(each["removed"] for each in glance.view["drains"] if each["backend"] in addresses):
             return DONE
     return FAILED

@@ -48,6 +48,18 @@ class Client:
         """Ask for a change; return the answer's JSON object."""
         return await self._ask("POST", path, json.dumps(body).encode())
 
+    async def put(self, path: str, body: Json) -> dict[str, Any]:
+        """Ask for something to be just so; return the answer's JSON object."""
+        return await self._ask("PUT", path, json.dumps(body).encode())
+
+    async def patch(self, path: str, body: Json) -> dict[str, Any]:
+        """Ask for a part of something to be changed; return the answer's JSON object."""
+        return await self._ask("PATCH", path, json.dumps(body).encode())
+
+    async def delete(self, path: str) -> dict[str, Any]:
+        """Ask for something to go; return the answer's JSON object."""
+        return await self._ask("DELETE", path, None)
+
     async def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
         url = URL(self._server + path, encoded=True)
         try:

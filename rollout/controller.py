@@ -17,7 +17,7 @@ from rollout.drain import Drain
 from rollout.drain import look as look_at_drain
 from rollout.errors import Conflict, Unavailable, Unknown
 from rollout.history import History
-from rollout.machine import advance
+from rollout.machine import advance, taken_back, turned_back
 from rollout.message import Endpoints
 from rollout.messenger import Report
 from rollout.metrics import Query, Scrape
@@ -26,11 +26,12 @@ from rollout.observer import SCRAPE_ENVOY_S, SOON_S, Observer, Stats
 from rollout.permit import Permit
 from rollout.record import (
     Backend,
+    Change,
     Contents,
     DropBackend,
+    DropMark,
     DropVersion,
     Ended,
-    Operation,
     PutBackend,
     PutHistory,
     PutNodes,
@@ -76,12 +77,11 @@ class Outside:
     disk: Callable[[str], None]
     permit: Callable[[Strategy], None] = Permit(Commands(None), lambda _: None).check
     hooks: Callable[[Rollout], tuple[Report, ...]] = lambda _: ()
-    asked: Callable[[Operation], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an operator wants of a rollout in progress. `location` "" is all of it; `why` is the reason, "" the usual one."""
+    """What an operator wants of a rollout in progress; `location` "" is all of it, `why` the reason, "" the usual."""
 
     command: Command
     by: str
@@ -226,7 +226,18 @@ class Controller:
         traffic = {service: self.books.traffic(service) for service in self.books.touched()}
         by_location = {service: self.books.by_location(service) for service in traffic}
         busy = self.books.busy() | self._changing
-        return tuple(map(str, self.publisher.load(config, traffic, busy, by_location)))
+        warnings = tuple(map(str, self.publisher.load(config, traffic, busy, by_location)))
+        return (*warnings, *filter(None, map(self._unserved, self.services())))
+
+    def _unserved(self, service: str) -> str:
+        """Say which endpoints of envoy-configs nobody gets any more, for its versions have their own; "" for none."""
+        unserved = sorted(self.books.unserved(service))
+        if not unserved:
+            return ""
+        more = f" and {len(unserved) - 3} more" if len(unserved) > 3 else ""
+        versions = " and ".join(f"'{each.name}'" for each in self.books.versions(service))
+        what = f"service '{service}': its endpoints in envoy-configs are not served ({', '.join(unserved[:3])}{more})"
+        return f"{what}: {versions} has endpoints of its own, which `rollout scale` changes; take these out of the file"
 
     def obey(self, service: str, order: Order) -> None:
         """Do what an operator wants, which waits for nothing. Raises Unknown or Conflict."""
@@ -278,13 +289,16 @@ class Controller:
             return  # what is let go waits for the disk, and so do its clocks
         seen = self._seen(rollout, order)
         following, effects = advance(rollout.strategy, rollout.state, seen)
+        back = turned_back(rollout.state, following)
         if following != rollout.state:
-            looked_only = order is None and following.phase is rollout.state.phase
+            looked_only = order is None and not back and following.phase is rollout.state.phase
             if looked_only and self.saver.unsaved(service) > UNSAVED_LIMIT:
                 return
             self._step(rollout, following, seen)
-        turned_back = following.loser is Role.CANDIDATE and rollout.state.loser is not Role.CANDIDATE
-        if turned_back or not self.saver.unsaved(service):
+        if back and following.loser is None and seen.served is not None:
+            # Of a location alone: what others go forward to waits until it is saved.
+            effects = (Serve(taken_back(seen.served, following)),)
+        if back or not self.saver.unsaved(service):
             for effect in effects:
                 self._apply(self.books.rollouts[service], effect)
 
@@ -327,7 +341,8 @@ class Controller:
         # Its addresses may be another version's next time, and healthy.
         marks = self.books.marked(service) & set(self.books.addresses(service, loser))
         dropped = tuple(DropMark(service, address) for address in sorted(marks))
-        changes = (PutService(Service(service, winner)), DropVersion(service, loser), PutPast(past), *dropped)
+        gone: tuple[Change, ...] = (DropVersion(service, loser), PutPast(past), *dropped)
+        changes = (PutService(Service(service, winner)), *gone)
         self.saver.put(Saving(changes, service, retired))
 
     def _let_go(self, backend: Backend) -> None:

@@ -210,6 +210,10 @@ class Historian:
             backends.update(line.backends)
         return names, tuple(sorted(backends))
 
+    def asked(self, node: str, names: Iterable[str]) -> tuple[Key, ...]:
+        """Return the versions that these clusters are asked for."""
+        return tuple(self._questions[node][name].key for name in names)
+
     def heard(self, node: str, scrape: Scrape) -> None:
         """Count what a node's clusters did since they were heard of before."""
         questions = self._questions.get(node, {})

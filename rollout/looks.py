@@ -8,15 +8,31 @@ from rollout.gate.attribution import add
 from rollout.gate.histogram import Histogram
 from rollout.gate.sample import Host, Look, Past, Stratum, Tally
 from rollout.gate.settings import Errors
+from rollout.machine import stage_of
 from rollout.metrics import BackendStats, ClusterStats, Counts, Scrape, begun, increments, sessions_between, tally
+from rollout.spec import Strategy
 from rollout.split import Route, Sent, is_astray, words, worst
-from rollout.state import SETTLE_S
+from rollout.state import SETTLE_S, Split, State
 
 OWN_GROUPS = 20
 """So many Envoys that are astray have a group for each, and are named; further ones share a group."""
 FURTHER = "others astray"
 BLIND_NAMED = 20  # at most: each look is a line of the journal, and where a location is cut off there are hundreds
 NOTHING_KNOWN = Past()
+ASIDE_BP = 5_000
+"""Stands for the candidate's weight where it gets its requests in another way, as by a header or as copies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """How the candidate gets requests: by its weight, or `aside`, where what is here tells one way from another.
+
+    `of_users`: they are requests of users, who get its answers.
+    """
+
+    weight_bp: int
+    aside: object = None  # None: by weight
+    of_users: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,7 @@ class Looks:
     candidate_stat: str
     names: tuple[str, str] = ("stable", "the candidate")
     errors: Errors = Errors.HTTP
+    aside: object = None
     _envoys: dict[str, _Envoy] = field(default_factory=dict)
     _pasts: dict[int, Past] = field(default_factory=dict)
     _spans: list[_Span] = field(default_factory=list)
@@ -73,6 +90,13 @@ class Looks:
     _restarted: set[str] = field(default_factory=set)
     _weight_bp: int = 0
     _recent: Sides = field(default_factory=Sides)
+
+    def turned(self, candidate_stat: str, exposure: Exposure) -> "Looks":
+        """Return these looks for a candidate that gets its requests like this: empty ones, if it did not before."""
+        if exposure.aside == self.aside:
+            return self
+        known = dict(enumerate(list(self._pasts.values())[-1:]))  # not forgotten, though of no weight that there is
+        return Looks(self.stable_stat, candidate_stat, self.names, self.errors, exposure.aside, _pasts=known)
 
     def know(self, weight_bp: int, past: Past) -> None:
         """Note what is known of stable. Only the first time counts, and later edges that were missing then.
@@ -140,6 +164,8 @@ class Looks:
 
     def routes(self, limit: int) -> tuple[Route, ...]:
         """Return how Envoys have routed since they ACKed their weights: those who deviate most."""
+        if self.aside is not None:
+            return ()
         return worst((envoy.route(node) for node, envoy in self._envoys.items()), limit)
 
     def _sent(self, first: Scrape, last: Scrape) -> Sent:
@@ -190,6 +216,8 @@ class Looks:
 
     def _regroup(self) -> Iterator[str]:
         """Put each Envoy where its next increments belong, by the numbers of its requests only; name those astray."""
+        if self.aside is not None:
+            return
         routes = {node: envoy.route(node) for node, envoy in sorted(self._envoys.items())}
         astray = [node for node, route in routes.items() if route.astray]
         # Who has a group of its own keeps it, however many join.
@@ -199,6 +227,16 @@ class Looks:
         yield from (words(routes[node], self.names[1]) for node in sorted(own))
         if len(astray) > len(own):
             yield f"{len(astray) - len(own)} more Envoys route otherwise than they have ACKed"
+
+
+def exposed(strategy: Strategy, state: State, served: Split | None) -> Exposure | None:
+    """Return how the candidate gets requests in a stage, None when it gets none by what is served now."""
+    if served is None or served.candidate_bp:
+        return None if served is None else Exposure(served.candidate_bp)
+    stage = stage_of(strategy, state)
+    if stage is None or stage.weight_bp or (stage.match, stage.mirror_bp or 0) != (served.match, served.mirror_bp):
+        return None
+    return Exposure(ASIDE_BP, (served.match, served.mirror_bp), of_users=bool(served.match))
 
 
 def total(spans: Iterable[Counts]) -> Counts:

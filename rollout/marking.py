@@ -4,10 +4,11 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from rollout.controller import Controller
-from rollout.errors import Conflict, InvalidSpec, Unavailable, Unknown
-from rollout.metrics import Query
-from rollout.record import Change, DropMark, Mark, Operation, PutMark, PutOperation
+from rollout.errors import InvalidSpec, Unknown
+from rollout.ledger import Ledger
+from rollout.record import Change, DropMark, Mark, PutMark
 from rollout.saver import Saving
+from rollout.spare import check_spare
 
 REASON_LIMIT = 300
 
@@ -22,8 +23,9 @@ class Health(StrEnum):
 class Marking:
     """Checks what is asked for, saves it, and then serves what follows from it. To ask again is harmless."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Controller, ledger: Ledger) -> None:
         self._controller = controller
+        self._ledger = ledger
         self._books = controller.books
 
     async def unhealthy(self, service: str, address: str, reason: str, by: str) -> None:
@@ -32,29 +34,28 @@ class Marking:
         Raises Unknown, InvalidSpec, Unavailable, or Conflict for the last healthy one of its version.
         """
         version = self._version(service, address)
-        if len(reason) > REASON_LIMIT:
-            raise InvalidSpec(f"reason: has {len(reason)} characters; say it in {REASON_LIMIT}")
-        if (service, address) in self._books.marks:
-            return
-        with self._controller.alone(service):
-            if not await self._healthy_others(service, version, address):
-                what = f"{address} is the last healthy backend of '{version}', which has traffic or may get it back"
-                raise Conflict(f"{what}; nothing was changed. Mark another one healthy, or add one, then mark this one")
-            mark = Mark(service, address, by, self._controller.outside.wall(), reason)
-            operation = Operation(mark.at, service, "mark", by, f"{address} unhealthy", reason)
-            changes = (PutMark(mark), PutOperation(operation))
-            await self._saved(service, changes, lambda: self._books.put_mark(mark))
+        with self._ledger.asked(service, "mark", by, f"{address} unhealthy") as entry:
+            if len(reason) > REASON_LIMIT:
+                raise InvalidSpec(f"reason: has {len(reason)} characters; say it in {REASON_LIMIT}")
+            if (service, address) in self._books.marks:
+                return
+            with self._controller.alone(service):
+                await check_spare(self._controller, service, version, frozenset({address}))
+                mark = Mark(service, address, by, self._controller.outside.wall(), reason)
+                changes = (PutMark(mark), entry.result())
+                await self._saved(service, changes, lambda: self._books.put_mark(mark))
 
     async def healthy(self, service: str, address: str, by: str) -> None:
-        """Take an operator's mark away, and have Envoys be asked anew. Raises Unknown or Unavailable."""
-        self._version(service, address)
-        self._controller.ailing.forgive(service, address)
-        if (service, address) not in self._books.marks:
-            return
-        with self._controller.alone(service):
-            operation = Operation(self._controller.outside.wall(), service, "mark", by, f"{address} healthy", "")
-            changes = (DropMark(service, address), PutOperation(operation))
-            await self._saved(service, changes, lambda: self._books.drop_mark(service, address))
+        """Take an operator's mark away, and have Envoys be asked anew. Raises Unknown, Conflict or Unavailable."""
+        if (service, address) not in self._books.marks:  # else it may be no version's any more
+            self._version(service, address)
+        with self._ledger.asked(service, "mark", by, f"{address} healthy") as entry:
+            self._controller.ailing.forgive(service, address)
+            if (service, address) not in self._books.marks:
+                return
+            with self._controller.alone(service):
+                changes = (DropMark(service, address), entry.result())
+                await self._saved(service, changes, lambda: self._books.drop_mark(service, address))
 
     async def _saved(self, service: str, changes: tuple[Change, ...], then: Callable[[], None]) -> None:
         """Save a change, then serve what follows from it."""
@@ -74,28 +75,3 @@ class Marking:
             known = ", ".join(each for addresses in by_version.values() for each in addresses)
             raise Unknown(f"'{service}' has no backend {address}; it has {known or 'none'}")
         return version
-
-    async def _healthy_others(self, service: str, version: str, address: str) -> frozenset[str]:
-        """Return whom every proxy that has this backend may use instead: what no Envoy and no probe finds ill.
-
-        Raises Unavailable when there are Envoys, and none answers.
-        """
-        gone = {each.address for each in self._books.backends(service)} | self._books.unhealthy(service, version)
-        others = frozenset(self._books.addresses(service, version)) - gone - {address}
-        others -= {each.address for each in self._controller.ailing.findings(service)}
-        if others and self._controller.observer.connected():
-            others -= await self._ill(service, version, others)
-        groups = (each & others for each in self._controller.publisher.backends(service, version) if address in each)
-        return min(groups, key=len, default=others)
-
-    async def _ill(self, service: str, version: str, backends: frozenset[str]) -> frozenset[str]:
-        """Return those of them that an Envoy finds unhealthy; where Envoys can tell, one must find the others healthy."""
-        stat = self._controller.publisher.stat_name(service, version)
-        scrapes = await self._controller.outside.survey(Query((stat,), tuple(sorted(backends))))
-        if not scrapes:
-            raise Unavailable(
-                f"no Envoy says whether the other backends of '{version}' are healthy; nothing was changed"
-            )
-        found = [each for scrape in scrapes.values() for each in scrape.clusters[stat].backends.items()]
-        unseen = backends - {backend for backend, _ in found} if found else frozenset()
-        return unseen | {backend for backend, stats in found if not stats.healthy}

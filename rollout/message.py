@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollout.hooks import Call, Hook, HookKind
@@ -69,6 +69,15 @@ def message(rollout: Rollout, hook: Hook, key: str, endpoints: Endpoints, at: da
         said["loser"] = rollout.candidate if stays else rollout.stable
         said["loser_endpoints"] = endpoints.candidate if stays else endpoints.stable
     return Message(hook, key, said)
+
+
+def about(said: Message, call: Call) -> Message:
+    """Say which stage may begin, of a call that asks for that: its occasion is "stage", or "wave.stage"."""
+    *wave, stage = call.occasion.split(".")
+    if not stage:
+        return said
+    following = {"next_stage": int(stage)} | ({"next_wave": int(wave[0])} if wave else {})
+    return replace(said, said={**said.said, **following})
 
 
 def key_of_call(rollout: Rollout, call: Call, asked_s: float) -> str:

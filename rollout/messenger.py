@@ -12,7 +12,7 @@ from rollout.courier import Agreed, Refused, Reply
 from rollout.errors import InvalidSpec, RolloutError
 from rollout.hooks import RETRIED, Answer, Call, Hook, HookKind, at
 from rollout.machine import calls
-from rollout.message import Endpoints, Message, key_of_call, key_of_event, message
+from rollout.message import Endpoints, Message, about, key_of_call, key_of_event, message
 from rollout.record import Rollout
 
 TICK_S = 0.1
@@ -124,6 +124,7 @@ class Messenger:
         self._tick_s = tick_s
         self._askings: dict[_Place, _Asking] = {}
         self._tellings: dict[tuple[str, int], _Telling] = {}
+        self._wanted_of: dict[str, tuple[Rollout, tuple[Call, ...]]] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -135,14 +136,14 @@ class Messenger:
 
     def answers(self, rollout: Rollout) -> Mapping[str, Answer]:
         """Return by key what hooks have said that this rollout wants to know now."""
-        if not rollout.strategy.hooks:
-            return {}
-        wanted = (self._asking(rollout, call) for call in calls(rollout.strategy, rollout.state))
+        wanted = (self._asking(rollout, call) for call in self._wanted(rollout))
         return {each.call.key: each.answer for each in wanted if each is not None and each.answer is not None}
 
     def reports(self, rollout: Rollout) -> tuple[Report, ...]:
         """Return what became of each hook of a rollout so far."""
-        wanted = {call.number: self._asking(rollout, call) for call in calls(rollout.strategy, rollout.state)}
+        askings = [each for call in self._wanted(rollout) if (each := self._asking(rollout, call)) is not None]
+        askings.sort(key=lambda each: each.answer is None or not each.answer.agreed)  # in waves a hook has several
+        wanted = {each.call.number: each for each in askings}
         called = {int(key.partition("/")[0]) for key in rollout.state.called}
         found = []
         for number, hook in enumerate(rollout.strategy.hooks):
@@ -166,6 +167,15 @@ class Messenger:
                 telling.rollout, telling.effort = rollout.id, _Effort()
             telling.add(self._message(rollout, hook, key))
 
+    def _wanted(self, rollout: Rollout) -> tuple[Call, ...]:
+        """Return who is wanted now; with many locations that takes a while, so it is kept until something changes."""
+        if not rollout.strategy.hooks:
+            return ()
+        known = self._wanted_of.get(rollout.service)
+        if known is None or known[0] is not rollout:
+            known = self._wanted_of[rollout.service] = (rollout, calls(rollout.strategy, rollout.state))
+        return known[1]
+
     def _asking(self, rollout: Rollout, call: Call) -> _Asking | None:
         return self._askings.get(_Place(rollout.service, rollout.id, call.key))
 
@@ -185,8 +195,7 @@ class Messenger:
         wanted = {
             _Place(rollout.service, rollout.id, call.key): (rollout, call)
             for rollout in self._world.rollouts()
-            if rollout.strategy.hooks
-            for call in calls(rollout.strategy, rollout.state)
+            for call in self._wanted(rollout)
         }
         for place in self._askings.keys() - wanted.keys():
             task = self._askings.pop(place).task
@@ -204,7 +213,8 @@ class Messenger:
         """Call one hook; where its kind is asked again and again, until cancelled."""
         while True:
             rollout, hook = asking.rollout, asking.hook
-            said = self._message(rollout, hook, key_of_call(rollout, asking.call, self._world.clock()))
+            key = key_of_call(rollout, asking.call, self._world.clock())
+            said = about(self._message(rollout, hook, key), asking.call)
             reply = await self._called(rollout, said, asking.effort)
             agreed, words = isinstance(reply, Agreed), "" if isinstance(reply, Agreed) else reply.words
             if asking.answer is None or (asking.answer.agreed, asking.answer.words) != (agreed, words):

@@ -1,6 +1,6 @@
 """What the controller sees: the fleet's ACKs and stats, put together into the observation that a decision rests on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -8,19 +8,22 @@ from rollout.books import Books, name_of
 from rollout.bootstrap import ADMIN_METADATA
 from rollout.checkup import Checkup
 from rollout.drain import Active
-from rollout.gate import Past
+from rollout.gate import Gate, Past
 from rollout.gate.checks import Reading
+from rollout.gate.settings import Errors
 from rollout.health import Probed
-from rollout.historian import Historian, watched
+from rollout.historian import Historian, Key, watched
 from rollout.hooks import Answer
-from rollout.looks import Looks, Sides
-from rollout.metrics import Failure, Query, Scrape
+from rollout.looks import Exposure, Looks, Sides, exposed
+from rollout.machine import in_waves
+from rollout.metrics import Failure, Query, Scrape, Shared
+from rollout.places import FIRST_BASE_S, Crowd, Places
 from rollout.readiness import Senses
 from rollout.readings import Readings
 from rollout.record import Backend, Rollout
 from rollout.roster import Roster, named
 from rollout.split import Route
-from rollout.state import Command, Phase, Seen
+from rollout.state import Command, Phase, Seen, State
 from rollout.traffic.publisher import Publisher
 from xds.cache import Cache, NodeStatus
 from xds.node import Node
@@ -29,7 +32,6 @@ LOOK_EVERY_S = 0.5
 LOOK_SOON_S, SOON_S = 0.25, 3.0  # so long after a stage began: a version that fails every request costs by the second
 LONG_LOOK_EVERY_S = 2.0  # each look is a line of the journal, and a stage may last for a day
 LONG_STAGE_S = 600.0  # looks become that rare until then
-FIRST_BASE_S = 0.25  # until every Envoy that has a new weight was read once, which is what increments count from
 PAUSED_LOOK_EVERY_S = 10.0  # a pause may last for days
 SCRAPE_ENVOY_S = 0.002  # of a large fleet each Envoy is asked less often
 STALE_SCRAPE_S = 5.0
@@ -76,10 +78,12 @@ class Observer:
         self.historian = Historian()
         self._watching: object = None
         self._roster = Roster()
+        self._unready: dict[str, tuple[str, ...]] = {}
         self._checkup = Checkup(books, publisher, stats.senses, clock)
         self._looks: dict[str, Looks] = {}
         self._looked_s: dict[str, float] = {}
         self._readings = Readings(stats.readings)
+        self._places = Places(self._looks_at, _look_every_s)
 
     def observe(self, rollout: Rollout, command: Command | None, by: str) -> Seen:
         """Return all that a decision about this rollout may rest on now."""
@@ -107,13 +111,18 @@ class Observer:
             seen = replace(seen, unhealthy=few)
         else:
             self._checkup.forget(service)
+        self._unready.pop(service, None)
+        if in_waves(rollout.strategy, state):
+            return self._places.see(rollout, seen, self._crowd(rollout, connected, missing, refused))
+        exposure = exposed(rollout.strategy, state, seen.served)
         match state.phase:
             case Phase.WARMING:
                 with_stats = (node for node, status in connected.items() if has_stats(status.node))
                 unready = self._checkup.unready(rollout, with_stats)
+                self._unready[service] = unready
                 return replace(seen, unready=unready, past=None if unready else self._past(rollout))
-            case Phase.SHIFTING | Phase.PAUSED if seen.served is not None and seen.served.candidate_bp:
-                return self._with_look(seen, rollout, connected, seen.served.candidate_bp)
+            case Phase.SHIFTING | Phase.PAUSED if exposure is not None:
+                return self._with_look(seen, rollout, connected, exposure)
             case Phase.DRAINING if state.loser is not None:
                 return replace(seen, active=self._version_active(service, name_of(rollout, state.loser), connected))
             case Phase.COMPLETED | Phase.ROLLED_BACK if state.loser is not None:
@@ -126,17 +135,18 @@ class Observer:
         for collected in (self._looks, self._looked_s):
             collected.pop(service, None)
         self._readings.forget(service)
+        self._places.forget(service)
         self._checkup.forget(service)
 
     def recent(self, service: str) -> Sides:
         """Return what stable and candidate did in the last look."""
         looks = self._looks.get(service)
-        return looks.recent() if looks else Sides()
+        return looks.recent() if looks else self._places.recent(service)
 
     def routes(self, service: str, limit: int) -> tuple[Route, ...]:
         """Return how Envoys split a service's requests: those who deviate most from what they have ACKed."""
         looks = self._looks.get(service)
-        return looks.routes(limit) if looks else ()
+        return looks.routes(limit) if looks else self._places.routes(service, limit)
 
     def connected(self) -> int:
         """Return how many Envoys are on the line."""
@@ -148,6 +158,10 @@ class Observer:
         nobody = {} if self._having(service, everyone) else {"the fleet": "has no Envoy on the line"}
         rollout = self._books.rollouts.get(service)
         return {**nobody, **self._missing(service, everyone), **(self._lags(rollout)[0] if rollout else {})}
+
+    def unready(self, service: str) -> tuple[str, ...]:
+        """Return what of a candidate that waits for its first traffic is not healthy yet."""
+        return self._unready.get(service, ())
 
     def backend_known(self, backend: Backend) -> bool:
         """Say whether every Envoy knows that a backend is let go."""
@@ -182,8 +196,14 @@ class Observer:
         """Return what to ask of an Envoy now, for decisions and for histories; None when there is nothing."""
         backends = {each.address for each in self._books.draining()}
         names: list[str] = []
+        versions: list[Key] = []
         for service in sorted(self._books.busy()):
-            names += (self._publisher.stat_name(service, each.name) for each in self._books.traffic(service).versions)
+            versions += ((service, each.name) for each in self._books.traffic(service).versions)
+            names += (
+                stat
+                for each in self._books.traffic(service).versions
+                for stat in (self._publisher.stat_name(service, each.name), *self._shadow_stats(service, each.name))
+            )
             bare = self._publisher.bare_stat_names(service)
             if bare:
                 names += bare
@@ -191,8 +211,22 @@ class Observer:
             backends.update(self._blamable(service))
             backends.update(self._polled(service))
         more, their_backends = self.historian.question(node, self._clock())
+        versions += self.historian.asked(node, more)
         asked = tuple(dict.fromkeys((*names, *more)))
-        return Query(asked, tuple(sorted(backends.union(their_backends)))) if asked else None
+        shared = tuple(each for version in dict.fromkeys(versions) for each in self._shared(*version))
+        return Query(asked, tuple(sorted(backends.union(their_backends))), shared) if asked else None
+
+    def _shadow_stats(self, service: str, version: str) -> tuple[str, ...]:
+        """Return the stats' name of a version's shadow cluster, none when it has no such."""
+        routing = self._books.traffic(service).routing
+        has = routing.shadow and routing.candidate == version
+        return (self._publisher.shadow_stat_name(service, version),) if has else ()
+
+    def _shared(self, service: str, version: str) -> Iterator[Shared]:
+        """Yield where TCP proxies have a version's connections: in the service's own cluster, with other versions'."""
+        for cluster in self._publisher.tcp_stat_names(service):
+            stat_name = self._publisher.stat_name(service, version)
+            yield Shared(stat_name, cluster, self._books.addresses(service, version))
 
     def _blamable(self, service: str) -> tuple[str, ...]:
         """Return the candidate's backends while their errors count, unless they make questions too long."""
@@ -220,11 +254,11 @@ class Observer:
     def backend_active(self, backend: Backend) -> Active | None:
         """Return what runs on one backend."""
         service, version, address = backend.service, backend.version, backend.address
-        stat = self._publisher.stat_name(service, version)
+        stats = (self._publisher.stat_name(service, version), *self._shadow_stats(service, version))
 
         def running(node: Node, scrape: Scrape) -> int | None:
             bare = self._publisher.bare_stat_name(node, service)
-            return _sum(_active_on(scrape, each, address) for each in (stat, bare) if each is not None)
+            return _sum(_active_on(scrape, each, address) for each in (*stats, bare) if each is not None)
 
         having = {
             name: status
@@ -234,14 +268,14 @@ class Observer:
         return self._activity(having, running)
 
     def _version_active(self, service: str, version: str, connected: Mapping[str, NodeStatus]) -> Active | None:
-        stat, addresses = self._publisher.stat_name(service, version), self._books.addresses(service, version)
+        stats = (self._publisher.stat_name(service, version), *self._shadow_stats(service, version))
+        addresses = self._books.addresses(service, version)
 
         def running(node: Node, scrape: Scrape) -> int | None:
-            stats = scrape.clusters.get(stat)
-            whole = None if stats is None else stats.rq_active + stats.rq_pending_active
+            whole = [_active_in(scrape, each) for each in stats]
             bare = self._publisher.bare_stat_name(node, service)
             known = (each for each in addresses if self._publisher.has_backend(node, service, version, each))
-            return _sum([whole, *(_active_on(scrape, bare, address) for address in known if bare is not None)])
+            return _sum([*whole, *(_active_on(scrape, bare, address) for address in known if bare is not None)])
 
         return self._activity(connected, running)
 
@@ -302,16 +336,16 @@ class Observer:
         freeze = rollout.strategy.freeze
         return freeze.why(self._stats.wall()) if freeze and rollout.state.phase in _GOING_FORWARD else ""
 
-    def _with_look(self, seen: Seen, rollout: Rollout, connected: Mapping[str, NodeStatus], weight_bp: int) -> Seen:
-        service = rollout.service
-        looks = self._looks.get(service)
-        if looks is None:
-            looks = self._looks[service] = self._looks_at(rollout)
+    def _with_look(self, seen: Seen, rollout: Rollout, connected: Mapping[str, NodeStatus], exposure: Exposure) -> Seen:
+        service, weight_bp = rollout.service, exposure.weight_bp
+        looks = self._looks[service] = self._turned(rollout, exposure)
         # A command may be refused, and a look that is taken is gone: leave it to the next observation.
         if not looks.knows(weight_bp):
             looks.know(weight_bp, self._past(rollout))
             self._looked_s[service] = seen.now_s + FIRST_BASE_S  # sooner there would be nothing to see
-        due = seen.command is None and seen.now_s - self._looked_s.get(service, 0.0) >= _look_every_s(rollout, seen)
+        due = seen.command is None and seen.now_s - self._looked_s.get(service, 0.0) >= _look_every_s(
+            rollout.state, seen.connected, seen.now_s
+        )
         if due:
             looks.know(weight_bp, self._past(rollout))
         looks.acked(connected.keys() - seen.lagging.keys(), weight_bp, seen.now_s)
@@ -327,13 +361,48 @@ class Observer:
         readings = self._readings.after(rollout, looks.recent().candidate, seen.now_s)
         return replace(seen, looked_s=seen.now_s, look=replace(look, readings=readings))
 
+    def _crowd(
+        self,
+        rollout: Rollout,
+        connected: Mapping[str, NodeStatus],
+        missing: Mapping[str, str],
+        refused: Mapping[str, str],
+    ) -> Crowd:
+        return Crowd(
+            connected,
+            missing=missing,
+            gone={each.node.id: each.node.location for each in self._cache.gone()},
+            refused=refused,
+            latest=self._stats.latest(),
+            fresh=_fresh_rejections,
+            blind=lambda: self._blind(rollout.service, connected, self._clock()),
+            past=lambda: self._past(rollout),
+            readings=lambda: tuple(self._stats.readings(rollout)),
+        )
+
     def _past(self, rollout: Rollout) -> Past:
-        return self.historian.past(rollout.service, rollout.stable, rollout.strategy.gate)
+        past = self.historian.past(rollout.service, rollout.stable, self._gate(rollout))
+        return replace(past, untimed=True) if self._publisher.takes_tcp_only(rollout.service) else past
+
+    def _turned(self, rollout: Rollout, exposure: Exposure) -> Looks:
+        """Return what collects looks; at the shadow while users get nothing from the candidate."""
+        service = rollout.service
+        looks = self._looks.get(service) or self._looks_at(rollout)
+        if exposure.aside == looks.aside:
+            return looks
+        shadow = () if exposure.of_users else self._shadow_stats(service, rollout.candidate)
+        own = self._publisher.stat_name(service, rollout.candidate)
+        return looks.turned(next(iter(shadow), own), exposure)
 
     def _looks_at(self, rollout: Rollout) -> Looks:
         names = (rollout.stable, rollout.candidate)
         stable, candidate = (self._publisher.stat_name(rollout.service, each) for each in names)
-        return Looks(stable, candidate, names, rollout.strategy.gate.errors)
+        return Looks(stable, candidate, names, self._gate(rollout).errors)
+
+    def _gate(self, rollout: Rollout) -> Gate:
+        """Return what a rollout is judged by: no TCP connection ends with a gRPC status."""
+        gate = rollout.strategy.gate
+        return replace(gate, errors=Errors.HTTP) if self._publisher.takes_tcp_only(rollout.service) else gate
 
     def _blind(self, service: str, connected: Mapping[str, NodeStatus], now_s: float) -> Mapping[str, str]:
         """Return why Envoys cannot be read now; one that is gone may still have traffic."""
@@ -352,12 +421,12 @@ class Observer:
         return blind
 
 
-def _look_every_s(rollout: Rollout, seen: Seen) -> float:
-    lasted_s = seen.now_s - rollout.state.since_s
-    if rollout.state.phase is Phase.PAUSED:
+def _look_every_s(state: State, connected: int, now_s: float) -> float:
+    lasted_s = now_s - state.since_s
+    if state.phase is Phase.PAUSED:
         return PAUSED_LOOK_EVERY_S if lasted_s > 60 else LOOK_EVERY_S
     if lasted_s < SOON_S:
-        return min(LOOK_EVERY_S, max(LOOK_SOON_S, 2 * SCRAPE_ENVOY_S * seen.connected))
+        return min(LOOK_EVERY_S, max(LOOK_SOON_S, 2 * SCRAPE_ENVOY_S * connected))
     return max(LOOK_EVERY_S, LONG_LOOK_EVERY_S * min(1.0, lasted_s / LONG_STAGE_S))
 
 
@@ -372,6 +441,11 @@ def has_stats(node: Node) -> bool:
     Its ACKs are waited for all the same, and nobody knows what runs on it: it makes drains last for their timeout.
     """
     return node.metadata.get(ADMIN_METADATA) != NO_STATS
+
+
+def _active_in(scrape: Scrape, stat_name: str) -> int | None:
+    stats = scrape.clusters.get(stat_name)
+    return None if stats is None else stats.rq_active + stats.rq_pending_active
 
 
 def _active_on(scrape: Scrape, stat_name: str, address: str) -> int | None:

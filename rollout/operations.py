@@ -16,7 +16,6 @@ from rollout.record import (
     DropQueued,
     DropVersion,
     Origin,
-    PastVersion,
     PutQueued,
     PutRollout,
     PutService,
@@ -146,10 +145,10 @@ class Operations:
     # --- back and again ---
 
     async def undo(self, service: str, by: str, to: str = "", endpoints: tuple[Endpoint, ...] = ()) -> Rollout:
-        """Go back: a rollout in progress is taken back, one that has completed is followed by one to the version before.
+        """Go back: a rollout in progress is taken back, a completed one followed by one to the version before.
 
-        `to` is another past version, `endpoints` where it runs now. Within the strategy's rollback_window a version that
-        has served needs no stages. Raises Unknown, Conflict, Unavailable.
+        `to` is another past version, `endpoints` where it runs now. Within the strategy's rollback_window a version
+        that has served needs no stages. Raises Unknown, Conflict, Unavailable.
         """
         current = self._controller.rollout(service)
         with self._ledger.asked(service, "undo", by, f"to {to}" if to else "") as entry:
@@ -157,7 +156,7 @@ class Operations:
                 raise Conflict(f"'{service}' has had no rollout, so there is nothing to undo")
             if self._controller.in_progress(service):
                 return await self._undo_present(current, Order(Command.ABORT, by, why=f"undone by {by}"), to, entry)
-            # A rollout that went back, or was an undo itself, is not undone: asked again, traffic would swing to and fro.
+            # One that went back, or was an undo, is not undone: asked again, traffic would swing to and fro.
             undone = current.state.loser is Role.CANDIDATE or current.origin is Origin.UNDO
             target = to or (self._books.stable(service) if undone else current.stable)
             if target == self._books.stable(service):

@@ -1,12 +1,12 @@
 """What is seen of each location in a rollout in waves: who is there, who has what, and looks of its Envoys only."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from rollout.gate import Look, Past
 from rollout.gate.checks import Reading
 from rollout.looks import Looks, Sides, total
-from rollout.machine import due, in_waves, strategy_of
+from rollout.machine import due, strategy_of
 from rollout.machine.planned import DONE
 from rollout.metrics import Scrape
 from rollout.readings import Readings
@@ -17,6 +17,7 @@ from xds.cache import NodeStatus
 
 FIRST_BASE_S = 0.25  # until every Envoy that has a new weight was read once, which is what increments count from
 ROUND_S = 0.25
+USUAL_EVERY_S = 0.5
 LANE_LOOK_S = 0.02  # each look is a line of the journal: with 200 locations there is one of each in 4 s
 
 
@@ -56,6 +57,16 @@ class _Here:
     connected: Mapping[str, NodeStatus]
     missing: Mapping[str, str]
     lagging: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What all looks that are taken at one time have in common."""
+
+    at_s: float
+    past: Past
+    blind: Mapping[str, str]
+    readings: tuple[Reading, ...]
 
 
 class Places:
@@ -124,21 +135,85 @@ class Places:
             missing=gone,
         )
 
-    def _looks(
-        self, rollout: Rollout, seen: Seen, crowd: Crowd, here: Mapping[str, _Here]
-    ) -> Iterator[tuple[str, Look]] | dict[str, Look]:
-        service, lanes = rollout.service, rollout.state.lanes
+    def _looks(self, rollout: Rollout, seen: Seen, crowd: Crowd, here: Mapping[str, _Here]) -> Mapping[str, Look]:
+        service, weights = rollout.service, {} if seen.served is None else seen.served.by_location
         watches = self._watches.setdefault(service, {})
         for location in watches.keys() - here.keys():
             del watches[location]
-        weights = {} if seen.served is None else seen.served.by_location
-        served = {location: weights[location] for location in here if weights.get(location)}
-        for location, weight_bp in served.items():
-            self._watch(rollout, location, seen.now_s, crowd).looks.acked(
-                here[location].connected.keys() - here[location].lagging.keys(), weight_bp, seen.now_s
-            )
-        return {}
+        for location in here.keys() & weights.keys():
+            watch = watches.setdefault(location, _Watch(self._new_looks(rollout), seen.now_s))
+            _count(watch, weights[location], here[location], seen.now_s, crowd)
+        lanes = rollout.state.lanes
+        every_s = {
+            location: self._every_s(lanes[location], len(here[location].connected), seen.now_s)
+            for location in watches.keys() & weights.keys()
+        }
+        # A command may be refused, and a look that is taken is gone: leave it to the next observation.
+        if not every_s or seen.command is not None or not self._is_time(service, every_s, seen.now_s):
+            return {}
+        due_now = [
+            location for location in sorted(every_s) if seen.now_s - watches[location].looked_s >= every_s[location]
+        ]
+        if not due_now:
+            return {}
+        self._round_s[service] = seen.now_s
+        now = _Round(seen.now_s, crowd.past(), crowd.blind(), crowd.readings())
+        for location in due_now:
+            watches[location].looked_s = seen.now_s
+        return {
+            location: _look(_alone(rollout, location), watches[location], here[location], weights[location], now)
+            for location in due_now
+        }
+
+    def _is_time(self, service: str, every_s: Mapping[str, float], now_s: float) -> bool:
+        """Say whether there may be looks again: the more locations and the longer their stages, the rarer."""
+        slower = max(1.0, min(every_s.values()) / USUAL_EVERY_S)
+        between_s = max(ROUND_S, LANE_LOOK_S * len(every_s) * slower)
+        return now_s - self._round_s.get(service, 0.0) >= between_s
+
+
+def _count(watch: _Watch, weight_bp: int, here: _Here, now_s: float, crowd: Crowd) -> None:
+    looks = watch.looks
+    if not looks.knows(weight_bp):
+        looks.know(weight_bp, crowd.past())
+        watch.looked_s = now_s + FIRST_BASE_S  # sooner there would be nothing to see
+    looks.acked(here.connected.keys() - here.lagging.keys(), weight_bp, now_s)
+    for node in here.connected.keys() & crowd.latest.keys():
+        looks.add(node, crowd.latest[node])
+
+
+def _look(alone: Rollout, watch: _Watch, here: _Here, weight_bp: int, now: _Round) -> Look:
+    watch.looks.know(weight_bp, now.past)
+    waited_for = here.connected.keys() | here.missing.keys()
+    blind = {node: why for node, why in now.blind.items() if node in waited_for}
+    look = watch.looks.take(now.at_s, here.connected, blind)
+    # What an Envoy did at an earlier weight is no evidence for this stage: dropped at a change of weight.
+    strata = tuple(each for each in look.strata if each.weight_bp == weight_bp)
+    readings = watch.readings.after(alone, watch.looks.recent().candidate, now.at_s)
+    return replace(look, strata=strata, readings=(*readings, *now.readings))
+
+
+def _alone(rollout: Rollout, location: str) -> Rollout:
+    """Return a rollout as if it were that of this location alone."""
+    lane = rollout.state.lanes[location]
+    return replace(rollout, strategy=strategy_of(rollout.strategy, lane.wave), state=lane)
 
 
 def _apart(state: State, seen: Seen, crowd: Crowd) -> Mapping[str, _Here]:
-    return {}
+    """Tell the fleet apart. Whose location is not known, as after a restart, may be anywhere: it counts everywhere."""
+    connected: dict[str, dict[str, NodeStatus]] = {location: {} for location in state.lanes}
+    for node, status in crowd.connected.items():
+        connected.setdefault(status.node.location, {})[node] = status
+    missing = _by_location(crowd.missing, crowd, connected)
+    lagging = _by_location(seen.lagging, crowd, connected)
+    return {location: _Here(there, missing[location], lagging[location]) for location, there in connected.items()}
+
+
+def _by_location(found: Mapping[str, str], crowd: Crowd, locations: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+    apart: dict[str, dict[str, str]] = {location: {} for location in locations}
+    for node, why in found.items():
+        status = crowd.connected.get(node)
+        location = crowd.gone.get(node) if status is None else status.node.location
+        for each in apart if location is None else (location,):
+            apart.setdefault(each, {})[node] = why
+    return apart

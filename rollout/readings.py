@@ -83,17 +83,32 @@ class Readings:
 
 
 def stage_of(rollout: Rollout) -> Stage | None:
-    """Return the stage that a rollout stands at, paused or not; None before every Envoy has its weight, and outside."""
+    """Return the stage that a rollout stands at, paused or not; None before every Envoy has its weight, and outside.
+
+    Of a rollout in waves it is the wave: what is read outside of Envoys is of the whole service.
+    """
     state = rollout.state
+    if machine.in_waves(rollout.strategy, state):
+        return Stage(rollout.service, rollout.id, state.wave, 0.0) if state.lanes else None
     if (state.resume or state.phase) is not Phase.SHIFTING or state.converged_s is None:
         return None
     return Stage(rollout.service, rollout.id, state.stage, state.converged_s)
 
 
 def checks_of(rollout: Rollout) -> tuple[CheckSpec, ...]:
-    """Return what is checked in the stage that a rollout stands at."""
+    """Return what is checked in the stage that a rollout stands at; in waves in those of all its locations."""
+    if machine.in_waves(rollout.strategy, rollout.state):
+        return _checks_of_lanes(rollout)
     stage = machine.stage_of(rollout.strategy, rollout.state)
     return () if stage is None else (*rollout.strategy.checks, *stage.checks)
+
+
+def _checks_of_lanes(rollout: Rollout) -> tuple[CheckSpec, ...]:
+    found = {check.label: check for check in rollout.strategy.checks}
+    for lane in machine.undone(rollout.state).values():
+        stage = machine.stage_of(machine.strategy_of(rollout.strategy, lane.wave), lane)
+        found |= {check.label: check for check in (stage.checks if stage else ())}
+    return tuple(found.values())
 
 
 def measured(metric: EnvoyMetric, counts: Counts, elapsed_s: float) -> float | None:

@@ -1,6 +1,6 @@
 """What is remembered: services, versions, rollouts and their journal; states and observations as JSON."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -327,8 +327,16 @@ def dump_state(state: State) -> str:
 
 
 def dump_step(state: State) -> str:
-    """Without its evidence, the largest part: a journal grows by a step at each look."""
-    return _states().dump_json(state, exclude={"evidence"}).decode()
+    """Without its evidence, the largest part, and of locations without the numbers of verdicts: a journal grows by a
+    step at each look, and there may be hundreds of locations.
+    """
+    short = replace(state, lanes={location: _shortened(lane) for location, lane in state.lanes.items()})
+    return _states().dump_json(short, exclude={"evidence": True, "lanes": {"__all__": {"evidence"}}}).decode()
+
+
+def _shortened(lane: State) -> State:
+    verdict = None if lane.verdict is None else replace(lane.verdict, numbers={})
+    return replace(lane, verdict=verdict, passed=None if lane.passed is None else replace(lane.passed, numbers={}))
 
 
 def load_state(text: str) -> State:

@@ -1,21 +1,24 @@
 """A rollout's recording, and whether machine and judge decide the same when its observations come again. Pure."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.main import IncEx
 
 from rollout.errors import Conflict, InvalidSpec
 from rollout.gate import Evidence, Verdict
-from rollout.machine import advance, weight_bp
+from rollout.machine import advance, strategy_of, weight_bp
 from rollout.record import JournalEntry, Rollout
 from rollout.spec import Strategy
 from rollout.state import State
+from rollout.waves import words
 
 FORMAT: Final = 1
+_EVIDENCE: Final[Mapping[str, IncEx | bool]] = {"evidence": True, "lanes": {"__all__": {"evidence"}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def recording(rollout: Rollout, entries: Sequence[JournalEntry]) -> Recording:
 def dump_recording(given: Recording) -> bytes:
     """As JSON, a line for each step; of the states the evidence is left out, for the observations give it again."""
     head = _recordings().dump_json(given, by_alias=True, exclude={"entries"})
-    steps = (_entries().dump_json(entry, exclude={"state": {"evidence"}}) for entry in given.entries)
+    steps = (_entries().dump_json(entry, exclude={"state": _EVIDENCE}) for entry in given.entries)
     return head[:-1] + b',"entries":[\n' + b",\n".join(steps) + b"\n]}\n"
 
 
@@ -105,8 +108,10 @@ def replay(strategy: Strategy, entries: Sequence[JournalEntry]) -> Replayed:
         except Conflict as error:
             refused = Difference(entry, "command", f"{entry.because.command} was obeyed", str(error))
             return Replayed(looks, decisions, refused)
-        looks += state.looked_s > before.looked_s
-        decisions += (state.phase, state.stage) != (before.phase, before.stage)
+        was = (before, *(before.lanes.get(location, before) for location in state.lanes))
+        pairs = tuple(zip(was, (state, *state.lanes.values()), strict=True))
+        looks += sum(following.looked_s > each.looked_s for each, following in pairs)
+        decisions += sum((following.phase, following.stage) != (each.phase, each.stage) for each, following in pairs)
         difference = next(_differences(strategy, entry, state), None)
         if difference is not None:
             return Replayed(looks, decisions, difference)
@@ -114,7 +119,19 @@ def replay(strategy: Strategy, entries: Sequence[JournalEntry]) -> Replayed:
 
 
 def _differences(strategy: Strategy, entry: JournalEntry, state: State) -> Iterator[Difference]:
-    recorded = entry.state
+    yield from _differing(strategy, entry, entry.state, state)
+    for location in sorted(entry.state.lanes.keys() | state.lanes.keys()):
+        lanes = entry.state.lanes.get(location), state.lanes.get(location)
+        recorded, replayed = lanes
+        if recorded is None or replayed is None:
+            there = ["none" if lane is None else "there" for lane in lanes]
+            yield Difference(entry, f"the location {words(location)}", there[0], there[1])
+        else:
+            found = _differing(strategy_of(strategy, recorded.wave), entry, recorded, replayed)
+            yield from (replace(each, what=f"{each.what} of {words(location)}") for each in found)
+
+
+def _differing(strategy: Strategy, entry: JournalEntry, recorded: State, state: State) -> Iterator[Difference]:
     compared = (
         ("phase", recorded.phase, state.phase),
         ("stage", str(recorded.stage + 1), str(state.stage + 1)),
@@ -126,12 +143,12 @@ def _differences(strategy: Strategy, entry: JournalEntry, state: State) -> Itera
     for what, before, after in compared:
         if before != after:
             yield Difference(entry, what, before, after)
-    yield from _differing_numbers(entry, state)
+    yield from _differing_numbers(entry, recorded, state)
 
 
-def _differing_numbers(entry: JournalEntry, state: State) -> Iterator[Difference]:
+def _differing_numbers(entry: JournalEntry, was: State, state: State) -> Iterator[Difference]:
     """Logarithms differ in their last digit from one machine to the next, and later versions may give more figures."""
-    recorded = {} if entry.state.verdict is None else entry.state.verdict.numbers
+    recorded = {} if was.verdict is None else was.verdict.numbers
     replayed = {} if state.verdict is None else state.verdict.numbers
     for name, before in sorted(recorded.items()):
         after = replayed.get(name)

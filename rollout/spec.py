@@ -344,9 +344,13 @@ class Endpoint(Spec):
     def address(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def location(self) -> str:
+        """The locality as "region/zone", or the part of it that is known; "" for none."""
+        return "/".join(part for part in (self.region, self.zone) if part)
+
     def __str__(self) -> str:
-        location = "/".join(part for part in (self.region, self.zone) if part)
-        return f"{self.address}@{location}" if location else self.address
+        return f"{self.address}@{self.location}" if self.location else self.address
 
     @model_validator(mode="before")
     @classmethod

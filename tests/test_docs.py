@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from rollout.app import read_configs
 from rollout.bootstrap import Proxy, bootstrap
+from rollout.configs import read_configs
 from rollout.exposure import FULL_BP
 from rollout.spec import parse_strategy
 from rollout.traffic.publisher import check

@@ -30,6 +30,7 @@ TASKS_ALLOWED = {
     "xds/edge/call.py",
     "xds/edge/grpcio.py",
     "rollout/metrics/fleet.py",
+    "rollout/messenger.py",
     "rollout/prober.py",
     "rollout/demo/load.py",
     "rollout/demo/__main__.py",

@@ -3,27 +3,22 @@
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from rollout.api.views import dump_story, fleet_view, rollout_view, service_view, summary
+from rollout.api.backstage import Backstage
+from rollout.api.changes import Changes
+from rollout.api.requests import body_of, caller, text
+from rollout.api.views import dump_story, fleet_view, service_view, summary
 from rollout.bootstrap import is_loopback
-from rollout.controller import Controller
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
 from rollout.marking import Health, Marking
-from rollout.metrics import Failure
-from rollout.operations import Operations
 from rollout.record import JournalEntry, Rollout
 from rollout.replay import dump_recording, recording
-from rollout.spec import parse_deployment, parse_endpoint
-from rollout.state import Command
-from rollout.store import Store
-from xds.cache import Cache
+from rollout.spec import parse_endpoint
 from xds.errors import InvalidConfig
 
 BODY_LIMIT = 1024 * 1024
@@ -32,33 +27,18 @@ STATUS: Mapping[type[RolloutError], int] = {InvalidSpec: 400, Unknown: 404, Conf
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
-class Backstage:
-    """All that the API speaks for. `reload` reads envoy-configs again and returns its warnings."""
-
-    controller: Controller
-    operations: Operations
-    cache: Cache
-    store: Store
-    failures: Callable[[], Mapping[str, Failure]]
-    clock: Callable[[], float]
-    reload: Callable[[], Awaitable[tuple[str, ...]]]
-    registry: CollectorRegistry
-    token: str | None
-
-
 def application(backstage: Backstage) -> web.Application:
     """Return the API as an aiohttp application."""
     api = _Api(backstage)
     app = web.Application(middlewares=[_problems, _guard(backstage.token)], client_max_size=BODY_LIMIT)
-    app.add_routes(api.routes())
+    app.add_routes([*api.routes(), *Changes(backstage).routes()])
     return app
 
 
 class _Api:
     def __init__(self, backstage: Backstage) -> None:
         self._is = backstage
-        self._marking = Marking(backstage.controller)
+        self._marking = Marking(backstage.controller, backstage.ledger)
 
     def routes(self) -> list[web.RouteDef]:
         service = "/v1/services/{service}"
@@ -68,17 +48,12 @@ class _Api:
             web.get("/metrics", self.metrics),
             web.get("/v1/services", self.list_services),
             web.get(service, self.get_service),
-            web.post(service + "/rollouts", self.deploy),
             web.get(service + "/rollouts", self.history),
             web.get(service + "/rollouts/{id}", self.explain),
             web.get(service + "/rollouts/{id}/record", self.record),
-            web.post(service + "/commands/{command}", self.command),
-            web.post(service + "/drains", self.drain),
             web.post(service + "/health", self.mark),
-            web.post(service + "/adopt", self.adopt),
             web.get("/v1/rollouts", self.list_rollouts),
             web.get("/v1/fleet", self.fleet),
-            web.post("/v1/config/reload", self.reload),
         ]
 
     async def healthy(self, _request: web.Request) -> web.Response:
@@ -101,12 +76,6 @@ class _Api:
     async def get_service(self, request: web.Request) -> web.Response:
         return web.json_response(self._service(request))
 
-    async def deploy(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        deployment = parse_deployment({**body, "service": request.match_info["service"]})
-        rollout = await self._is.operations.deploy(deployment, _caller(request))
-        return web.json_response(rollout_view(self._is.controller, rollout, self._is.clock()), status=201)
-
     async def history(self, request: web.Request) -> web.Response:
         self._is.controller.rollout(request.match_info["service"])
         rollouts = await self._is.store.rollouts(request.match_info["service"], HISTORY_LIMIT)
@@ -126,44 +95,23 @@ class _Api:
         text = await asyncio.to_thread(dump_recording, recording(rollout, entries))
         return web.Response(body=text, content_type="application/json")
 
-    async def command(self, request: web.Request) -> web.Response:
-        await _body(request)
-        word = request.match_info["command"]
-        if word not in list(Command):
-            raise Unknown(f"there is no command '{word}'; there are {', '.join(Command)}")
-        rollout = await self._is.controller.command(request.match_info["service"], Command(word), _caller(request))
-        return web.json_response(rollout_view(self._is.controller, rollout, self._is.clock()))
-
-    async def drain(self, request: web.Request) -> web.Response:
-        address = _text(await _body(request), "backend")
-        await self._is.operations.drain(request.match_info["service"], parse_endpoint(address).address)
-        return web.json_response(self._service(request), status=201)
-
     async def mark(self, request: web.Request) -> web.Response:
-        body, service = await _body(request), request.match_info["service"]
-        address, word, reason = parse_endpoint(_text(body, "backend")).address, _text(body, "health"), body.get("reason")
+        body, service = await body_of(request), request.match_info["service"]
+        address, word = parse_endpoint(text(body, "backend")).address, text(body, "health")
         match word:
             case Health.UNHEALTHY:
-                await self._marking.unhealthy(service, address, str(reason or ""), _caller(request))
+                reason = str(body.get("reason") or "")
+                await self._marking.unhealthy(service, address, reason, caller(request))
             case Health.HEALTHY:
-                await self._marking.healthy(service, address, _caller(request))
+                await self._marking.healthy(service, address, caller(request))
             case _:
                 raise InvalidSpec(f"health: '{word}' is neither healthy nor unhealthy")
-        return web.json_response(self._service(request))
-
-    async def adopt(self, request: web.Request) -> web.Response:
-        version = _text(await _body(request), "version")
-        await self._is.operations.adopt(request.match_info["service"], version)
         return web.json_response(self._service(request))
 
     async def fleet(self, _request: web.Request) -> web.Response:
         failures = {node: failure.why for node, failure in self._is.failures().items()}
         nodes = fleet_view(self._is.cache.connected(), self._is.cache.gone(), self._is.clock(), failures)
         return web.json_response({"nodes": nodes})
-
-    async def reload(self, request: web.Request) -> web.Response:
-        await _body(request)
-        return web.json_response({"warnings": list(await self._is.reload())})
 
     async def _journal(self, request: web.Request) -> tuple[Rollout, tuple[JournalEntry, ...]]:
         """Return the rollout that is asked for, or the last, and its steps."""
@@ -182,32 +130,6 @@ class _Api:
 
     def _service(self, request: web.Request) -> dict[str, Any]:
         return service_view(self._is.controller, request.match_info["service"], self._is.clock())
-
-
-def _caller(request: web.Request) -> str:
-    """Return who asks, by their own word: the token says what they may do."""
-    said = request.headers.get("X-Rollout-User", "")[:64].encode("ascii", "replace").decode()
-    return said or f"api client {request.remote}"
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    """Return the JSON object of a change. The content type is demanded: a browser's form cannot forge it."""
-    if request.content_type != "application/json":
-        raise InvalidSpec("send `Content-Type: application/json`")
-    try:
-        body = await request.json()
-    except (ValueError, LookupError, RecursionError) as error:
-        raise InvalidSpec(f"the body is no JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise InvalidSpec("the body must be a JSON object")
-    return body
-
-
-def _text(body: Mapping[str, Any], field: str) -> str:
-    value = body.get(field)
-    if not isinstance(value, str) or not value:
-        raise InvalidSpec(f"{field}: is missing; give it as text")
-    return value
 
 
 def _problem(status: int, title: str, detail: str) -> web.Response:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rollout.api.stages import stage_view
 from rollout.api.health import unhealthy_view
+from rollout.api.stages import stage_view
 from rollout.books import name_of
 from rollout.controller import Controller
 from rollout.gate import Errors, Look, Past, verdict_to_json
@@ -13,7 +13,7 @@ from rollout.history import History
 from rollout.machine import plan_of, weight_bp
 from rollout.messenger import Report
 from rollout.metrics import Counts, tally
-from rollout.record import Backend, JournalEntry, Rollout
+from rollout.record import Backend, JournalEntry, Operation, PastVersion, Rollout
 from rollout.spec import Strategy
 from rollout.split import Route
 from rollout.state import ENDED, Phase, Seen
@@ -22,6 +22,7 @@ from xds.resources import TYPES
 from xds.subscription import Rejection
 
 ENVOYS_SHOWN = 20
+UNREADY_SHOWN = 3
 
 
 def percent(basis_points: int) -> float:
@@ -47,6 +48,63 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
         "unhealthy": unhealthy_view(controller, service),
         "history": _history(controller.observer.historian.history(service, controller.books.stable(service))),
         "rollout": rollout and rollout_view(controller, rollout, now_s),
+        "queued": queued_view(controller, service),
+    }
+
+
+def queued_view(controller: Controller, service: str) -> dict[str, Any] | None:
+    """The deployment that begins when the rollout in progress has ended; `fault` says why it could not."""
+    queued = controller.books.queued.get(service)
+    if queued is None:
+        return None
+    return {
+        "version": queued.version.name,
+        "backends": list(controller.books.placed(queued.version)),
+        "by": queued.by,
+        "at": queued.at.isoformat(),
+        "fault": queued.fault or None,
+    }
+
+
+def versions_view(controller: Controller, service: str, now_s: float) -> dict[str, Any]:
+    """The versions of a service: those that are there, and those that were, newest first."""
+    books = controller.books
+    stable = books.stable(service)
+    present = [
+        {
+            "version": version.name,
+            "role": "stable" if version.name == stable else "candidate",
+            "weight_percent": percent(books.weight_bp(service, version.name)),
+            "backends": list(books.addresses(service, version.name)),
+            "from_files": version.endpoints is None,
+        }
+        for version in books.versions(service)
+    ]
+    past = [_past(each, now_s) for each in books.past_versions(service)]
+    return {"service": service, "versions": present, "past": past}
+
+
+def _past(past: PastVersion, now_s: float) -> dict[str, Any]:
+    """A version that was let go; `undo_seconds` is for how long `undo` brings it back without stages."""
+    left_s = past.ended.engine_s + past.strategy.rollback_window.total_seconds() - now_s
+    return {
+        "version": past.name,
+        "served": past.served,
+        "ended_at": past.ended.at.isoformat(),
+        "backends": list(past.addresses),
+        "undo_seconds": round(max(0.0, left_s)) if past.served else 0,
+    }
+
+
+def operation_view(operation: Operation) -> dict[str, Any]:
+    """What somebody asked for, and what came of it; `service` "" is the whole configuration."""
+    return {
+        "at": operation.at.isoformat(),
+        "service": operation.service,
+        "verb": operation.verb,
+        "by": operation.by,
+        "detail": operation.detail,
+        "result": operation.result,
     }
 
 
@@ -103,7 +161,9 @@ def _hook(report: Report) -> dict[str, Any]:
 def _waiting(controller: Controller, service: str) -> dict[str, str]:
     unsaved = controller.unsaved(service)
     disk = {"the disk": f"has not saved the last steps: {unsaved}"} if unsaved else {}
-    return {**disk, **controller.observer.lagging(service)}
+    unready = "; ".join(controller.observer.unready(service)[:UNREADY_SHOWN])
+    candidate = {"the candidate": f"is not healthy yet: {unready}"} if unready else {}
+    return {**disk, **candidate, **controller.observer.lagging(service)}
 
 
 def summary(rollout: Rollout) -> dict[str, Any]:
@@ -190,6 +250,7 @@ def backend_view(backend: Backend) -> dict[str, Any]:
         "timed_out": backend.drain.timed_out,
         "cut": dict(backend.drain.cut),
         "removed": backend.removed,
+        "leaves": backend.leaves,
     }
 
 

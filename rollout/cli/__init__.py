@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from rollout.cli import envoys, forecasting, health, offline, recordings, services, serving
+from rollout.cli import (
+    commands,
+    envoys,
+    forecasting,
+    health,
+    linting,
+    offline,
+    operations,
+    recordings,
+    services,
+    serving,
+    storing,
+)
 from rollout.cli.options import DEFAULTS, server_url
 
 app = typer.Typer(
@@ -19,7 +31,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 config = typer.Typer(help="The configuration that a server serves.", no_args_is_help=True, rich_markup_mode=None)
+store = typer.Typer(help="What a server remembers, in its data folder.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config, name="config")
+version = typer.Typer(help="The versions of a service.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(version, name="version")
+app.add_typer(store, name="store")
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -51,22 +67,37 @@ app.command()(services.deploy)
 app.command()(services.status)
 app.command()(services.watch)
 app.command(name="list")(services.list_services)
-app.command()(services.promote)
-app.command()(services.pause)
-app.command()(services.resume)
-app.command()(services.abort)
+app.command()(operations.undo)
+app.command()(operations.retry)
+app.command()(operations.dequeue)
+app.command()(commands.promote)
+app.command()(commands.skip_stage)
+app.command()(commands.approve)
+app.command()(commands.reject)
+app.command()(commands.pause)
+app.command()(commands.resume)
+app.command()(commands.abort)
 app.command()(services.history)
 app.command()(services.explain)
 app.command()(recordings.replay)
-app.command()(services.drain)
+app.command()(operations.drain)
+app.command()(operations.undrain)
+app.command()(operations.scale)
+version.command(name="list")(operations.list_versions)
+version.command(name="remove")(operations.remove_version)
+app.command()(operations.log)
 app.command()(health.mark)
-app.command()(services.adopt)
+app.command()(operations.adopt)
 app.command()(envoys.fleet)
 config.command()(envoys.reload)
-app.command()(envoys.lint)
+app.command(name="lint")(linting.lint_files)
+app.command()(linting.schema)
 app.command()(envoys.bootstrap)
 app.command()(offline.simulate)
 app.command()(forecasting.forecast)
+store.command()(storing.check)
+store.command()(storing.backup)
+store.command()(storing.restore)
 
 
 def main() -> None:

@@ -7,15 +7,12 @@ import typer
 import yaml
 
 from rollout import screen
-from rollout.app import read_configs
 from rollout.bootstrap import Proxy, xds_tls
 from rollout.bootstrap import bootstrap as bootstrap_of
 from rollout.caller import Caller
-from rollout.cli.options import DEFAULTS, UNSAID, AsJson, ConfigFolder, Server, named
+from rollout.cli.options import DEFAULTS, UNSAID, AsJson, Server, named
 from rollout.client import path_of
-from rollout.errors import InvalidSpec, RolloutError
-from rollout.traffic.publisher import check
-from xds.errors import XdsError
+from rollout.errors import InvalidSpec
 
 
 def fleet(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
@@ -31,26 +28,6 @@ def reload(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
     Caller(server, as_json).post(
         path_of("config", "reload"), {}, lambda answer: screen.notes(answer["warnings"], "reloaded")
     )
-
-
-def lint(folder: ConfigFolder, *, as_json: AsJson = False) -> None:
-    """Check a configuration; no server is needed.
-
-    Every problem in a line of its own, with file, resource and field. Exits with 1 when there is one; warnings are no
-    problems.
-    """
-    caller = Caller("", as_json)
-    try:
-        files = read_configs(folder)
-        _, compiler, warnings = check(files)
-    except (RolloutError, XdsError) as error:
-        caller.fail(error)
-    services, groups = sorted(compiler.services), sorted(files.groups)
-    notes = [{"where": each.where, "what": each.what} for each in warnings]
-    answer = {"services": services, "groups": groups, "warnings": notes}
-    fine = f"{folder} is fine; services: {', '.join(services) or 'none; an EDS cluster is one'}"
-    fine = f"{fine}; groups: {', '.join(groups)}" if groups else fine
-    caller.show(answer, lambda _: screen.notes(list(map(str, warnings)), fine))
 
 
 def bootstrap(  # noqa: PLR0913 - one parameter for each option

@@ -13,7 +13,7 @@ from rollout.marking import Health
 from rollout.spec import parse_endpoint
 
 
-def mark(  # noqa: PLR0913 - one parameter for each option
+def mark(
     service: ServiceName,
     backend: Annotated[str, typer.Argument(help="HOST:PORT as `rollout list` shows it.")],
     health: Annotated[Health, typer.Argument(help="What it is from now on.")],

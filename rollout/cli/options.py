@@ -1,7 +1,8 @@
 """What several verbs take: arguments, options, and how their values are checked."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from yarl import URL
@@ -10,12 +11,21 @@ from rollout.app import Settings
 from rollout.errors import InvalidSpec
 
 DEFAULTS = Settings()
+Parsed = TypeVar("Parsed")
 
 
 def named(value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise typer.BadParameter("must not be empty")
     return value
+
+
+def parsed(option: str, text: str, parse: Callable[[str], Parsed]) -> Parsed:
+    """Parse what an option was given. Raises typer.BadParameter, which is wrong usage."""
+    try:
+        return parse(text)
+    except InvalidSpec as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def server_url(value: str) -> str:
@@ -44,7 +54,6 @@ def strategy_text(file: Path) -> str:
 
 ServiceName = Annotated[str, typer.Argument(callback=named, help="An EDS cluster of envoy-configs.")]
 VersionName = Annotated[str, typer.Argument(callback=named, help="A name of your choice, such as v2.")]
-ConfigFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Envoy's configuration: YAML files.")]
 Server = Annotated[
     str, typer.Option(metavar="URL", callback=_server, help="The server's admin API.", show_default=False)
 ]

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 import yaml
 from rich.live import Live
 
 from rollout import screen
-from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, exit_code, follow, follow_drain, stdout
-from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, VersionName, Wait, named, strategy_text
+from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, exit_code, follow, follow_queued, stdout
+from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, VersionName, Wait, named, parsed, strategy_text
 from rollout.client import Client, Glance, path_of
 from rollout.errors import InvalidSpec
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
@@ -34,6 +34,9 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, metavar="FILE", help="YAML; else 1, 10, 50, 100 %."),
     ] = None,
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="Take back the rollout in progress, and begin when it has ended.")
+    ] = False,
     wait: Wait = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
@@ -45,16 +48,21 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     Example: rollout deploy checkout v2 --endpoint 10.0.0.21:8080@eu/eu-1 --endpoint 10.0.0.22:8080@eu/eu-2 --wait
     """
     caller = Caller(server, as_json)
+    if not endpoint and strategy is None:
+        raise typer.BadParameter("is missing; give one for each backend", param_hint="--endpoint")
+    endpoints = [str(parsed("--endpoint", text, parse_endpoint)) for text in endpoint or ()]
     try:
-        body = _deployment(service, version, endpoint or [], strategy)
+        body = {**_deployment(service, version, endpoints, strategy), **({"supersede": True} if supersede else {})}
     except InvalidSpec as error:
         caller.fail(error)
 
     async def work(client: Client) -> int:
         rollout = await client.post(path_of("services", service, "rollouts"), body)
+        if wait and rollout.get("queued"):
+            return await follow_queued(client, service, rollout["id"] + 1, Changes(as_json).tell)
         if wait:
             return await follow(client, service, rollout["id"], Changes(as_json).tell)
-        caller.show(rollout, screen.rollout_line)
+        caller.show(rollout, screen.deployed)
         return DONE
 
     caller.run(work, interrupted=_goes_on(service))
@@ -62,20 +70,13 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
 
 def _deployment(service: str, version: str, endpoints: list[str], strategy: Path | None) -> Json:
     """Return the API's body of a deployment. Raises InvalidSpec before anything is sent."""
-    body: dict[str, Any] = {"version": version, "endpoints": [_endpoint(text) for text in endpoints]}
+    body: dict[str, Any] = {"version": version, "endpoints": endpoints}
     if strategy is not None:
         text = strategy_text(strategy)
         parse_strategy(text, str(strategy))
         body["strategy"] = yaml.safe_load(text) or {}
     parse_deployment({**body, "service": service})
     return body
-
-
-def _endpoint(text: str) -> str:
-    try:
-        return str(parse_endpoint(text))
-    except InvalidSpec as error:
-        raise InvalidSpec(f"--endpoint {text}: {error}") from error
 
 
 def status(
@@ -129,39 +130,6 @@ def list_services(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
     Caller(server, as_json).get(path_of("services"), lambda answer: screen.services_table(answer["services"]))
 
 
-def promote(
-    service: ServiceName,
-    *,
-    full: Annotated[bool, typer.Option("--full", help="Go to 100 % at once.")] = False,
-    server: Server = UNSAID,
-    as_json: AsJson = False,
-) -> None:
-    """Go on to the next stage now, whatever the gate says."""
-    _command(Caller(server, as_json), service, "promote_full" if full else "promote")
-
-
-def pause(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
-    """Stay at the present weight until `resume`.
-
-    A version that proves worse is still taken back.
-    """
-    _command(Caller(server, as_json), service, "pause")
-
-
-def resume(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
-    """Go on with a paused rollout."""
-    _command(Caller(server, as_json), service, "resume")
-
-
-def abort(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
-    """Take all traffic back to the stable version now."""
-    _command(Caller(server, as_json), service, "abort")
-
-
-def _command(caller: Caller, service: str, word: str) -> NoReturn:
-    caller.post(path_of("services", service, "commands", word), {}, screen.rollout_line)
-
-
 def history(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """List SERVICE's rollouts, newest first."""
     path = path_of("services", service, "rollouts")
@@ -177,37 +145,3 @@ def explain(
 ) -> None:
     """Tell a rollout's story: what, when, and on which evidence."""
     Caller(server, as_json).get(path_of("services", service, "rollouts", rollout or "last"), story)
-
-
-def drain(
-    service: ServiceName,
-    backend: Annotated[str, typer.Argument(help="HOST:PORT as `rollout list` shows it.")],
-    *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is safe to stop.")] = False,
-    server: Server = UNSAID,
-    as_json: AsJson = False,
-) -> None:
-    """Let one backend go: nothing new, then wait for what runs."""
-    caller = Caller(server, as_json)
-    try:
-        address = parse_endpoint(backend).address
-    except InvalidSpec as error:
-        caller.fail(error)
-
-    async def work(client: Client) -> int:
-        view = await client.post(path_of("services", service, "drains"), {"backend": address})
-        if wait:
-            return await follow_drain(client, service, address, as_json=as_json)
-        caller.show(view, lambda answer: screen.drain_of(answer, address))
-        return DONE
-
-    caller.run(work, interrupted=f"left; the drain goes on: `rollout status {service}` shows it")
-
-
-def adopt(service: ServiceName, version: VersionName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
-    """Name the version that envoy-configs' endpoints are.
-
-    Without it that version is called `initial`. It must come before the service's first rollout.
-    """
-    path = path_of("services", service, "adopt")
-    Caller(server, as_json).post(path, {"version": version}, lambda view: screen.services_table([view]))

@@ -12,8 +12,9 @@ import typer
 
 from rollout.app import Listening, Settings
 from rollout.app import serve as run_server
+from rollout.bootstrap import split_address
 from rollout.caller import Caller, token
-from rollout.cli.options import DEFAULTS
+from rollout.cli.options import DEFAULTS, parsed
 from rollout.errors import RolloutError
 from xds.errors import XdsError
 
@@ -49,6 +50,9 @@ def serve(  # noqa: PLR0913 - one parameter for each option
     It ends at SIGTERM or Ctrl-C, and reads its configuration again at SIGHUP. Changes by the API need the bearer token
     in ROLLOUT_TOKEN when it is set.
     """
+    for option, address in (("--xds", xds), ("--admin", admin), ("--xds-status", xds_status)):
+        if address is not None:
+            parsed(option, address, split_address)
     _log_to_stderr()
     settings = Settings(
         configs,

@@ -70,6 +70,7 @@ class Attempt:
     number: int = 0  # how many attempts of the stage came before
     shares: Shares = field(default_factory=Shares)  # what stable has shown that its stakes may rest on
     forgot_s: float = 0.0  # since when that is, for a later attempt
+    untimed: bool = False  # requests have no latencies: errors are all that there is to show
 
     @property
     def price(self) -> float:
@@ -79,7 +80,7 @@ class Attempt:
     @property
     def net(self) -> tuple[float, ...]:
         """ln of the evidence for each gate, comparable between attempts."""
-        return tuple(won - self.price for won in self.sums)
+        return tuple(won - self.price for won in (self.sums[:1] if self.untimed else self.sums))
 
     def after(self, settled: Sequence[Stratum], look: Look, margins: Mapping[Metric, float]) -> Attempt:
         """With one look; its stakes rest on what was before."""
@@ -88,7 +89,7 @@ class Attempt:
             before + math.fsum(_won(metric, stratum, self.shares, past, margins[metric]) for stratum in settled)
             for metric, before in zip(GATES, self.sums, strict=True)
         )
-        known = replace(self, sums=sums, shares=self.shares.after(settled))
+        known = replace(self, sums=sums, shares=self.shares.after(settled), untimed=past.untimed)
         # A later one began because of an incident: when that is over, its stakes must not rest on it for ever.
         if not self.number or look.at_s - self.forgot_s < FORGET_S:
             return known
@@ -120,12 +121,12 @@ class PromoteEvidence:
 
     def by_metric(self) -> Mapping[Metric, float]:
         """ln of the evidence for each gate, which must reach 1/beta in all."""
-        return dict(zip(GATES, self.best.net, strict=True))
+        return dict(zip(GATES, self.best.net, strict=False))
 
     @property
     def unknown(self) -> tuple[Metric, ...]:
         """The gates that no bet was placed on yet, though there was one on another."""
-        placed = dict(zip(GATES, self.best.sums, strict=True))
+        placed = dict(zip(self.by_metric(), self.best.sums, strict=False))
         return tuple(metric for metric, won in placed.items() if won == 0 and any(self.best.sums))
 
     def after(self, gate: Gate, settled: Sequence[Stratum], look: Look, step: Step) -> PromoteEvidence:

@@ -37,7 +37,8 @@ class Past:
     costs time and no validity. `slow_ms` and `late_ms` say from which latency on a request counts as slow or late; a
     quantile without one is not judged. `p99_ms` is its latency, 0 while unknown. `rate_rps` are the requests a second
     of the whole service, None while unknown. `phi` is the size of the clusters in which its errors come, 1: one by one;
-    `slow_phi` that of its slow requests.
+    `slow_phi` that of its slow requests. `untimed`: its requests have no latencies, as connections of TCP proxies, so
+    there is none to judge.
     """
 
     errors: float = 0.001
@@ -49,6 +50,7 @@ class Past:
     p99_ms: float = 0.0
     slow_ms: Mapping[Quantile, float] = field(default_factory=dict)
     late_ms: Mapping[Quantile, float] = field(default_factory=dict)
+    untimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,8 @@ def comparison(evidence: Evidence, look: Look, step: Step) -> str:
         return errors(evidence, look)
     shown = evidence.shown.margin
     most = step.margin if shown is None else min(shown, step.margin)
-    return f"{errors(evidence, look)}; {look.names[1]} is at most {points(most)} worse, in p95 and p99 too"
+    too = "" if look.past.untimed else ", in p95 and p99 too"
+    return f"{errors(evidence, look)}; {look.names[1]} is at most {points(most)} worse{too}"
 
 
 def numbers(gate: Gate, evidence: Evidence, step: Step) -> Mapping[str, float]:

@@ -11,11 +11,12 @@ from rollout.machine.lending import called_in, calls_into, in_lane, kept, lent, 
 from rollout.machine.moves import enter, pause, take_back, to_stage, wait
 from rollout.machine.planned import DONE, in_waves, lane_bp, plan, strategy_of, wanted
 from rollout.spec import OnFailure, Strategy
-from rollout.state import Awaited, Phase, Role, Seen, Split, State
+from rollout.state import Awaited, Phase, Place, Role, Seen, Split, State
 from rollout.waves import joining, unmet, words
 
 NOBODY = "no Envoy is there"
 REASONS_TOLD = 3
+_NOT_SEEN = Place(0)
 _ENDS_OF_A_LANE = (Phase.DRAINING, Phase.REMOVING)  # where it goes from rolling back: nothing leaves before all do
 
 
@@ -182,9 +183,9 @@ def told_names(locations: tuple[str, ...]) -> str:
 def step_of_lane(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
     """Return what becomes of a lane by what is seen of it. Raises Conflict for a command that it does not allow."""
     lane = state.lanes[location]
-    following = alone.moved(
-        strategy_of(strategy, lane.wave), lent(state, lane), _seen_at(strategy, state, location, seen)
-    )
+    of_lane = strategy_of(strategy, lane.wave)
+    there = _seen_at(lane, wanted(of_lane, lane), location, seen)
+    following = alone.moved(of_lane, lent(state, lane), there)
     if following.phase in _ENDS_OF_A_LANE:
         following = replace(enter(following, Phase.ROLLED_BACK, seen, following.reason), drain=None)
     return replace(following, evidence=Evidence.start()) if following.phase in DONE else following
@@ -202,35 +203,26 @@ def _moved(strategy: Strategy, state: State, location: str, seen: Seen) -> State
     return step_of_lane(strategy, state, location, seen)
 
 
-def _seen_at(strategy: Strategy, state: State, location: str, seen: Seen) -> Seen:
-    """Return the observation as if there were this location alone."""
-    lane, place = state.lanes[location], seen.places.get(location)
-    served = None
-    if seen.served is not None:
-        whole = wanted(strategy, state)
-        if replace(seen.served, by_location={}) == replace(whole, by_location={}):
-            mine = wanted(strategy_of(strategy, lane.wave), lane)
-            served = replace(mine, candidate_bp=seen.served.by_location.get(location, 0))
-    alone_there = replace(
-        seen,
-        served=served,
-        answers={in_lane(key, lane.wave): answer for key, answer in seen.answers.items()},
-        past=None,
-        look=None,
-        locations=(),
-        places={},
-    )
-    if place is None:
-        return replace(alone_there, connected=0, lagging={}, refused={}, missing=())
+def _seen_at(lane: State, mine: Split, location: str, seen: Seen) -> Seen:
+    """Return the observation as if there were this location alone; `mine` is what its Envoys should be served."""
+    place = seen.places.get(location, _NOT_SEEN)
+    served = seen.served
+    if served is not None and served.present == mine.present:
+        served = replace(mine, candidate_bp=served.by_location.get(location, 0))
     return replace(
-        alone_there,
+        seen,
         connected=place.connected,
         fleet=place.fleet,
+        served=served,
         lagging=place.lagging,
         refused=place.refused,
         missing=place.missing,
         looked_s=place.looked_s,
         look=place.look,
+        past=None,
+        answers={in_lane(key, lane.wave): answer for key, answer in seen.answers.items()},
+        locations=(),
+        places={},
     )
 
 

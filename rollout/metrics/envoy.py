@@ -203,7 +203,7 @@ def parse_stats(answers: Sequence[bytes], query: Query) -> tuple[int | None, Map
                 cluster.latency = histogram
         uptime_s = numbers.pop(_UPTIME, uptime_s)
         _put(numbers, found)
-    asked = {_in_stat(address): address for address in query.addresses()}
+    asked = {_in_stat(address): address for address in query.backends}
     clusters = {name: _cluster_stats(cluster, asked) for name, cluster in found.items()}
     for each in query.shared:
         clusters[each.version] = _with_sessions(clusters[each.version], found[each.cluster], each.backends)

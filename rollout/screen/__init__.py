@@ -2,8 +2,18 @@
 
 from rollout.screen.evidence import against, progress, progress_words, verdict_text
 from rollout.screen.following import awaited_words, choices, station
-from rollout.screen.lines import drain_line, drain_of, health_of, notes, rollout_line
+from rollout.screen.lines import (
+    deployed,
+    drain_line,
+    drain_of,
+    drains_of,
+    health_of,
+    notes,
+    queued_line,
+    rollout_line,
+)
 from rollout.screen.panel import NOTES_LIMIT, WAITING_LIMIT, service_panel
+from rollout.screen.records import operations_table, versions_table
 from rollout.screen.tables import fleet_table, history_table, services_table, status_table
 from rollout.screen.track import track
 from rollout.screen.words import (
@@ -26,8 +36,10 @@ __all__ = [
     "against",
     "awaited_words",
     "choices",
+    "deployed",
     "drain_line",
     "drain_of",
+    "drains_of",
     "duration",
     "fleet_table",
     "health_of",
@@ -36,12 +48,14 @@ __all__ = [
     "milliseconds",
     "move",
     "notes",
+    "operations_table",
     "percent",
     "phase_words",
     "plain",
     "plural",
     "progress",
     "progress_words",
+    "queued_line",
     "rollout_line",
     "seconds_between",
     "service_panel",
@@ -52,4 +66,5 @@ __all__ = [
     "style_of",
     "track",
     "verdict_text",
+    "versions_table",
 ]

@@ -39,6 +39,25 @@ def drain_of(view: Json, address: str) -> Text:
     )
 
 
+def drains_of(view: Json, addresses: Sequence[str]) -> Text:
+    """Say how far these backends of a service are let go, each in a line."""
+    return Text("\n").join(drain_of(view, address) for address in addresses)
+
+
+def deployed(rollout: Json) -> Text:
+    """Say where a rollout stands that was just asked for, and what waits behind it."""
+    queued = rollout.get("queued")
+    return Text("\n").join([rollout_line(rollout), *([queued_line(queued)] if queued else [])])
+
+
+def queued_line(queued: Json) -> Text:
+    """Say which deployment waits, or why it cannot begin."""
+    line = plain(f"{queued['version']} by {queued['by']} ")
+    if queued["fault"]:
+        return line.append("could not begin: ", "bold yellow").append_text(plain(queued["fault"], "not bold default"))
+    return line.append("is queued: it begins when this rollout has ended")
+
+
 def unhealthy_line(found: Json) -> Text:
     """Say why a backend is not used, or that it is all the same."""
     line = plain(f"{found['backend']} of {found['version'] or 'no version'}: {found['why']}")

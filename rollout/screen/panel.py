@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rollout.screen.evidence import evidence_bars, verdict_text
 from rollout.screen.following import awaited_words, choices
-from rollout.screen.lines import drain_line, drain_words, unhealthy_line
+from rollout.screen.lines import drain_line, drain_words, queued_line, unhealthy_line
 from rollout.screen.track import track
 from rollout.screen.words import (
     NOTHING,
@@ -48,6 +48,7 @@ def service_panel(view: Json, note: str = "") -> RenderableType:
     parts.append(_versions(view))
     below = [*(_findings(rollout) if rollout else ()), *(("drain", drain_line(each)) for each in view["drains"])]
     below += [("avoided", unhealthy_line(each)) for each in view.get("unhealthy", ())]
+    below += [("next", queued_line(view["queued"]))] if view.get("queued") else []
     parts += [Text(), _rows(below)] if below else []
     if note:
         parts.append(plain(note, "bold yellow"))

@@ -71,8 +71,7 @@ def restore(source: Path, folder: Path) -> Path | None:
     Raises Unknown, Conflict (a server uses the folder, it is no database of ours) or Unavailable (damaged, no room).
     """
     if not source.is_file():
-        raise Unknown(f"there is no file {source} to restore")
-    refuse_damaged(source)
+        raise Unknown(f"there is no file {source} to restore; name one that `rollout store backup` made")
     with usable(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = take(folder)
@@ -90,6 +89,7 @@ def restore(source: Path, folder: Path) -> Path | None:
 
 
 def _fill(source: Path, target: Path) -> None:
+    refuse_damaged(source)
     with reached(source, "copy"), closing(read_only(source)) as origin, closing(sqlite3.connect(target)) as end:
         origin.backup(end)  # all pages in one go, so what is written meanwhile neither restarts nor waits for it
         end.execute("PRAGMA journal_mode = DELETE")  # one file, without a -wal beside it

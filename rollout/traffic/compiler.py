@@ -319,7 +319,8 @@ def _shadow_cluster(template: ServiceTemplate, version: str) -> Resource:
     cluster = _with_defaults(template.cluster)
     cluster.name = shadow_name(template.name, version)
     cluster.eds_cluster_config.service_name = cluster.name
-    cluster.alt_stat_name = shadow_stat_name(template, version)
+    stat = shadow_stat_name(template, version)
+    cluster.alt_stat_name = stat if stat != cluster.name else ""
     cluster.ClearField("health_checks")
     cluster.ClearField("outlier_detection")
     return resource(CLUSTERS, cluster)

@@ -8,6 +8,7 @@ from typing import Any as Message
 from google.protobuf.descriptor import FieldDescriptor
 
 from rollout.spec import VERSION_NAME
+from rollout.traffic.routing import SHADOW
 from xds import proto
 from xds.config import Config, Entry
 from xds.errors import Problem
@@ -47,6 +48,7 @@ _BY_WEIGHT = frozenset({"ROUND_ROBIN", "RoundRobin", "RANDOM", "Random"})  # ran
 _REMEDY = "write `lb_policy: ROUND_ROBIN`, whose shares are exact"
 _NEEDS_DELTA = "needs delta, but bootstrap.yaml has `api_type: GRPC`; write `api_type: DELTA_GRPC` there"
 _QUOTES = re.compile("[\"'`]")
+_MATCHER = re.compile(r"(^|\.)matcher\.")
 
 
 def problems(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
@@ -109,6 +111,18 @@ def unobservable(services: Mapping[str, Entry]) -> Iterator[Problem]:
         if entry.message.HasField("track_cluster_stats") and not stats.per_endpoint_stats:
             what = "leaves out per_endpoint_stats, so the drain of a backend cannot see when it is idle; set it to true"
             yield Problem(at(entry, "track_cluster_stats"), what)
+
+
+def without_copies(type_: ResourceType, entry: Entry, paths: Iterable[str]) -> Iterator[Problem]:
+    """Yield a warning where routes to services are that a rollout puts none before; `paths` are those of the routes."""
+    inside = next((path for path in paths if _MATCHER.search(path)), None)
+    if inside is not None:
+        what = "is in a matcher, where the preview header, `match` and a `sticky` cookie of strategies do nothing"
+        yield Problem(at(entry, inside), f"{what}; write it among `routes:` if you need them")
+    if type_ is VIRTUAL_HOSTS:
+        what = "is a resource of its own, so Envoy cannot remove the preview header from requests from outside: it does"
+        what = f"{what} nothing here without `preview: {{external: true}}`; move it into its routes if you need it"
+        yield Problem(entry.where, what)
 
 
 def at(entry: Entry, *path: str) -> str:
@@ -237,7 +251,7 @@ def _taken(config: Config, services: Mapping[str, Entry]) -> Iterator[Problem]:
     places += [(name, f"the bootstrap's cluster '{name}'") for name in sorted(config.elsewhere)]
     for name, where in places:
         service, _, version = name.rpartition("@")
-        if service in services and VERSION_NAME.fullmatch(version):
+        if service in services and VERSION_NAME.fullmatch(version.removesuffix(SHADOW)):
             yield Problem(where, f"has the name kept for version '{version}' of the service '{service}'; rename it")
 
 

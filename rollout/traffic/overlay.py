@@ -1,7 +1,7 @@
 """envoy-configs seen as services: which routes move with which service, and what is served just as it is written."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -118,8 +118,19 @@ def overlay(config: Config) -> Overlay:
         templates,
         tuple(_fixed(config, services, {template.key for template in templates})),
         config.elsewhere,
-        (*choosers, *elsewhere.values(), *unreached, *lint.unobservable(services), *lint.uneven(tcp, services)),
+        (
+            *choosers,
+            *elsewhere.values(),
+            *unreached,
+            *lint.unobservable(services),
+            *lint.uneven(tcp, services),
+            *(each for key, found in places.items() if found for each in _unmultiplied(key, routes[key], found)),
+        ),
     )
+
+
+def _unmultiplied(key: RouteKey, entry: Entry, places: Places) -> Iterator[Problem]:
+    return lint.without_copies(key[0], entry, places.paths())
 
 
 def _services(

@@ -5,6 +5,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rollout.exposure import FULL_BP
+from rollout.spec import Endpoint
+from rollout.traffic import written
 from rollout.traffic.assignment import address_of
 from rollout.traffic.compiler import (
     ServiceTraffic,
@@ -146,9 +148,26 @@ class Publisher:
         template = self._overlay(node).services.get(service)
         return bare_stat_name(template) if template is not None and template.bare else None
 
+    def tcp_stat_names(self, service: str) -> tuple[str, ...]:
+        """Return the names that a service's own cluster has in the stats of proxies whose TCP proxies name it."""
+        return tuple(dict.fromkeys(bare_stat_name(each) for each in self._templates(service) if each.tcp))
+
+    def takes_tcp_only(self, service: str) -> bool:
+        """Say whether TCP proxies lead to a service, and no route of any proxy does."""
+        routes = (route for overlay in self.compiler.overlays.values() for route in overlay.routes)
+        return bool(self.tcp_stat_names(service)) and not any(service in route.services for route in routes)
+
     def addresses(self, service: str) -> tuple[str, ...]:
         """Return the addresses that envoy-configs gives a service, for whichever proxies."""
         return tuple(dict.fromkeys(each for template in self._templates(service) for each in _written(template)))
+
+    def places(self, service: str) -> Mapping[str, str]:
+        """Return by address in which location envoy-configs has a service's endpoints, "" for none."""
+        return written.places(self._templates(service))
+
+    def own_endpoints(self, service: str) -> tuple[Endpoint, ...]:
+        """Return the endpoints that envoy-configs gives a service as a version has its own. Raises Conflict."""
+        return written.own_endpoints(self._templates(service))
 
     def backends(self, service: str, version: str) -> tuple[frozenset[str], ...]:
         """Return the addresses of a version as each group of proxies that has the service is given them, each once.
@@ -201,8 +220,8 @@ class Publisher:
             return
         present = {version.name for version in _versions(self._traffic[service])}
         versions = sorted(present | set(known_versions))
-        clusters = [name(service, version) for version in versions for name in (cluster_name, shadow_name)]
-        for name in (*clusters, service):
+        clusters = [cluster_name(service, version) for version in versions]
+        for name in (*clusters, *(shadow_name(service, version) for version in versions), service):
             cluster, assignment = snapshot.get(CLUSTERS, name), snapshot.get(ENDPOINTS, name)
             if cluster is not None or name in clusters:
                 yield Wanted(CLUSTERS, name, _version(cluster))

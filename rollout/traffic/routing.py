@@ -17,6 +17,8 @@ REQUEST_ID = "x-request-id"
 RANDOM_CHARACTERS = 13
 """So many of a request's id are the same from its first route to its answer: what follows, tracing rewrites."""
 SHADOW = "+shadow"
+MIRROR_HEADER = "x-rollout-mirror"
+OVERWRITE = 2  # envoy.config.core.v3.HeaderValueOption.HeaderAppendAction
 
 # Clusters of a service's versions that get requests, and their weights.
 Weights = tuple[tuple[str, int], ...]
@@ -170,6 +172,8 @@ def _mirror(action: Message, cluster: str, share_bp: int, above: Message | None)
     policy = action.request_mirror_policies.add(cluster=cluster, disable_shadow_host_suffix_append=True)
     policy.runtime_fraction.default_value.numerator = share_bp
     policy.runtime_fraction.default_value.denominator = TEN_THOUSAND
+    told = policy.request_headers_mutations.add().append
+    told.header.key, told.header.value, told.append_action = MIRROR_HEADER, "true", OVERWRITE
 
 
 def _split(weighted: Message, weights: Mapping[str, Weights]) -> None:

@@ -8,15 +8,16 @@ that take new connections count, so one that is let go leaves its part to the ot
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd
+from math import gcd, lcm
 from typing import Any as Message
 
 from rollout.traffic.assignment import LOCALITY, Group, Place, address_of
 from xds import proto
 
-UNIT = 100_000
-"""Of a basis point: 10,000 bp are 1e9 then, below Envoy's limit of 2^32 - 1 for a priority's sum of weights, and an
-endpoint's weight is exact to 0.01 % of all connections with up to 100,000 of them."""
+EXACT_LIMIT = 2**31
+SCALE = 10**9
+"""Weights are exact where their sum, in lowest terms, is below the one, and else rounded to parts of the other. Both
+leave room below Envoy's limit for the sum of a priority's weights, 2^32 - 1."""
 SERVING = frozenset({0, 1, 5})  # UNKNOWN, HEALTHY, DEGRADED of envoy.config.core.v3.HealthStatus
 
 
@@ -98,16 +99,23 @@ def _fractions(
 def _put(localities: Mapping[Place, Message], shares: Mapping[tuple[Place, int], Fraction]) -> None:
     """Write weights into the endpoints that have a share, in each priority in their lowest terms."""
     for priority in {place[3] for place in localities}:
-        weights = {
-            spot: max(1, round(share * UNIT)) for spot, share in shares.items() if share and spot[0][3] == priority
-        }
-        unit = gcd(*weights.values())
+        weights = _whole({spot: share for spot, share in shares.items() if share and spot[0][3] == priority})
         for (place, position), weight in weights.items():
-            localities[place].lb_endpoints[position].load_balancing_weight.value = weight // unit
+            localities[place].lb_endpoints[position].load_balancing_weight.value = weight
     for place, message in localities.items():
         total = sum(_weights(message, (position for at, position in shares if at == place and shares[at, position])))
         if total:
             message.load_balancing_weight.value = total
+
+
+def _whole(shares: Mapping[tuple[Place, int], Fraction]) -> Mapping[tuple[Place, int], int]:
+    """Return whole numbers in these proportions."""
+    total, unit = sum(shares.values()), lcm(*(share.denominator for share in shares.values()))
+    weights = {spot: int(share * unit) for spot, share in shares.items()}
+    common = gcd(*weights.values())
+    if sum(weights.values()) <= EXACT_LIMIT * common:
+        return {spot: weight // common for spot, weight in weights.items()}
+    return {spot: max(1, round(share * SCALE / total)) for spot, share in shares.items()}
 
 
 def _weights(message: Message, positions: Iterable[int]) -> Iterable[int]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import INITIAL, check, untouched
+from rollout.traffic.routing import Routing
 from xds import proto
 from xds.resources import TYPES, Resource
 from xds.snapshot import Snapshot
@@ -32,7 +34,11 @@ def splits(case: str) -> dict[str, ServiceTraffic]:
     """Return the traffic of the services that split.yaml names."""
     document = yaml.safe_load((FOLDER / case / "split.yaml").read_text()) or {}
     return {
-        service: ServiceTraffic(words["stable"], tuple(_version(**each) for each in words["versions"]))
+        service: ServiceTraffic(
+            words["stable"],
+            tuple(_version(**each) for each in words["versions"]),
+            TypeAdapter(Routing).validate_python(words.get("routing", {})),
+        )
         for service, words in document.items()
     }
 

@@ -241,6 +241,8 @@ COUNTS = Counts(
     timeouts=1,
     refused=1,
     grpc={0: 90, 13: 10},
+    connections=50,
+    connect_fails=2,
     latency=Histogram.of([(10, 1, 198)]),
 )
 
@@ -252,6 +254,7 @@ COUNTS = Counts(
         (EnvoyMetric.RETRY_SHARE, 0.05),
         (EnvoyMetric.TIMEOUT_SHARE, 0.005),
         (EnvoyMetric.GRPC_ERROR_SHARE, 0.1),
+        (EnvoyMetric.CONNECT_FAIL_SHARE, 0.04),
         (EnvoyMetric.REQUESTS_PER_S, 20.0),
         (EnvoyMetric.P50, pytest.approx(10 + 100 / 198)),
         (EnvoyMetric.P99, 11.0),

@@ -18,7 +18,7 @@ from aiohttp import web
 from rollout.courier import PROVIDED_BYTES, Agreed, Courier, Refused
 from rollout.errors import InvalidSpec, Unavailable
 from rollout.hooks import Call, Hook
-from rollout.message import Endpoints, Message, key_of_call, message
+from rollout.message import Endpoints, Message, about, key_of_call, message
 from rollout.metrics.sources import Commands, open_session
 from rollout.permit import Permit
 from rollout.record import Rollout
@@ -288,6 +288,15 @@ def test_the_loser_is_told_once_it_is_known(loser: str, name: str, endpoints: in
     said: Mapping[str, Any] = message(known, hook, "k", ENDPOINTS, AT).said
     wanted = (ENDPOINTS.stable, ENDPOINTS.candidate)[endpoints]
     assert (said["loser"], said["loser_endpoints"], said["weight_percent"]) == (name, wanted, 100.0 * (1 - endpoints))
+
+
+@pytest.mark.parametrize(
+    ("occasion", "following"),
+    [("", {}), ("2", {"next_stage": 2}), ("1.0", {"next_stage": 0, "next_wave": 1})],
+)
+def test_who_confirms_a_stage_is_told_which(occasion: str, following: dict[str, int]) -> None:
+    said = letter(at="confirm-traffic-increase", command="a")
+    assert about(said, Call(0, occasion)) == replace(said, said={**said.said, **following})
 
 
 # --- what may be asked of this server ---

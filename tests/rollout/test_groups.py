@@ -11,18 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from rollout.app import read_configs
+from rollout.backends import Backends
 from rollout.books import Books
 from rollout.cli import app
+from rollout.configs import read_configs
 from rollout.controller import Controller, Outside
 from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec
 from rollout.exposure import FULL_BP
+from rollout.ledger import Ledger
 from rollout.metrics import Query, Scrape
 from rollout.metrics.envoy import BackendStats, ClusterStats
 from rollout.observer import Observer, Stats
-from rollout.operations import Operations
 from rollout.record import Backend, Rollout
+from rollout.spare import healthy_others
 from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, State
 from rollout.store import Store
@@ -564,10 +566,11 @@ async def test_last_backend_of_a_group_is_not_let_go_though_others_have_more(
     try:
         control = controller(publisher, cache, store)
         control.restore(await store.load(), files(common, edge=text(own)))
-        operations = Operations(control)
+        backends = Backends(control, Ledger(control.saver, lambda: datetime.now(UTC), lambda _: None))
         with pytest.raises(Conflict, match="is the last healthy backend"):
-            await operations.drain("checkout", "10.0.0.1:81")
-        assert await operations._healthy_others("checkout", INITIAL, "10.0.0.1:80") == {"10.0.0.1:82", "10.0.0.1:81"}
+            await backends.drain("checkout", "10.0.0.1:81", "ann")
+        spare = await healthy_others(control, "checkout", INITIAL, frozenset({"10.0.0.1:80"}))
+        assert spare == {"10.0.0.1:82", "10.0.0.1:81"}
     finally:
         await store.close()
 

@@ -1,7 +1,7 @@
 """What a rollout sees: looks with all that belongs to them, and what Envoys are asked for."""
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -51,6 +51,7 @@ class World:
     cache: Cache = field(default_factory=Cache)
     scrapes: dict[str, Scrape] = field(default_factory=dict)
     now_s: float = 10.0
+    wall: datetime = datetime(2026, 1, 2, 17, tzinfo=UTC)  # a Friday
     rollout: Rollout = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class World:
         self.books = Books(self.publisher.addresses)
         self.books.begin(self.rollout, Version("checkout", "v2", (parse_endpoint(ONE), parse_endpoint(TWO))))
         self.publisher.load({"shop.yaml": SHOP}, {"checkout": self.books.traffic("checkout")})
-        stats = Stats(lambda: self.scrapes, dict)
+        stats = Stats(lambda: self.scrapes, dict, wall=lambda: self.wall)
         self.observer = Observer(self.books, self.publisher, self.cache, stats, lambda: self.now_s)
 
     def envoy(self, name: str) -> Wire:
@@ -197,3 +198,61 @@ def test_looks_of_a_stage_become_rarer_for_each_is_a_line_of_the_journal() -> No
     world.rollout = replace(world.rollout, state=paused)
     looks_in(world, PAUSED_LOOK_EVERY_S)
     assert looks_in(world, 60.0) == round(60.0 / PAUSED_LOOK_EVERY_S)
+
+
+def with_strategy(world: World, **settings: object) -> None:
+    world.rollout = replace(world.rollout, strategy=Strategy.model_validate(settings))
+    world.books.rollouts["checkout"] = world.rollout
+
+
+def test_a_freeze_is_seen_by_the_wall_clock_while_a_rollout_may_go_forward() -> None:
+    world = World()
+    assert world.seen().frozen == ""
+    with_strategy(world, freeze={"windows": [{"days": ["fri"], "from": "16:00"}]})
+    assert world.seen().frozen == "frozen fri 16:00-00:00 UTC"
+    now_s = world.now_s
+    world.wall -= timedelta(hours=2)
+    assert world.seen().frozen == ""
+    assert world.now_s == now_s + LOOK_EVERY_S  # steps of the clock for people move nothing else
+    world.wall += timedelta(hours=2)
+    world.rollout = replace(world.rollout, state=State(Phase.ROLLING_BACK, 0.0, loser=Role.CANDIDATE))
+    assert world.seen().frozen == ""
+
+
+def test_who_stays_away_is_missing_where_the_strategy_says_so() -> None:
+    world = World()
+    world.envoy("a")
+    gone = world.envoy("b")
+    with_strategy(world, disconnected={"policy": "fail", "for": "10s"})
+    world.observer.note_nodes()
+    gone.session.close(world.now_s)
+    waiting = world.seen()
+    assert (waiting.missing, waiting.fleet, set(waiting.lagging)) == ((), 2, {"b"})
+    world.now_s += 10.0
+    world.observer.note_nodes()
+    assert (world.seen().missing, world.seen().fleet) == (("b",), 1)
+    world.rollout = replace(world.rollout, state=State(Phase.ROLLING_BACK, 0.0, loser=Role.CANDIDATE))
+    assert world.seen().missing == ()
+
+
+def test_who_is_gone_may_be_ignored() -> None:
+    world = World()
+    world.envoy("a")
+    gone = world.envoy("b")
+    with_strategy(world, disconnected="ignore")
+    world.observer.note_nodes()
+    gone.session.close(world.now_s)
+    seen = world.seen()
+    assert (seen.lagging, seen.fleet) == ({}, 1)
+
+
+def test_too_few_healthy_backends_are_seen_when_that_lasts() -> None:
+    world = World()
+    world.envoy("a")
+    told = []
+    for _ in range(8):
+        world.now_s += 1.0
+        stats = ClusterStats(membership_total=2, membership_healthy=0)
+        world.scrapes["a"] = Scrape(world.now_s, world.now_s, {"checkout@v2": stats})
+        told.append(world.seen().unhealthy)
+    assert (told[0], told[-1]) == ("", "v2: 0 of 2 backends healthy (min_healthy 50%)")

@@ -193,26 +193,6 @@ def test_service_with_an_empty_list_of_endpoints_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "fields"),
-    [
-        ("cluster", {"cluster": "checkout"}),
-        (
-            "weighted_clusters.clusters[0].name",
-            {"weighted_clusters": {"clusters": [{"name": "checkout", "weight": 1}]}},
-        ),
-    ],
-)
-def test_tcp_proxy_to_a_service_is_refused(where: str, fields: Mapping[str, Any]) -> None:
-    tcp = {"@type": f"{FILTERS}.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "tcp", **fields}
-    assert refused({**SHOP, "listeners": [listener("edge", tcp)]}) == [
-        (
-            f"shop.yaml: listeners[0] 'edge': filter_chains[0].filters[0].typed_config.{where}: sends TCP connections "
-            "to the service 'checkout', which cannot be shifted yet; name a cluster here whose type is not EDS"
-        )
-    ]
-
-
-@pytest.mark.parametrize(
     ("name", "remedy"),
     [
         ("chekout", "did you mean 'checkout'?"),
@@ -274,7 +254,7 @@ def test_routes_of_virtual_hosts_and_of_scopes_move_with_their_services() -> Non
         ("virtual_hosts", "edge/shop", {"checkout": "routes[0].route"}),
     ]
     assert not found.services["checkout"].bare
-    assert found.warnings == ()
+    assert [each.where for each in found.warnings] == ["shop.yaml: virtual_hosts[0] 'edge/shop'"]
     assert [(each.type.word, each.name) for each in found.fixed] == [("routes", "edge")]
 
 

@@ -26,7 +26,7 @@ STORE = {
     "endpoints": [assignment("store", 81, 82)],
 }
 V2 = tuple(map(parse_endpoint, ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80")))
-BY_LOCALITY = {"common_lb_config": {"locality_weighted_lb_config": {}}}
+BY_LOCALITY: Mapping[str, Any] = {"common_lb_config": {"locality_weighted_lb_config": {}}}
 
 
 def compiler(document: Mapping[str, Any] = STORE) -> Compiler:
@@ -65,6 +65,10 @@ def chances(assigned: Any, priority: int = 0, *, locality_weighted: bool = False
     return found  # type: ignore[return-value]
 
 
+def own_weights(assigned: Any) -> list[int]:
+    return [each.load_balancing_weight.value for locality in assigned.endpoints for each in locality.lb_endpoints]
+
+
 def statuses(assigned: Any) -> Iterator[tuple[str, int]]:
     for locality in assigned.endpoints:
         for each in locality.lb_endpoints:
@@ -73,21 +77,30 @@ def statuses(assigned: Any) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("weight_bp", [1, 10, 100, 1000, 3333, 5000, 9999])
 @pytest.mark.parametrize("endpoints", [1, 3, 700])
-def test_shares_are_the_weights_to_a_hundredth_of_a_percent(weight_bp: int, endpoints: int) -> None:
+def test_shares_are_exactly_the_weights(weight_bp: int, endpoints: int) -> None:
     versions = tuple(parse_endpoint(f"10.0.{number // 200}.{number % 200 + 1}:90") for number in range(endpoints))
     assigned = decoded(compiler().compile(split(weight_bp, versions)))
     found = chances(assigned)
-    assert abs(found[90] - Fraction(weight_bp, 10_000)) <= Fraction(1, 10_000) * Fraction(weight_bp, 10_000)
-    assert abs(found[81] - found[82]) <= Fraction(1, 10_000)
-    weights = [each.load_balancing_weight.value for locality in assigned.endpoints for each in locality.lb_endpoints]
+    assert found[90] == Fraction(weight_bp, 10_000)
+    assert found[81] == found[82]
+    weights = own_weights(assigned)
     assert min(weights) >= 1
     assert sum(weights) < 2**32
 
 
+def test_weights_that_have_no_small_terms_are_rounded() -> None:
+    odd = {80 + number: 1_000_003 + 2 * number for number in range(40)}
+    document = {**STORE, "endpoints": [{"cluster_name": "store", "endpoints": weighted(("a", 0, 0, odd))}]}
+    assigned = decoded(compiler(document).compile(split(1, (parse_endpoint("10.0.0.1:9000"),))))
+    found = chances(assigned)
+    assert abs(found[9000] - Fraction(1, 10_000)) <= Fraction(1, 10**8)
+    assert abs(found[80] - Fraction(9999, 10_000) * Fraction(odd[80], sum(odd.values()))) <= Fraction(1, 10**8)
+    assert sum(own_weights(assigned)) < 2**32
+
+
 def test_weights_are_in_their_lowest_terms() -> None:
     assigned = decoded(compiler().compile(split(1000, V2[:1])))
-    weights = [each.load_balancing_weight.value for locality in assigned.endpoints for each in locality.lb_endpoints]
-    assert sorted(weights) == [2, 9, 9]
+    assert sorted(own_weights(assigned)) == [2, 9, 9]
 
 
 def test_at_0_and_100_percent_the_other_version_is_draining_and_weights_are_as_written() -> None:
@@ -116,8 +129,8 @@ EDGE = {"routes": [routes({"cluster": "store"})]}
 
 def test_what_is_let_go_or_ill_leaves_its_part_to_the_others_of_its_version() -> None:
     made = compiler()
-    fields = {"let_go": frozenset({"10.0.0.1:80"}), "unhealthy": frozenset({"10.0.0.2:80"})}
-    assigned = decoded(made.compile(split(1000, **fields)))
+    let_go, ill = frozenset({"10.0.0.1:80"}), frozenset({"10.0.0.2:80"})
+    assigned = decoded(made.compile(split(1000, let_go=let_go, unhealthy=ill)))
     assert chances(assigned)[80] == Fraction(1, 10)
     assert dict(statuses(assigned)) == {"127.0.0.1": 0, "10.0.0.1": DRAINING, "10.0.0.2": UNHEALTHY, "10.0.0.3": 0}
     assigned = decoded(made.compile(split(1000, removed=frozenset({"10.0.0.1:80"}))))
@@ -131,10 +144,10 @@ def test_a_version_that_drains_gets_nothing() -> None:
 
 
 def weighted(*parts: tuple[str, int, int, Mapping[int, int]]) -> list[Mapping[str, Any]]:
-    """Localities by zone, priority, weight, and endpoints by port with weights."""
+    """Localities by region, priority, weight, and endpoints by port with weights."""
     return [
         {
-            "locality": {"zone": zone},
+            "locality": {"region": region},
             "priority": priority,
             **({"load_balancing_weight": weight} if weight else {}),
             "lb_endpoints": [
@@ -145,14 +158,14 @@ def weighted(*parts: tuple[str, int, int, Mapping[int, int]]) -> list[Mapping[st
                 for port, own in endpoints.items()
             ],
         }
-        for zone, priority, weight, endpoints in parts
+        for region, priority, weight, endpoints in parts
     ]
 
 
 def test_weights_of_endpoints_and_localities_keep_their_proportions_inside_a_version() -> None:
     localities = weighted(("a", 0, 3, {81: 1, 82: 3}), ("b", 0, 1, {83: 7}))
     document = {**STORE, "endpoints": [{"cluster_name": "store", "endpoints": localities}]}
-    version = tuple(map(parse_endpoint, ("10.0.0.1:80@/a", "10.0.0.2:90@/c")))
+    version = tuple(map(parse_endpoint, ("10.0.0.1:80@a", "10.0.0.2:90@c")))
     plain = chances(decoded(compiler(document).compile(split(2000, version))))
     assert plain == {
         81: Fraction(8, 110),

@@ -1,0 +1,31 @@
+"""All that the API speaks for."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from rollout.backends import Backends
+from rollout.controller import Controller
+from rollout.ledger import Ledger
+from rollout.metrics import Failure
+from rollout.operations import Operations
+from rollout.store import Store
+from xds.cache import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class Backstage:
+    """The engine and its surroundings. `reload` reads envoy-configs again for who asks, and returns its warnings."""
+
+    controller: Controller
+    operations: Operations
+    backends: Backends
+    ledger: Ledger
+    cache: Cache
+    store: Store
+    failures: Callable[[], Mapping[str, Failure]]
+    clock: Callable[[], float]
+    reload: Callable[[str], Awaitable[tuple[str, ...]]]
+    registry: CollectorRegistry
+    token: str | None

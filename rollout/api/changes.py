@@ -1,0 +1,159 @@
+"""The routes by which operators change something, and the one that tells what they did."""
+
+from typing import Any
+
+from aiohttp import web
+
+from rollout.api.backstage import Backstage
+from rollout.api.requests import body_of, caller, endpoints, known_fields, maybe_text, text
+from rollout.api.views import operation_view, queued_view, rollout_view, service_view, versions_view
+from rollout.backends import Scaling
+from rollout.controller import Order
+from rollout.errors import InvalidSpec, Unknown
+from rollout.record import Rollout
+from rollout.spec import parse_deployment, parse_endpoint
+from rollout.state import Command
+
+OPERATIONS_LIMIT = 1_000
+
+
+class Changes:
+    """Handlers: each checks the request's form and leaves the rest to the engine."""
+
+    def __init__(self, backstage: Backstage) -> None:
+        self._is = backstage
+
+    def routes(self) -> list[web.RouteDef]:
+        service = "/v1/services/{service}"
+        return [
+            web.post(service + "/rollouts", self.deploy),
+            web.post(service + "/undo", self.undo),
+            web.post(service + "/retry", self.retry),
+            web.delete(service + "/queue", self.dequeue),
+            web.post(service + "/commands/{command}", self.command),
+            web.post(service + "/drains", self.drain),
+            web.post(service + "/undrains", self.undrain),
+            web.post(service + "/adopt", self.adopt),
+            web.get(service + "/versions", self.versions),
+            web.put(service + "/versions/{version}", self.place),
+            web.patch(service + "/versions/{version}", self.scale),
+            web.delete(service + "/versions/{version}", self.forget),
+            web.get(service + "/operations", self.service_operations),
+            web.get("/v1/operations", self.operations),
+            web.post("/v1/config/reload", self.reload),
+        ]
+
+    async def deploy(self, request: web.Request) -> web.Response:
+        body = await body_of(request)
+        supersede = body.pop("supersede", False)
+        if not isinstance(supersede, bool):
+            raise InvalidSpec("supersede: is neither true nor false")
+        deployment = parse_deployment({**body, "service": _service(request)})
+        ask = self._is.operations.supersede if supersede else self._is.operations.deploy
+        return self._rollout(await ask(deployment, caller(request)), status=201)
+
+    async def undo(self, request: web.Request) -> web.Response:
+        body = await body_of(request)
+        known_fields(body, "to", "endpoints")
+        to, given = maybe_text(body, "to"), endpoints(body, "endpoints")
+        return self._rollout(await self._is.operations.undo(_service(request), caller(request), to, given), status=201)
+
+    async def retry(self, request: web.Request) -> web.Response:
+        known_fields(await body_of(request))
+        return self._rollout(await self._is.operations.retry(_service(request), caller(request)), status=201)
+
+    async def dequeue(self, request: web.Request) -> web.Response:
+        await self._is.operations.dequeue(_service(request), caller(request))
+        return self._view(request)
+
+    async def command(self, request: web.Request) -> web.Response:
+        body = await body_of(request)
+        known_fields(body, "location")
+        word = request.match_info["command"]
+        if word not in list(Command):
+            raise Unknown(f"there is no command '{word}'; there are {', '.join(Command)}")
+        order = Order(Command(word), caller(request), maybe_text(body, "location"))
+        return self._rollout(await self._is.operations.command(_service(request), order), status=200)
+
+    async def drain(self, request: web.Request) -> web.Response:
+        body, backends = await body_of(request), self._is.backends
+        if body.get("location") is not None:
+            known_fields(body, "location")
+            await backends.drain_location(_service(request), text(body, "location"), caller(request))
+        else:
+            await backends.drain(_service(request), _address(body), caller(request))
+        return self._view(request, status=201)
+
+    async def undrain(self, request: web.Request) -> web.Response:
+        body, backends = await body_of(request), self._is.backends
+        if body.get("location") is not None:
+            known_fields(body, "location")
+            await backends.undrain_location(_service(request), text(body, "location"), caller(request))
+        else:
+            await backends.undrain(_service(request), _address(body), caller(request))
+        return self._view(request)
+
+    async def adopt(self, request: web.Request) -> web.Response:
+        version = text(await body_of(request), "version")
+        await self._is.operations.adopt(_service(request), version, caller(request))
+        return self._view(request)
+
+    async def versions(self, request: web.Request) -> web.Response:
+        self._is.controller.check_service(_service(request))
+        return web.json_response(versions_view(self._is.controller, _service(request), self._is.clock()))
+
+    async def place(self, request: web.Request) -> web.Response:
+        body = await body_of(request)
+        known_fields(body, "endpoints")
+        given = endpoints(body, "endpoints")
+        if not given:
+            raise InvalidSpec("endpoints: is empty; give at least one as HOST:PORT")
+        await self._is.backends.place(_service(request), request.match_info["version"], given, caller(request))
+        return self._view(request)
+
+    async def scale(self, request: web.Request) -> web.Response:
+        body = await body_of(request)
+        known_fields(body, "add", "remove")
+        gone = frozenset(each.address for each in endpoints(body, "remove"))
+        wanted = Scaling(endpoints(body, "add"), gone)
+        if wanted == Scaling():
+            raise InvalidSpec("add: or remove: is missing; give one as a list of HOST:PORT")
+        await self._is.backends.scale(_service(request), request.match_info["version"], wanted, caller(request))
+        return self._view(request)
+
+    async def forget(self, request: web.Request) -> web.Response:
+        await self._is.operations.forget(_service(request), request.match_info["version"], caller(request))
+        return self._view(request)
+
+    async def service_operations(self, request: web.Request) -> web.Response:
+        self._is.controller.check_service(_service(request))
+        return await self._operations(_service(request))
+
+    async def operations(self, _request: web.Request) -> web.Response:
+        return await self._operations(None)
+
+    async def reload(self, request: web.Request) -> web.Response:
+        await body_of(request)
+        return web.json_response({"warnings": list(await self._is.reload(caller(request)))})
+
+    async def _operations(self, service: str | None) -> web.Response:
+        found = await self._is.store.operations(service, OPERATIONS_LIMIT)
+        return web.json_response({"operations": [operation_view(each) for each in found]})
+
+    def _rollout(self, rollout: Rollout, status: int) -> web.Response:
+        view = rollout_view(self._is.controller, rollout, self._is.clock())
+        queued = queued_view(self._is.controller, rollout.service)
+        return web.json_response({**view, "queued": queued}, status=202 if queued and status == 201 else status)
+
+    def _view(self, request: web.Request, status: int = 200) -> web.Response:
+        view = service_view(self._is.controller, _service(request), self._is.clock())
+        return web.json_response(view, status=status)
+
+
+def _service(request: web.Request) -> str:
+    return request.match_info["service"]
+
+
+def _address(body: dict[str, Any]) -> str:
+    known_fields(body, "backend", "location")
+    return parse_endpoint(text(body, "backend")).address

@@ -1,0 +1,75 @@
+"""What operators mark is remembered, served to every Envoy, and goes with its version."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rollout.exposure import FULL_BP
+from rollout.record import DropMark, Mark, PutMark
+from rollout.store.sqlite import open_store
+from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
+from rollout.traffic.publisher import check
+from tests.golden.cases import words
+
+AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+FULL, COLD = (
+    Mark("checkout", "10.0.0.1:80", "alice", AT, "its disk is full"),
+    Mark("checkout", "[::1]:80", "bob", AT),
+)
+SHOP = """
+clusters:
+- { name: checkout, type: EDS, eds_cluster_config: { eds_config: { ads: {}, resource_api_version: V3 } } }
+endpoints:
+- cluster_name: checkout
+  endpoints:
+  - lb_endpoints:
+    - endpoint: { address: { socket_address: { address: 10.0.0.1, port_value: 80 } } }
+    - endpoint: { address: { socket_address: { address: 10.0.0.2, port_value: 80 } } }
+    - endpoint: { address: { socket_address: { address: 10.0.0.3, port_value: 80 } } }
+routes:
+- name: edge
+  virtual_hosts: [{ name: all, domains: ["*"], routes: [{ match: { prefix: / }, route: { cluster: checkout } }] }]
+"""
+NAMED = (
+    SHOP
+    + """
+  request_mirror_policies: [{ cluster: checkout }]
+"""
+)
+
+
+async def test_marks_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    store = await open_store(tmp_path)
+    await store.save([PutMark(FULL), PutMark(COLD)], engine_s=1.0)
+    await store.close()
+    store = await open_store(tmp_path)
+    assert set((await store.load()).marks) == {FULL, COLD}
+    await store.save([DropMark("checkout", FULL.address), DropMark("checkout", "10.9.9.9:80")], engine_s=2.0)
+    assert (await store.load()).marks == (COLD,)
+    await store.close()
+
+
+def health(text: str, traffic: ServiceTraffic) -> dict[str, dict[str, str]]:
+    """Health by cluster and port of what is served."""
+    snapshot = check({"shop.yaml": text}).compiler.common.compile({"checkout": traffic})
+    return {
+        each["cluster_name"]: {
+            lb["endpoint"]["address"]["socket_address"]["address"]: lb.get("health_status", "UNKNOWN")
+            for locality in each.get("endpoints", ())
+            for lb in locality["lb_endpoints"]
+        }
+        for each in words(snapshot)["endpoints"]
+    }
+
+
+def test_a_backend_that_is_unhealthy_is_so_in_every_cluster_that_has_it() -> None:
+    unhealthy = frozenset({"10.0.0.1:80", "10.0.0.2:80", "10.9.9.9:80"})
+    version = VersionTraffic("v1", FULL_BP, None, let_go=frozenset({"10.0.0.2:80"}), unhealthy=unhealthy)
+    expected = {"10.0.0.1": "UNHEALTHY", "10.0.0.2": "DRAINING", "10.0.0.3": "UNKNOWN"}
+    assert health(SHOP, ServiceTraffic("v1", (version,))) == {"checkout@v1": expected}
+    assert health(NAMED, ServiceTraffic("v1", (version,))) == {"checkout": expected, "checkout@v1": expected}
+
+
+def test_a_version_that_is_drained_is_so_with_all_its_backends() -> None:
+    going = VersionTraffic("v1", 0, None, draining=True, unhealthy=frozenset({"10.0.0.1:80"}))
+    served = health(SHOP, ServiceTraffic("v2", (VersionTraffic("v2", FULL_BP, ()), going)))
+    assert set(served["checkout@v1"].values()) == {"DRAINING"}
