@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint check format bench releases gates soak serve clean
+.PHONY: demo test lint check format bench releases gates soak chaos serve clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml hatch_build.py
@@ -49,6 +49,10 @@ gates: $(INSTALLED)  ## the judge beside Flagger's, Argo's and others' on simula
 
 soak: $(INSTALLED)  ## 1,000 changes of weights, 200 of clusters and 50 killed servers under load (ten minutes)
 	$(BIN)/python bench/soak.py
+
+chaos: $(INSTALLED)  ## 50 killed servers under rollouts of every kind (six minutes; SEED=n), and faults that CI cannot make
+	CHAOS=1 $(BIN)/python -m pytest tests/chaos
+	$(BIN)/python bench/chaos.py --seed $(or $(SEED),1)
 
 serve: $(INSTALLED)  ## a server on ./envoy-configs and ./data
 	$(BIN)/rollout serve

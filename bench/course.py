@@ -20,6 +20,7 @@ from rollout.state import ENDED, Awaited, Command, Phase, Place, Retire, Seen, S
 
 MATCHING_BP = 500  # of all requests, in a stage that lets only some through by what they have
 STREAM_S = 3  # so long a request lasts that runs when its version is drained
+PATIENT_S = 60
 MOST_STEPS = 200_000
 MONDAY = datetime(2027, 3, 1, 10, 0, tzinfo=UTC)
 NAMES = ("v1", "v2")
@@ -27,11 +28,15 @@ NAMES = ("v1", "v2")
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happens outside of the machine: the candidate fails where it has `bad_from_bp` or more (None: nowhere)."""
+    """What happens outside of the machine.
+
+    The candidate fails where it has `bad_from_bp` or more (None: nowhere), from `bad_after_s` on.
+    """
 
     rate_rps: float = 1000.0
     bad_from_bp: int | None = None
     locations: tuple[str, ...] = ()
+    bad_after_s: int = 0
     bad_location: str = ""
     begins: datetime = MONDAY
     approves_s: int = 300
@@ -93,7 +98,10 @@ class _World:
         )
 
     def _look(self, place: str, weight_bp: int) -> Look:
+        good_yet = self.now_s < self.story.bad_after_s
         made = self.traffic[place]
+        if good_yet:
+            made = Traffic(made.service, Change(), 0)
         stratum = made.look(self.now_s, weight_bp)
         return Look(self.now_s, (Stratum(weight_bp, stratum.stable, stratum.candidate),), made.past, names=NAMES)
 
@@ -169,8 +177,15 @@ def _moments(strategy: Strategy, story: Story) -> Iterator[Moment]:
         asks = state.phase is Phase.PAUSED and world.obeyed == len(story.orders)
         if asks or (state.phase in ENDED and world.retired):
             return
-        world.now_s += 60 if state.awaited is Awaited.THAW and world.now_s % 60 == 0 else 1
+        world.now_s += _step_s(state, world.now_s, since_s)
     raise AssertionError(f"no end after {MOST_STEPS} steps: {state}")
+
+
+def _step_s(state: State, now_s: int, since_s: int) -> int:
+    """Look each second at first; where nothing happens for long, in steps that end on whole minutes."""
+    if state.awaited is Awaited.THAW:
+        return 60 - now_s % 60
+    return 10 - now_s % 10 if now_s - since_s > PATIENT_S else 1
 
 
 def _place(strategy: Strategy, state: State) -> tuple[object, ...]:

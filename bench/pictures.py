@@ -20,25 +20,26 @@ from rollout.spec import Strategy, parse_strategy
 from rollout.state import Awaited, Command, Phase, Role, Split
 
 PAGES = Path(__file__).parents[1] / "docs" / "strategies"
-FRIDAY = datetime(2027, 3, 5, 14, 59, tzinfo=UTC)  # a minute to four in Berlin
+FRIDAY = datetime(2027, 3, 5, 14, 59, 35, tzinfo=UTC)  # soon four o'clock in Berlin
 ZONES = tuple(f"{region}/{region}-{zone}" for region in ("eu", "us") for zone in (1, 2, 3))
 STORIES: Mapping[str, Story] = {
     "canary": Story(),
     "canary-failing": Story(bad_from_bp=1000),
     "blue-green": Story(approves_s=900),
-    "ab-test": Story(approves_s=7200),
+    "ab-test": Story(approves_s=3600),
     "shadow": Story(approves_s=300),
     "sticky-canary": Story(),
     "hold-back": Story(),
     "waves": Story(locations=ZONES),
     "hooks-and-approvals": Story(approves_s=600, hooks_s=45),
-    "gradual": Story(orders=((45, Command.PROMOTE_FULL), (115, Command.ABORT))),
+    "gradual": Story(orders=((21, Command.PROMOTE_FULL), (39, Command.ABORT))),
     "freeze": Story(begins=FRIDAY),
 }
 """What happens beside the strategy in each picture; a name with -failing is of the page of that name without it."""
 WIDTH, LEFT, RIGHT, TOP = 860, 74, 14, 58
 CHART, LANE, STRIP, GAP = 120, 26, 12, 6
 END_WIDTH, LEAST_WIDTH = 52, 50
+STEP_S = 1
 WAITS: Mapping[Awaited, str] = {Awaited.APPROVAL: "approval", Awaited.THAW: "frozen", Awaited.HOOK: "hook"}
 CHAPTERS: Mapping[Phase, str] = {
     Phase.PENDING: "warm",
@@ -71,9 +72,10 @@ class Span:
     right: float = 0.0
 
 
-def picture(name: str, strategy: Strategy, story: Story) -> str:
-    """Return the SVG of what becomes of a rollout by this strategy."""
-    spans = _placed(_spans(strategy, course(strategy, story)))
+def picture(name: str, strategy: Strategy, moments: Sequence[Moment]) -> str:
+    """Return the SVG of what became of a rollout by this strategy."""
+    story = STORIES[name]
+    spans = _placed(_spans(strategy, moments))
     locations = story.locations or ("",)
     chart = CHART if locations == ("",) else LANE * len(locations)
     below = TOP + chart + 22
@@ -83,12 +85,12 @@ def picture(name: str, strategy: Strategy, story: Story) -> str:
         *_strips(strategy, spans, below),
     ]
     height = below + (STRIP + GAP) * (2 + (strategy.preview is not None)) + 4
-    told = ", ".join(f"{chapter} {_duration(seconds)}".strip() for chapter, seconds in _chapters(spans))
+    chapters = ", ".join(f"{chapter} {_duration(seconds)}".strip() for chapter, seconds in _chapters(spans))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
     return "\n".join(
         (
             head,
-            f"<title>{escape(name)}</title><desc>{escape(told)}</desc>",
+            f"<title>{escape(name)}</title><desc>{escape(chapters)}</desc>",
             f"<style>{STYLE}</style>",
             *body,
             "</svg>\n",
@@ -98,10 +100,14 @@ def picture(name: str, strategy: Strategy, story: Story) -> str:
 
 def _spans(strategy: Strategy, moments: Sequence[Moment]) -> list[Span]:
     ends = [later.at_s - earlier.at_s for earlier, later in pairwise(moments)]
-    spans = [
-        Span(moment, _chapter(strategy, moment), seconds) for moment, seconds in zip(moments, [*ends, 0.0], strict=True)
-    ]
-    return [span for span in spans if span.seconds or span is spans[-1]]
+    spans: list[Span] = []
+    for moment, seconds in zip(moments, [*ends, 0.0], strict=True):
+        chapter = _chapter(strategy, moment)
+        if spans and spans[-1].chapter in WAITS.values() and 0 < seconds <= STEP_S:
+            chapter = spans[-1].chapter  # the answer is there, and is acted on at the next step
+        if seconds or moment is moments[-1]:
+            spans.append(Span(moment, chapter, seconds))
+    return spans
 
 
 def _chapter(strategy: Strategy, moment: Moment) -> str:
@@ -111,7 +117,9 @@ def _chapter(strategy: Strategy, moment: Moment) -> str:
     if waits:
         return waits
     if state.phase is Phase.SHIFTING:
-        return f"wave {state.wave + 1}" if strategy.waves else _stage(split)
+        if strategy.waves:
+            return f"wave {state.wave + 1}" if state.lanes else "warm"
+        return _stage(split)
     if state.phase is Phase.ROLLING_BACK and split.candidate_bp:
         return f"back {split.candidate_bp / 100:g}%"
     kept = state.phase is Phase.RETAINING and strategy.keep_stable
@@ -219,17 +227,15 @@ def strategy_of(page: str) -> str:
     """Return the strategy that a page shows: its first block of YAML."""
     found = re.search(r"```yaml\n(.*?)```", (PAGES / f"{page}.md").read_text(), re.DOTALL)
     assert found is not None, f"{page}.md has no strategy"
-    return found[1]
+    return str(found[1])
 
 
-def drawn() -> Iterator[tuple[Path, str]]:
-    """Yield each picture with its file."""
-    for name, story in STORIES.items():
-        strategy = parse_strategy(strategy_of(name.removesuffix("-failing")))
-        yield PAGES / f"{name}.svg", picture(name, strategy, story)
+def told(name: str) -> tuple[Strategy, tuple[Moment, ...]]:
+    """Return the strategy of a picture, and what becomes of a rollout by it."""
+    strategy = parse_strategy(strategy_of(name.removesuffix("-failing")))
+    return strategy, course(strategy, STORIES[name])
 
 
 if __name__ == "__main__":
-    for file, text in drawn():
-        file.write_text(text)
-        print(file)
+    for each in STORIES:
+        (PAGES / f"{each}.svg").write_text(picture(each, *told(each)))

@@ -30,7 +30,7 @@ from rollout.gate.checks import Reading
 from rollout.health import Probed
 from rollout.healthcheck import HealthChecker
 from rollout.ledger import Ledger
-from rollout.machine import weight_bp
+from rollout.machine import told_lanes, weight_bp
 from rollout.message import Message
 from rollout.messenger import Messenger, Report
 from rollout.messenger import World as Correspondence
@@ -415,6 +415,8 @@ class _Server:
     def _changed(self, rollout: Rollout, before: Rollout | None) -> None:
         state = rollout.state
         self._messenger.changed(rollout, before)
+        for lanes in told_lanes({} if before is None else before.state.lanes, state):
+            self._log.info("locations", service=rollout.service, rollout=rollout.id, wave=state.wave + 1, what=lanes)
         if before is not None and (before.state.phase, before.state.stage) == (state.phase, state.stage):
             return
         self._log.info(

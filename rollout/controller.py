@@ -17,7 +17,7 @@ from rollout.drain import Drain
 from rollout.drain import look as look_at_drain
 from rollout.errors import Conflict, Unavailable, Unknown
 from rollout.history import History
-from rollout.machine import advance, taken_back, turned_back
+from rollout.machine import advance, by_location, in_waves, taken_back, turned_back, weight_bp
 from rollout.message import Endpoints
 from rollout.messenger import Report
 from rollout.metrics import Query, Scrape
@@ -211,6 +211,15 @@ class Controller:
         """Return what a strategy's placeholders stand for."""
         service, versions = rollout.service, (rollout.stable, rollout.candidate)
         return Names(service, *versions, *(self.publisher.stat_name(service, each) for each in versions))
+
+    def weight_bp(self, rollout: Rollout) -> float:
+        """Return the candidate's wanted share of traffic; in waves that of all Envoys, if each has the same traffic."""
+        if not in_waves(rollout.strategy, rollout.state):
+            return weight_bp(rollout.strategy, rollout.state)
+        envoys = self.observer.whereabouts(rollout.service)
+        weights = by_location(rollout.state)
+        whole = sum(count * weights.get(location, 0) for location, count in envoys.items())
+        return whole / max(1, sum(envoys.values()))
 
     def in_progress(self, service: str) -> bool:
         return not self.books.is_free(service)

@@ -1,5 +1,6 @@
 """What the controller sees: the fleet's ACKs and stats, put together into the observation that a decision rests on."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from rollout.places import FIRST_BASE_S, Crowd, Places
 from rollout.readiness import Senses
 from rollout.readings import Readings
 from rollout.record import Backend, Rollout
+from rollout.refusals import fresh_rejections, shortened
 from rollout.roster import Roster, named
 from rollout.split import Route
 from rollout.state import Command, Phase, Seen, State
@@ -36,7 +38,6 @@ PAUSED_LOOK_EVERY_S = 10.0  # a pause may last for days
 SCRAPE_ENVOY_S = 0.002  # of a large fleet each Envoy is asked less often
 STALE_SCRAPE_S = 5.0
 STALE_ROUNDS = 3
-REASON_LIMIT = 300
 BLAMABLE_BACKENDS = 200
 WATCH_EVERY_S = 300.0
 NO_STATS = "none"  # what a client without stats, as gRPC's own is, says under ADMIN_METADATA
@@ -98,7 +99,7 @@ class Observer:
             fleet=len(connected.keys() | missing.keys()),
             served=self._books.splits.get(service),
             lagging={**missing, **lagging},
-            refused={**_fresh_rejections(connected, state.since_s), **refused},
+            refused={**fresh_rejections(connected, state.since_s), **refused},
             leaving=frozenset(each.address for each in self._books.backends(service) if _is_candidates(each, rollout)),
             answers=self._stats.answers(rollout),
             frozen=self._frozen(rollout),
@@ -162,6 +163,19 @@ class Observer:
     def unready(self, service: str) -> tuple[str, ...]:
         """Return what of a candidate that waits for its first traffic is not healthy yet."""
         return self._unready.get(service, ())
+
+    def whereabouts(self, service: str) -> Mapping[str, int]:
+        """Return how many Envoys on the line have a service, by location."""
+        return Counter(status.node.location for status in self._having(service, self._connected()).values())
+
+    def lagging_by_location(self, service: str) -> Mapping[str, Mapping[str, str]]:
+        """Return by location why its Envoys on the line do not have a service as it is served now."""
+        where = {node: status.node.location for node, status in self._connected().items()}
+        found: dict[str, dict[str, str]] = {}
+        for node, why in self.lagging(service).items():
+            if node in where:
+                found.setdefault(where[node], {})[node] = why
+        return found
 
     def backend_known(self, backend: Backend) -> bool:
         """Say whether every Envoy knows that a backend is let go."""
@@ -267,6 +281,10 @@ class Observer:
         }
         return self._activity(having, running)
 
+    def version_active(self, service: str, version: str) -> Active | None:
+        """Return what runs on all of a version's backends."""
+        return self._version_active(service, version, self._connected())
+
     def _version_active(self, service: str, version: str, connected: Mapping[str, NodeStatus]) -> Active | None:
         stats = (self._publisher.stat_name(service, version), *self._shadow_stats(service, version))
         addresses = self._books.addresses(service, version)
@@ -309,8 +327,8 @@ class Observer:
         else:
             lags = self._publisher.letting_go(service, name_of(rollout, loser))
         return (
-            {node: _shortened(lag.why) for node, lag in lags.items()},
-            {node: _shortened(lag.why) for node, lag in lags.items() if lag.refused},
+            {node: shortened(lag.why) for node, lag in lags.items()},
+            {node: shortened(lag.why) for node, lag in lags.items() if lag.refused},
         )
 
     def _missing(self, service: str, connected: Mapping[str, NodeStatus]) -> dict[str, str]:
@@ -374,7 +392,7 @@ class Observer:
             gone={each.node.id: each.node.location for each in self._cache.gone()},
             refused=refused,
             latest=self._stats.latest(),
-            fresh=_fresh_rejections,
+            fresh=fresh_rejections,
             blind=lambda: self._blind(rollout.service, connected, self._clock()),
             past=lambda: self._past(rollout),
             readings=lambda: tuple(self._stats.readings(rollout)),
@@ -467,18 +485,3 @@ def _sum(counts: Iterable[int | None]) -> int | None:
 def _took_something(status: NodeStatus) -> bool:
     """Say whether a client accepted anything yet; one that only passed by need not be waited for when it is gone."""
     return any(each.acked_version for each in status.types.values())
-
-
-def _fresh_rejections(connected: Mapping[str, NodeStatus], since_s: float) -> dict[str, str]:
-    """Return NACKs that came since a phase began, of whatever type: something is wrong in the fleet, so stop."""
-    return {
-        node: _shortened(f"refused {type_}: {each.rejection.text}")
-        for node, status in connected.items()
-        for type_, each in status.types.items()
-        if each.rejection is not None and each.rejection.at_s >= since_s
-    }
-
-
-def _shortened(text: str) -> str:
-    """Keep the beginning, which says what was refused, and the end, where Envoy puts the reason."""
-    return text if len(text) <= REASON_LIMIT else f"{text[:80]} ... {text[-(REASON_LIMIT - 85) :]}"

@@ -28,6 +28,7 @@ from rollout.record import (
 from rollout.saver import Saving
 from rollout.spec import Deployment, Endpoint, Strategy, check_version_name
 from rollout.state import Command, Phase, Role, start
+from rollout.traffic.fitting import check_fits
 
 QUEUE_TICK_S = 1.0
 
@@ -63,6 +64,8 @@ class Operations:
                     what = f"a rollout of '{service}' to '{current.candidate}' is in progress, by another strategy"
                     raise Conflict(f"{what}; abort it, or ask with --supersede")
                 return current
+            if current is not None and self._went_back(current, version):
+                return current
             if current is not None and self._is_warm(current, version):
                 return await self._take_back(current, Order(Command.ABORT, by, why=_again(version, by)), entry)
             self._check_idle(service)
@@ -85,14 +88,14 @@ class Operations:
             if self._does(current, version) and current.strategy == strategy and not going_back:
                 return current
             order = Order(Command.ABORT, by, why=f"superseded by {version.name} ({by})")
-            if version.name == current.stable and self._books.runs(version) and current.state.loser is not Role.STABLE:
+            if version.name == current.stable and self._books.runs(version) and _can_go_back(current):
                 return await self._take_back(current, order, entry)
             self._check_free(version, _winner(current))
             return await self._queue(Queued(version, strategy, by, self._outside.wall()), order, entry)
 
     async def _queue(self, queued: Queued, order: Order, entry: Entry) -> Rollout:
         service = queued.version.service
-        if self._books.rollouts[service].state.loser is None:
+        if _can_go_back(self._books.rollouts[service]):
             self._controller.obey(service, order)
         waiting = self._books.queued.get(service)
         if waiting is None or (waiting.version, waiting.strategy) != (queued.version, queued.strategy):
@@ -175,7 +178,7 @@ class Operations:
             raise Conflict(f"{what}; abort it first, then undo --to {to}")
         if back or (current.origin is Origin.UNDO and not to):
             return current
-        if current.state.loser is Role.STABLE:
+        if not _can_go_back(current):
             what = f"'{current.stable}' is being let go already"
             raise Conflict(f"{what}; ask again when the rollout has ended: `rollout undo` begins one back to it then")
         return await self._take_back(current, order, entry)
@@ -303,10 +306,14 @@ class Operations:
         """Say whether a rollout is to this version on these endpoints, and they are still there."""
         return current.candidate == version.name and self._books.runs(version)
 
+    def _went_back(self, current: Rollout, version: Version) -> bool:
+        """Say whether a rollout was taken back to just this version, or is about to be."""
+        back = current.state.loser is Role.CANDIDATE
+        return back and current.stable == version.name and self._books.runs(version)
+
     def _is_warm(self, current: Rollout, version: Version) -> bool:
         """Say whether this is the old version of a rollout that is kept for a while."""
-        kept = (current.state.resume or current.state.phase) is Phase.RETAINING
-        return kept and current.stable == version.name and self._books.runs(version)
+        return _behind(current) is Phase.RETAINING and current.stable == version.name and self._books.runs(version)
 
     def _check_idle(self, service: str) -> None:
         current = self._books.rollouts.get(service)
@@ -330,6 +337,7 @@ class Operations:
 
     async def _begin(self, version: Version, strategy: Strategy, origin: Origin, reason: str, entry: Entry) -> Rollout:
         service = version.service
+        check_fits(self._controller.publisher, service, strategy)
         stable, current = self._books.stable(service), self._books.rollouts.get(service)
         past = self._observer.historian.past(service, stable, strategy.gate)
         state = start(self._outside.clock(), reason, plan(strategy, past))
@@ -366,9 +374,19 @@ def _version_of(deployment: Deployment) -> Version:
     return Version(deployment.service, deployment.version, deployment.endpoints)
 
 
+def _behind(rollout: Rollout) -> Phase:
+    return rollout.state.resume or rollout.state.phase
+
+
+def _can_go_back(rollout: Rollout) -> bool:
+    """Say whether a rollout in progress goes forward, and may be taken back."""
+    return rollout.state.loser is None or (rollout.state.loser is Role.STABLE and _behind(rollout) is Phase.RETAINING)
+
+
 def _winner(rollout: Rollout) -> str:
     """Return which version will be stable when a rollout ends that is taken back if it still can be."""
-    return rollout.candidate if rollout.state.loser is Role.STABLE else rollout.stable
+    goes_back = rollout.state.loser is Role.CANDIDATE or _can_go_back(rollout)
+    return rollout.stable if goes_back else rollout.candidate
 
 
 def _again(version: Version, by: str) -> str:

@@ -62,9 +62,8 @@ def unready(hopeful: Hopeful, by_node: Mapping[str, int | str], probed: Mapping[
 
     `probed` are our own probes, None where Envoys' health checks alone decide.
     """
-    if not hopeful.addresses:
-        return (f"{hopeful.version} has no backends",)
-    reasons = [*_through(hopeful, by_node), *(_by_probe(hopeful, probed) if probed is not None else ())]
+    nobody = () if hopeful.addresses else (f"{hopeful.version} has no backends",)
+    reasons = [*nobody, *_through(hopeful, by_node), *(_by_probe(hopeful, probed) if probed is not None else ())]
     more = len(reasons) - NAMED
     return (*reasons[:NAMED], f"{more} more") if more > 0 else tuple(reasons)
 

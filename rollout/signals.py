@@ -8,7 +8,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rollout.controller import Controller
-from rollout.machine import weight_bp
 from rollout.state import ENDED
 from xds.cache import Cache
 from xds.resources import TYPES, ResourceType
@@ -60,7 +59,7 @@ class Signals(Collector):
                 continue
             phase.add_metric((service, rollout.candidate, rollout.state.phase.value), 1)
             if rollout.state.phase not in ENDED:
-                weight.add_metric((service, rollout.candidate), weight_bp(rollout.strategy, rollout.state) / 10_000)
+                weight.add_metric((service, rollout.candidate), self._controller.weight_bp(rollout) / 10_000)
         yield weight
         yield phase
 

@@ -154,7 +154,7 @@ class Stage(Spec):
     @property
     def limit_s(self) -> float:
         """How long the stage may take to be decided."""
-        limit = self.timeout if self.hold <= self.timeout else self.hold + self.timeout
+        limit = self.timeout if self.hold < self.timeout else self.hold + self.timeout
         return limit.total_seconds()
 
 
@@ -290,7 +290,8 @@ class Strategy(Spec):
         return rising(stages)
 
     def all_checks(self) -> tuple[CheckSpec, ...]:
-        return (*self.checks, *(check for stage in self.stages for check in stage.checks))
+        stages = itertools.chain(self.stages, *(wave.stages for wave in self.waves))
+        return (*self.checks, *(check for stage in stages for check in stage.checks))
 
     def checks_in(self, stage: int) -> tuple[CheckSpec, ...]:
         """Return what is checked in a stage: the strategy's and its own."""
@@ -308,6 +309,11 @@ class Strategy(Spec):
             raise ValueError("waves: the last one must have `locations: all`, or some would never move")
         if self.waves and any(not stage.weight_bp for stage in self.stages):
             raise ValueError("stages: a stage without a weight cannot be in a rollout in waves; take it out")
+        aside = next(
+            (number for number, wave in enumerate(self.waves) if not all(s.weight_bp for s in wave.stages)), None
+        )
+        if aside is not None:
+            raise ValueError(f"waves[{aside}].stages: a stage without a weight cannot be in a wave; take it out")
         return self
 
 

@@ -28,11 +28,13 @@ from rollout.screen import (
     seconds_between,
     share,
     station,
+    steps,
     style_of,
     verdict_text,
 )
 
 Json = Mapping[str, Any]
+LOCATIONS_LIMIT = 24
 JUDGED = ("shifting", "paused")
 WAITS = ("approval", "thaw", "hook")  # a pause says why by its reason
 
@@ -59,12 +61,16 @@ class Chapter:
 
 def chapters(journal: Iterable[Json]) -> tuple[Chapter, ...]:
     """Fold a journal: one chapter for each change of phase or stage."""
-    groups = [tuple(group) for _, group in groupby(journal, key=lambda entry: (entry["phase"], entry["stage"]))]
+    groups = [tuple(group) for _, group in groupby(journal, key=_place)]
     following = [*(group[0] for group in groups[1:]), None]
     return tuple(
         Chapter(group) if after is None else Chapter(group, seconds_between(group[0]["at"], after["at"]), after)
         for group, after in zip(groups, following, strict=True)
     )
+
+
+def _place(entry: Json) -> tuple[object, ...]:
+    return entry["phase"], entry["stage"], entry.get("wave")
 
 
 def story(rollout: Json) -> RenderableType:
@@ -102,7 +108,10 @@ def story(rollout: Json) -> RenderableType:
 
 def _name(chapter: Chapter) -> Text:
     phase = chapter.first["phase"]
-    name = f"stage {chapter.first['stage'] + 1}" if phase == "shifting" else phase_words(phase)
+    stage = f"stage {chapter.first['stage'] + 1}"
+    if chapter.first.get("wave", -1) >= 0:
+        stage = f"wave {chapter.first['wave'] + 1}"
+    name = stage if phase == "shifting" else phase_words(phase)
     return Text(name, style_of(phase))
 
 
@@ -119,6 +128,7 @@ def _telling(rollout: Json, chapter: Chapter, before: str) -> Iterator[Renderabl
     if len(chapter.entries) > 1:
         lasted = f" in {duration(chapter.seconds)}" if chapter.seconds is not None else ""
         yield Text(f"{len(chapter.entries)} steps{lasted}", "dim")
+    yield from _locations(chapter)
     if first["phase"] in JUDGED:
         yield from _judged(rollout, chapter)
     for node, why in sorted(chapter.last["waiting_for"].items())[:WAITING_LIMIT]:
@@ -137,6 +147,19 @@ def _asked(chapter: Chapter) -> Iterator[RenderableType]:
                 asked = f"{phase_words(entry['command'])} by {entry['by'] or 'an operator'}"
                 yield Text.assemble((f"{instant(entry['at']):%H:%M:%S} ", "dim"), plain(asked))
             yield from map(_answer, entry["answers"])
+
+
+def _locations(chapter: Chapter) -> Iterator[RenderableType]:
+    """What became of locations in a chapter of a rollout in waves."""
+    told = [
+        Text.assemble((f"{instant(entry['at']):%H:%M:%S} ", "dim"), line)
+        for entry in chapter.entries
+        if entry.get("locations")
+        for line in steps(entry)
+    ]
+    yield from told[:LOCATIONS_LIMIT]
+    if len(told) > LOCATIONS_LIMIT:
+        yield Text(f"and {len(told) - LOCATIONS_LIMIT} more steps of locations", "dim")
 
 
 def _wait(chapter: Chapter, entries: Sequence[Json]) -> Text:

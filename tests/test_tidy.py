@@ -32,6 +32,7 @@ TASKS_ALLOWED = {
     "rollout/metrics/fleet.py",
     "rollout/messenger.py",
     "rollout/prober.py",
+    "rollout/healthcheck.py",
     "rollout/demo/load.py",
     "rollout/demo/__main__.py",
     "rollout/demo/rehearsal.py",

@@ -5,18 +5,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rollout.api.health import unhealthy_view
+from rollout.api.locations import lane_steps, step_weight, verdict_view, version_weight, waves_view, weight_view
 from rollout.api.stages import stage_view
 from rollout.books import name_of
 from rollout.controller import Controller
+from rollout.drain import Active
 from rollout.gate import Errors, Look, Past, verdict_to_json
 from rollout.history import History
-from rollout.machine import plan_of, weight_bp
+from rollout.machine import plan_of
 from rollout.messenger import Report
 from rollout.metrics import Counts, tally
 from rollout.record import Backend, JournalEntry, Operation, PastVersion, Rollout
 from rollout.spec import Strategy
 from rollout.split import Route
-from rollout.state import ENDED, Phase, Seen
+from rollout.state import ENDED, Phase, Seen, State
 from xds.cache import NodeStatus
 from xds.resources import TYPES
 from xds.subscription import Rejection
@@ -39,12 +41,18 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
         "versions": [
             {
                 "version": version.name,
-                "weight_percent": percent(controller.books.weight_bp(service, version.name)),
+                "weight_percent": version_weight(controller, service, version.name),
                 "backends": list(controller.books.addresses(service, version.name)),
             }
             for version in controller.books.versions(service)
         ],
-        "drains": [backend_view(each) for each in controller.books.backends(service)],
+        "drains": [
+            {
+                **backend_view(each),
+                "running_on": {} if each.removed else _running_on(controller.observer.backend_active(each)),
+            }
+            for each in controller.books.backends(service)
+        ],
         "unhealthy": unhealthy_view(controller, service),
         "history": _history(controller.observer.historian.history(service, controller.books.stable(service))),
         "rollout": rollout and rollout_view(controller, rollout, now_s),
@@ -74,7 +82,7 @@ def versions_view(controller: Controller, service: str, now_s: float) -> dict[st
         {
             "version": version.name,
             "role": "stable" if version.name == stable else "candidate",
-            "weight_percent": percent(books.weight_bp(service, version.name)),
+            "weight_percent": version_weight(controller, service, version.name),
             "backends": list(books.addresses(service, version.name)),
             "from_files": version.endpoints is None,
         }
@@ -125,7 +133,7 @@ def _history(history: History | None) -> dict[str, Any] | None:
 
 def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict[str, Any]:
     """A rollout as it stands; `measured` is what the last look saw while traffic is shifted, else None."""
-    state, strategy = rollout.state, rollout.strategy
+    state = rollout.state
     in_progress = controller.in_progress(rollout.service)
     shifting = state.phase in (Phase.SHIFTING, Phase.PAUSED)
     return {
@@ -134,9 +142,10 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "phase_seconds": round(max(0.0, now_s - state.since_s), 1),
         "stage": state.stage,
         **_stages(rollout),
-        "weight_percent": percent(weight_bp(strategy, state)),
+        "weight_percent": weight_view(controller, rollout),
+        **waves_view(controller, rollout),
         "measured": _measured(controller, rollout) if shifting else None,
-        "verdict": state.verdict and verdict_to_json(state.verdict),
+        "verdict": verdict_view(rollout),
         "waiting_for": _waiting(controller, rollout.service) if in_progress else {},
         "resume": state.resume,
         "awaiting": state.awaited,
@@ -144,7 +153,7 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "point_of_no_return": state.point,
         "hooks": [_hook(each) for each in controller.outside.hooks(rollout)],
         "loser": state.loser and name_of(rollout, state.loser),
-        "drain": _drain(rollout),
+        "drain": _drain(controller, rollout),
     }
 
 
@@ -226,18 +235,27 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _drain(rollout: Rollout) -> dict[str, Any] | None:
+def _drain(controller: Controller, rollout: Rollout) -> dict[str, Any] | None:
     state = rollout.state
     if state.drain is None or state.loser is None:
         return None
+    version, draining = name_of(rollout, state.loser), state.phase is Phase.DRAINING
+    active = controller.observer.version_active(rollout.service, version) if draining else None
     return {
-        "version": name_of(rollout, state.loser),
+        "version": version,
+        "running_on": _running_on(active),
         "running": state.drain.running,
         "idle_looks": state.drain.idle_looks,
         "timed_out": state.drain.timed_out,
         "cut": dict(state.drain.cut),
         "safe_to_stop": state.phase in ENDED,
     }
+
+
+def _running_on(active: Active | None) -> dict[str, int | None]:
+    """On which Envoys something still runs, those with most first; null where one cannot be asked."""
+    busy = [(node, count) for node, count in active.by_node.items() if count != 0] if active else []
+    return dict(sorted(busy, key=lambda each: (each[1] is not None, -(each[1] or 0), each[0]))[:ENVOYS_SHOWN])
 
 
 def backend_view(backend: Backend) -> dict[str, Any]:
@@ -284,13 +302,17 @@ def _stages(rollout: Rollout) -> dict[str, Any]:
 
 def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[dict[str, Any]]:
     heard: dict[str, tuple[bool, str]] = {}
+    lanes: Mapping[str, State] = {}
     for entry in entries:
+        steps, lanes = lane_steps(lanes, entry.state, entry.because), entry.state.lanes
         yield {
+            "wave": entry.state.wave,
+            "locations": steps,
             "revision": entry.revision,
             "at": entry.at.isoformat(),
             "phase": entry.state.phase,
             "stage": entry.state.stage,
-            "weight_percent": percent(weight_bp(strategy, entry.state)),
+            "weight_percent": step_weight(strategy, entry.state, entry.because),
             "reason": entry.state.reason,
             "verdict": entry.state.verdict and verdict_to_json(entry.state.verdict),
             "passed": entry.state.passed and verdict_to_json(entry.state.passed),

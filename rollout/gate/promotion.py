@@ -140,7 +140,7 @@ class PromoteEvidence:
             self.better + better,
         )
         newest = known.again or known.first
-        fresh = Attempt(began_s=look.at_s, number=newest.number + 1, forgot_s=look.at_s)
+        fresh = Attempt((0.0,) * len(GATES), look.at_s, newest.number + 1, forgot_s=look.at_s, untimed=newest.untimed)
         if min(newest.net) > min(fresh.net) or look.at_s - newest.began_s < RETRY_S:
             return known
         return replace(known, again=fresh)

@@ -1,11 +1,23 @@
 """The life of a rollout as a pure function: advance(strategy, state, seen) -> (state', effects)."""
 
 from rollout.machine.advance import advance, effects
-from rollout.machine.lanes import calls, due, taken_back, turned_back, undone
-from rollout.machine.planned import in_waves, lane_bp, plan, plan_of, stage_of, step_of, strategy_of, wanted, weight_bp
+from rollout.machine.lanes import calls, due, taken_back, told_lanes, turned_back, undone
+from rollout.machine.planned import (
+    by_location,
+    in_waves,
+    lane_bp,
+    plan,
+    plan_of,
+    stage_of,
+    step_of,
+    strategy_of,
+    wanted,
+    weight_bp,
+)
 
 __all__ = [
     "advance",
+    "by_location",
     "calls",
     "due",
     "effects",
@@ -17,6 +29,7 @@ __all__ = [
     "step_of",
     "strategy_of",
     "taken_back",
+    "told_lanes",
     "turned_back",
     "undone",
     "wanted",

@@ -75,6 +75,7 @@ def asked(strategy: Strategy, state: State, seen: Seen, *wanted: Call) -> Asked:
             words = _words(strategy, call, answer)
             waiting = waiting or words
             refused = refused or (words if answer is not None else "")
+            state = state if answer is None else _perhaps_done(strategy, state, call)
     return Asked(state, waiting, refused)
 
 
@@ -106,6 +107,12 @@ def _refusal(strategy: Strategy, seen: Seen, call: Call) -> str:
 def _agreed(strategy: Strategy, state: State, call: Call) -> State:
     hook = strategy.hooks[call.number]
     return replace(state, called=state.called | {call.key}, point=state.point if hook.reversible else hook.label)
+
+
+def _perhaps_done(strategy: Strategy, state: State, call: Call) -> State:
+    """What was called, and tried again, may have done its work though it does not say so."""
+    hook = strategy.hooks[call.number]
+    return state if hook.reversible or hook.asked_again else replace(state, point=hook.label)
 
 
 def _words(strategy: Strategy, call: Call, answer: Answer | None) -> str:

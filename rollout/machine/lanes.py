@@ -10,6 +10,7 @@ from rollout.machine.asking import asked, demanding, of_kind, refusing
 from rollout.machine.lending import called_in, calls_into, in_lane, kept, lent, of_wave
 from rollout.machine.moves import enter, pause, take_back, to_stage, wait
 from rollout.machine.planned import DONE, in_waves, lane_bp, plan, strategy_of, wanted
+from rollout.machine.seeing import percent
 from rollout.spec import OnFailure, Strategy
 from rollout.state import Awaited, Phase, Place, Role, Seen, Split, State
 from rollout.waves import joining, unmet, words
@@ -128,7 +129,7 @@ def summed_up(strategy: Strategy, state: State, seen: Seen) -> State:
             state,
             seen,
             Awaited.OPERATOR if awaited == {Awaited.OPERATOR} else Awaited.DECISION,
-            told(paused, lambda lane: lane.reason),
+            told({**paused, **gone_back(state)}, _fate),
         )
     return state if open_ones else _ended(strategy, state, seen)
 
@@ -173,6 +174,17 @@ def told(lanes: Mapping[str, State], what: Callable[[State], str]) -> str:
     known = [f"{words(location)}: {what(lane)}" for location, lane in sorted(lanes.items())]
     more = len(known) - REASONS_TOLD
     return "; ".join(known[:REASONS_TOLD]) + (f"; and {more} more" if more > 0 else "")
+
+
+def told_lanes(before: Mapping[str, State], state: State) -> tuple[str, ...]:
+    """Say which locations have another phase or stage than before, those together that have the same now."""
+    together: dict[str, list[str]] = {}
+    for location, lane in sorted(state.lanes.items()):
+        known = before.get(location)
+        if known is None or (known.phase, known.stage) != (lane.phase, lane.stage):
+            what = f"{lane.phase.replace('_', ' ')} at {percent(lane_bp(lane))}: {lane.reason}"
+            together.setdefault(what, []).append(location)
+    return tuple(f"{told_names(tuple(names))} {what}" for what, names in together.items())
 
 
 def told_names(locations: tuple[str, ...]) -> str:
@@ -272,6 +284,10 @@ def _past_at(seen: Seen, location: str) -> Past:
     if past.rate_rps is None or place is None or not seen.connected:
         return past
     return replace(past, rate_rps=past.rate_rps * place.connected / seen.connected)
+
+
+def _fate(lane: State) -> str:
+    return f"went back, {lane.reason}" if lane.phase is Phase.ROLLED_BACK else lane.reason
 
 
 def _stopped(lane: State, seen: Seen, reason: str) -> State:

@@ -12,6 +12,7 @@ from rollout.screen.lines import (
     queued_line,
     rollout_line,
 )
+from rollout.screen.locations import locations_table, steps, wave_words
 from rollout.screen.panel import NOTES_LIMIT, WAITING_LIMIT, service_panel
 from rollout.screen.records import operations_table, versions_table
 from rollout.screen.tables import fleet_table, history_table, services_table, status_table
@@ -45,6 +46,7 @@ __all__ = [
     "health_of",
     "history_table",
     "instant",
+    "locations_table",
     "milliseconds",
     "move",
     "notes",
@@ -63,8 +65,10 @@ __all__ = [
     "share",
     "station",
     "status_table",
+    "steps",
     "style_of",
     "track",
     "verdict_text",
     "versions_table",
+    "wave_words",
 ]

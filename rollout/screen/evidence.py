@@ -44,7 +44,8 @@ def against(numbers: Json) -> str:
 def progress(numbers: Json) -> Mapping[str, float]:
     """How much of the evidence to pass there is, as a part of 1, by what it is about."""
     start, needed = numbers.get("ln_pass_start", 0.0), numbers["ln_pass_limit"]
-    won = {metric: (numbers[f"ln_pass_{metric}"] - start) / (needed - start) for metric in PASS_METRICS}
+    judged = [metric for metric in PASS_METRICS if f"ln_pass_{metric}" in numbers]  # connections have no latencies
+    won = {metric: (numbers[f"ln_pass_{metric}"] - start) / (needed - start) for metric in judged}
     return {metric: min(1.0, max(0.0, part)) for metric, part in won.items()}
 
 

@@ -72,7 +72,9 @@ def _in_spite_of(rollout: Json) -> str:
 
 def _paused(rollout: Json) -> Iterator[tuple[str, str]]:
     begun = rollout["resume"] not in BEFORE_STAGES
-    yield "resume", "judge this stage on" if begun else "go on"
+    phases = {each["phase"] for each in rollout.get("locations", ())}
+    again = begun and "rolled_back" in phases and "paused" not in phases
+    yield "resume", "try again where it went back" if again else "judge this stage on" if begun else "go on"
     if begun:
         yield "promote", f"{_ahead(rollout)} without the evidence"
     yield _abort(rollout)
@@ -86,5 +88,7 @@ def _abort(rollout: Json) -> tuple[str, str]:
 
 def _ahead(rollout: Json) -> str:
     """Say where the next stage leads."""
+    if rollout.get("waves"):
+        return "one stage on in each location of the wave"
     following = rollout["track"][rollout["stage"] + 1 :]
     return f"on to {station(following[0])}" if following else f"let {rollout['stable']} go"

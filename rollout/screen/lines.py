@@ -8,6 +8,8 @@ from rollout.drain import IDLE_LOOKS
 from rollout.screen.following import awaited_words, station
 from rollout.screen.words import BEFORE_STAGES, ENDED, Json, move, percent, phase_words, plain, plural, style_of
 
+BUSY_LIMIT = 3
+
 
 def rollout_line(rollout: Json) -> Text:
     """Say where a rollout stands, in one line."""
@@ -86,5 +88,13 @@ def drain_words(drain: Json, *, safe: bool) -> Text:
         state = "waiting until every Envoy knows of the drain"
     else:
         idle = f"idle {min(drain['idle_looks'], IDLE_LOOKS)} of {IDLE_LOOKS} looks in a row"
-        state = f"{plural(drain['running'], 'request')} running, {idle}"
+        state = f"{plural(drain['running'], 'request')} running{_whose(drain)}, {idle}"
     return plain(f"{ran}{state}; ").append("do not stop yet", "bold yellow")
+
+
+def _whose(drain: Json) -> str:
+    """Name the Envoys with most of what still runs."""
+    busy = list(drain.get("running_on", {}).items())
+    named = ", ".join(f"{node}: {'unknown' if count is None else count}" for node, count in busy[:BUSY_LIMIT])
+    more = f" and {len(busy) - BUSY_LIMIT} more" if len(busy) > BUSY_LIMIT else ""
+    return f" ({named}{more})" if busy else ""

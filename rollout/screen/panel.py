@@ -12,6 +12,7 @@ from rich.text import Text
 from rollout.screen.evidence import evidence_bars, verdict_text
 from rollout.screen.following import awaited_words, choices
 from rollout.screen.lines import drain_line, drain_words, queued_line, unhealthy_line
+from rollout.screen.locations import locations_table, wave_words
 from rollout.screen.track import track
 from rollout.screen.words import (
     NOTHING,
@@ -34,6 +35,7 @@ WAITING_LIMIT = 6
 NOTES_LIMIT = 6
 PANEL_COLUMNS = 100
 LABEL_COLUMNS = 9
+HOOKS_SHOWN = {"calling": "cyan", "refused": "bold yellow"}
 Row = tuple[str, Text]
 
 
@@ -43,10 +45,15 @@ def service_panel(view: Json, note: str = "") -> RenderableType:
     parts: list[RenderableType] = []
     if rollout:
         parts += [_head(rollout), _rows(_standing(rollout)), Text(), track(rollout), Text()]
+        parts += [locations_table(rollout), Text()] if rollout.get("locations") else []
     else:
         parts.append(Text("no rollout yet"))
     parts.append(_versions(view))
-    below = [*(_findings(rollout) if rollout else ()), *(("drain", drain_line(each)) for each in view["drains"])]
+    below = [
+        *_backends(view),
+        *(_findings(rollout) if rollout else ()),
+        *(("drain", drain_line(each)) for each in view["drains"]),
+    ]
     below += [("avoided", unhealthy_line(each)) for each in view.get("unhealthy", ())]
     below += [("next", queued_line(view["queued"]))] if view.get("queued") else []
     parts += [Text(), _rows(below)] if below else []
@@ -75,7 +82,8 @@ def _rows(rows: Iterator[Row] | list[Row]) -> RenderableType:
 def _head(rollout: Json) -> Text:
     line = Text(phase_words(rollout["phase"]).upper(), style_of(rollout["phase"]))
     if rollout["phase"] == "shifting":
-        line.append(f", stage {rollout['stage'] + 1} of {len(rollout['track'])}", "default")
+        stage = f"stage {rollout['stage'] + 1} of {len(rollout['track'])}"
+        line.append(f", {wave_words(rollout) if rollout.get('waves') else stage}", "default")
     elif rollout["resume"]:
         line.append(f" while {phase_words(rollout['resume'])}", "default")
     lasts = duration(rollout["phase_seconds"])
@@ -95,6 +103,9 @@ def _standing(rollout: Json) -> Iterator[Row]:
         yield "waits for", plain(f"{node}: {why}")
     if len(waiting) > WAITING_LIMIT:
         yield "waits for", Text(f"{len(waiting) - WAITING_LIMIT} more")
+    for hook in rollout.get("hooks", ()):
+        if hook["state"] in HOOKS_SHOWN:
+            yield "hook", _hook(hook)
     if rollout["point_of_no_return"]:
         point = plain(f"'{rollout['point_of_no_return']}' has run and cannot be undone; ", "bold yellow")
         yield "beyond", point.append("it asks before it goes back", "default")
@@ -105,6 +116,27 @@ def _standing(rollout: Json) -> Iterator[Row]:
     for verb, does in offered:
         gap = Text(" " * (columns - len(verb) + 3))
         yield "you can", Text.assemble(plain(f"rollout {verb} {rollout['service']}", "cyan"), gap, plain(does))
+
+
+def _hook(hook: Json) -> Text:
+    """What a hook is doing, or why it does not agree."""
+    line = plain(f"{hook['name']} ({hook['at']}): ").append(hook["state"], HOOKS_SHOWN[hook["state"]])
+    tries = f", {hook['attempts']} tries" if hook["attempts"] > 1 else ""
+    return line.append_text(plain(f"{tries}{': ' if hook['words'] else ''}{hook['words']}"))
+
+
+def _backends(view: Json) -> Iterator[Row]:
+    """How many backends each version has, and how many of them are not in use."""
+    drained = [each["version"] for each in view["drains"] if not each["removed"]]
+    unhealthy = [each["version"] for each in view.get("unhealthy", ()) if not each["used"]]
+    words = []
+    for version in view["versions"]:
+        name = version["version"]
+        counts = {"draining": drained.count(name), "unhealthy": unhealthy.count(name)}
+        apart = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        words.append(f"{name} {len(version['backends'])}" + (f" ({apart})" if apart else ""))
+    if drained or unhealthy or (view["rollout"] and measured(view["rollout"])):
+        yield "backends", plain(", ".join(words))
 
 
 def _versions(view: Json) -> Table:

@@ -38,7 +38,10 @@ def _steps(rollout: Json) -> Iterator[_Step]:
     warming, back, ended = phase in BEFORE_STAGES, _taken_back(rollout), phase in ENDED
     untouched = back and rollout["drain"] is None and phase != "rolling_back"  # it never had traffic
     yield _Step("warm", reached=True, here=warming)
-    for number, each in enumerate(rollout["track"][: 0 if untouched else stage + 1] if back else rollout["track"]):
+    if rollout.get("waves"):
+        yield from _waves(rollout, phase, back=back)
+    stages = [] if rollout.get("waves") else rollout["track"]
+    for number, each in enumerate(stages[: 0 if untouched else stage + 1] if back else stages):
         shifting = phase == "shifting" and number == stage
         behind = not warming and (number < stage or (number == stage and phase != "shifting"))
         yield _Step(_stage_name(each), reached=behind, here=shifting)
@@ -51,6 +54,15 @@ def _steps(rollout: Json) -> Iterator[_Step]:
         yield _Step("drain", reached=ended or phase == "removing", here=letting_go)
     yield _Step("remove", reached=ended, here=phase == "removing")
     yield _Step("rolled back" if back else "done", reached=False, here=ended)
+
+
+def _waves(rollout: Json, phase: str, *, back: bool) -> Iterator[_Step]:
+    """Of a rollout that went back those that had begun."""
+    present = -1 if rollout["wave"] is None else rollout["wave"]
+    for number, words in enumerate(rollout["waves"][: present + 1] if back else rollout["waves"]):
+        shifting = phase == "shifting" and number == present
+        behind = number < present or (number == present and phase != "shifting")
+        yield _Step(f"wave {number + 1}: {words}", reached=behind, here=shifting)
 
 
 def _stage_name(stage: Json) -> str:

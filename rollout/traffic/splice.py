@@ -32,11 +32,54 @@ class Hole:
     """Where a part goes.
 
     `around` has for each message on the way, from the innermost, the part's tag and the message's other bytes, before
-    and after it.
+    and after it. What is `grafted` is among these bytes.
     """
 
     around: tuple[tuple[bytes, bytes, bytes], ...]
     part: "Leaf | Splice | Graft"
+    grafted: tuple["Grafted", ...] = ()
+
+    @property
+    def users(self) -> frozenset[str]:
+        own = self.part.names if isinstance(self.part, Leaf) else self.part.users
+        return frozenset(own).union(*(each.graft.users for each in self.grafted))
+
+    def filled(self, changed: Collection[str], maker: "Maker") -> tuple[bytes, "Hole"]:
+        """Return what is there now; and the hole, which is the same if it holds nothing else that has changed."""
+        hole = self
+        if isinstance(self.part, Leaf):
+            body = maker.encoded(self.part)
+        else:
+            part = self.part.filled(changed, maker)
+            body = part.body()
+            hole = self if part is self.part else replace(self, part=part)
+        for each in self.grafted:
+            if not each.graft.users.isdisjoint(changed):
+                hole = hole.regrafted(each, changed, maker)
+        for tag, before, after in hole.around:
+            body = b"".join((before, tag, varint(len(body)), body, after))
+        return body, hole
+
+    def regrafted(self, old: "Grafted", changed: Collection[str], maker: "Maker") -> "Hole":
+        """Return the hole with this graft as it is now."""
+        new = replace(old, graft=old.graft.filled(changed, maker))
+        level = list(self.around[old.level])
+        bare = level[old.field]
+        end = old.at + len(old.graft.body())
+        level[old.field] = b"".join((bare[: old.at], new.graft.body(), bare[end:]))
+        tag, before, after = level
+        around = (*self.around[: old.level], (tag, before, after), *self.around[old.level + 1 :])
+        return replace(self, around=around, grafted=tuple(new if each is old else each for each in self.grafted))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grafted:
+    """A graft in a hole's `around`: in which of it, in which field of that (1: before, 2: after), and where there."""
+
+    level: int
+    field: int
+    at: int
+    graft: "Graft"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,18 +97,9 @@ class Splice:
         """Return the message with everything made again that depends on a changed name."""
         pieces, parts = list(self.pieces), {}
         for index in self._users(changed):
-            hole = self.holes[index]
-            if isinstance(hole.part, Leaf):
-                body = maker.encoded(hole.part)
-            else:
-                part = hole.part.filled(changed, maker)
-                if part is hole.part:
-                    continue
-                parts[index] = Hole(hole.around, part)
-                body = part.body()
-            for tag, before, after in hole.around:
-                body = b"".join((before, tag, varint(len(body)), body, after))
-            pieces[index] = body
+            pieces[index], hole = self.holes[index].filled(changed, maker)
+            if hole is not self.holes[index]:
+                parts[index] = hole
         return Splice(tuple(pieces), {**self.holes, **parts} if parts else self.holes, self.users)
 
     def _users(self, names: Collection[str]) -> Iterable[int]:
@@ -81,23 +115,19 @@ EMPTY = Splice((), MappingProxyType({}), MappingProxyType({}))
 class Graft:
     """Fields that are not written but put into a message; `source` is what they are made from, or put into.
 
-    `names` are those that it depends on by what `grafts_of` returns, and where there are several by themselves, too.
-    `tag` is what each begins with. `content` is what is there now, `made_of` tells what that was made of (None: of
+    `names` are those that it is made of, `users` those whose change may change it: see `grafts_of`. `tag` is what each
+    field begins with. `content` is what is there now, `made_of` tells what that was made of (None: of
     nothing, it is empty).
     """
 
     source: Message
     places: Places
     names: frozenset[str]
+    users: frozenset[str]
     tag: bytes
     above: Message | None = None
     made_of: object = None
     content: Splice = EMPTY
-
-    @property
-    def users(self) -> Collection[str]:
-        alone = {grafts_of(name) for name in self.names}
-        return alone | self.names if len(self.names) > 1 else alone
 
     def body(self) -> bytes:
         return self.content.body()
@@ -164,7 +194,7 @@ class Knife:
                 pieces.append(b"".join((graft.tag, varint(len(body)), body)))
             else:
                 inner = self._hole(message, places, graft.above)
-                holes[len(pieces)] = Hole((*inner.around, (graft.tag, b"", b"")), inner.part)
+                holes[len(pieces)] = Hole((*inner.around, (graft.tag, b"", b"")), inner.part, inner.grafted)
                 pieces.append(b"")
         return _splice(pieces, holes)
 
@@ -180,25 +210,52 @@ class Knife:
         for start, end, part, below in _wanted(message, body, places):
             inner = self._hole(part, below, above)
             tag = body[start : start + _varint_length(body, start)]
-            grafted = part.DESCRIPTOR.full_name in self.rules.before
-            if len(places.below) == 1 and not grafted and kind not in self.rules.after:
-                return Hole((*inner.around, (tag, body[:start], body[end:])), inner.part)
+            graft = self._before(part, below, inner, tag, above)
+            if len(places.below) == 1:
+                grafted = () if graft is None else (Grafted(len(inner.around), 1, start, graft),)
+                hole = Hole((*inner.around, (tag, body[:start], body[end:])), inner.part, (*inner.grafted, *grafted))
+                return self._behind_one(message, places, hole, body, end)
             pieces.append(body[done:start])
-            if grafted:
-                holes[len(pieces)] = Hole((), Graft(part, below, _names(inner.part), tag, above))
+            if graft is not None:
+                holes[len(pieces)] = Hole((), graft)
                 pieces.append(b"")
-            holes[len(pieces)] = Hole((*inner.around, (tag, b"", b"")), inner.part)
+            holes[len(pieces)] = Hole((*inner.around, (tag, b"", b"")), inner.part, inner.grafted)
             pieces.append(b"")
             done = end
         if kind in self.rules.after:
-            last = self.rules.after[kind]
-            split = next((start for number, start, _ in fields(body) if number > last), len(body))
-            names = frozenset(name for hole in holes.values() for name in _names(hole.part))
+            split = self._split(message, body)
             pieces.append(body[done:split])
-            holes[len(pieces)] = Hole((), Graft(message, places, names, varint(last << 3 | 2)))
+            holes[len(pieces)] = Hole((), self._behind(message, places, holes.values()))
             pieces.append(b"")
             done = split
         return Hole((), _splice([*pieces, body[done:]], holes))
+
+    def _before(self, message: Message, places: Places, inner: Hole, tag: bytes, above: Message | None) -> Graft | None:
+        """Return the graft before a message, None where none goes."""
+        if message.DESCRIPTOR.full_name not in self.rules.before:
+            return None
+        names = _names(inner.part)
+        # In what is made for one of several names, the others are as they are written.
+        users = frozenset(map(grafts_of, names)) | (names if len(names) > 1 else frozenset())
+        return Graft(message, places, names, users, tag, above)
+
+    def _behind(self, message: Message, places: Places, holes: Iterable[Hole]) -> Graft:
+        """Return the graft in a message, behind what its rule says."""
+        names = frozenset(name for hole in holes for name in _names(hole.part))
+        tag = varint(self.rules.after[message.DESCRIPTOR.full_name] << 3 | 2)
+        return Graft(message, places, names, frozenset(map(grafts_of, names)), tag)
+
+    def _behind_one(self, message: Message, places: Places, hole: Hole, body: bytes, end: int) -> Hole:
+        """Return the hole of a message's only part with the graft behind it, where one goes."""
+        if message.DESCRIPTOR.full_name not in self.rules.after:
+            return hole
+        at = self._split(message, body) - end
+        behind = Grafted(len(hole.around) - 1, 2, at, self._behind(message, places, (hole,)))
+        return replace(hole, grafted=(*hole.grafted, behind))
+
+    def _split(self, message: Message, body: bytes) -> int:
+        last = self.rules.after[message.DESCRIPTOR.full_name]
+        return next((start for number, start, _ in fields(body) if number > last), len(body))
 
     def _leaf(self, message: Message, places: Places, above: Message | None) -> Leaf:
         if places.below:
@@ -219,7 +276,7 @@ def _names(part: Leaf | Splice | Graft) -> frozenset[str]:
 def _splice(pieces: list[bytes], holes: Mapping[int, Hole]) -> Splice:
     users: dict[str, list[int]] = {}
     for index, hole in holes.items():
-        for name in hole.part.names if isinstance(hole.part, Leaf) else hole.part.users:
+        for name in hole.users:
             users.setdefault(name, []).append(index)
     return Splice(tuple(pieces), holes, {name: tuple(each) for name, each in users.items()})
 

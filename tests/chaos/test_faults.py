@@ -1,16 +1,22 @@
 """What hangs, refuses or stands still in the middle of a stage: it is waited for or named, and nothing is dropped."""
 
 import contextlib
+import json
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.chaos import stop_for
+from bench.chaos import stop_for, watched
 from rollout.bootstrap import Proxy, bootstrap
+from rollout.client import ApiFault, path_of
 from rollout.demo.load import Target
 from rollout.demo.processes import Envoy, free_port, until
-from rollout.demo.world import Cast, World
+from rollout.demo.world import SERVICE, Cast, World
+from rollout.replay import load_recording, replay
+from rollout.store.reserve import SLOT_BYTES, SLOTS
 from tests.chaos.relay import Relay
 from tests.envoy.conftest import UnderLoad
 
@@ -22,6 +28,7 @@ HELD = {
     "gate": {"margin": "20%", "warmup": "0s"},
     "drain_timeout": "10s",
 }
+FULL_BYTES = SLOTS * SLOT_BYTES
 
 
 class Apart:
@@ -60,8 +67,15 @@ async def at(world: World, percent: float) -> bool:
     return bool(rollout["phase"] == "shifting" and rollout["weight_percent"] == percent)
 
 
+def fill_the_disk(world: World) -> None:
+    """Let no file of the server grow beyond what it has reserved already."""
+    pid = world.server.pid
+    assert pid is not None
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL_BYTES, resource.RLIM_INFINITY))
+
+
 async def test_what_hangs_in_mid_stage_holds_it_and_nothing_else(tmp_path: Path, under_load: UnderLoad) -> None:
-    """One Envoy's admin hangs, then refuses; the server stands still; one Envoy's control plane is cut, then hangs."""
+    """An admin hangs; the server stands still; a line is cut and hangs; the disk is full and the server is killed."""
     async with contextlib.AsyncExitStack() as stack:
         world = await stack.enter_async_context(World(tmp_path, CAST))
         control, admin = Relay(world.xds), Relay()
@@ -70,30 +84,44 @@ async def test_what_hangs_in_mid_stage_holds_it_and_nothing_else(tmp_path: Path,
         apart = Apart(world, control, admin)
         stack.push_async_callback(apart.envoy.kill)
         tally = await stack.enter_async_context(under_load(*await world.targets(), await apart.start()))
-
+        weights = await stack.enter_async_context(watched(world))
         await world.deploy("v2", HELD)
-        await until(lambda: at(world, 20), within_s=30, what="the first weight")
+        await until(lambda: at(world, 100), within_s=30, what="the last weight")
         admin.stall()
         await until(lambda: blind_to(world, "apart"), within_s=20, what="a hanging admin to be named")
-        await admin.refuse()
-        await until(lambda: blind_to(world, "apart"), within_s=20, what="a refusing admin to be named")
-        assert await at(world, 20)
         admin.go_on()
-        await admin.listen()
-        await until(lambda: at(world, 100), within_s=40, what="the next weight")
-
         await stop_for(world.server.pid, 2.0)
         await control.refuse()
         await until(lambda: waits_for(world, "apart"), within_s=20, what="the Envoy to be missed")
         await control.listen()
         await until(lambda: waits_for(world), within_s=40, what="the Envoy to be back")
-
-        control.stall()
-        await world.command("abort")
-        await until(lambda: waits_for(world, "apart"), within_s=20, what="the others to be back on stable")
-        assert (await world.service())["rollout"]["phase"] == "rolling_back"
+        back_s = await abort_with_control_stalled_and_no_disk(world, control)
+        await world.kill_server()
+        await world.start_server()
         control.go_on()
-        await world.until_phase("rolled_back", within_s=60)
+        service = await world.until_phase("rolled_back", within_s=60)
+        assert "could not save it: aborted by demo" in service["rollout"]["reason"]
+        risen = [change for change in weights.of("v2")["envoy-1"] if change[0] > back_s and change[1]]
+        assert risen == []
+        text = await world.client.get(path_of("services", SERVICE, "rollouts", "last", "record"))
+        recording = load_recording(json.dumps(text).encode())
+        assert replay(recording.strategy, recording.entries).difference is None
         for backend in world.backends["v2"]:
             await backend.kill()
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops
+
+
+async def abort_with_control_stalled_and_no_disk(world: World, control: Relay) -> float:
+    """Return when the others had the stable version back, Unix seconds."""
+    control.stall()
+    fill_the_disk(world)
+    await until(lambda: waits_for_disk(world), within_s=20, what="the full disk to be told")
+    with pytest.raises(ApiFault, match="all traffic is on the stable version, but this is not saved"):
+        await world.command("abort")
+    await until(lambda: waits_for(world, "apart", "the disk"), within_s=20, what="the others to be back on stable")
+    assert (await world.service())["rollout"]["phase"] == "rolling_back"
+    return time.time()
+
+
+async def waits_for_disk(world: World) -> bool:
+    return "the disk" in (await world.service())["rollout"]["waiting_for"]

@@ -74,7 +74,7 @@ async def test_an_operators_mark_empties_a_backend_everywhere_and_drops_nothing(
         [found] = view["unhealthy"]
         assert (found["backend"], found["why"], found["used"]) == (one, "marked by demo: its disk is full", False)
         await emptied(world, one)
-        assert time.monotonic() - began_s < 2.0  # a second, and what it takes to see it
+        assert time.monotonic() - began_s < 5.0  # half a second where the machine is not busy
         assert (await mark(world, one, "unhealthy"))["unhealthy"] == [found]
         await mark(world, two, "unhealthy")
         with pytest.raises(Exception, match="last healthy backend"):
@@ -119,6 +119,4 @@ async def test_a_rollout_pauses_when_too_few_backends_are_healthy(tmp_path: Path
         await mark(world, ill, "unhealthy")
         service = await world.until_phase("paused", within_s=20)
         assert service["rollout"]["reason"] == "initial: 2 of 3 backends healthy (min_healthy 75%)"
-        await world.command("abort")
-        await world.until_phase("rolled_back", within_s=30)
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops

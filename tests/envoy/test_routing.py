@@ -15,6 +15,7 @@ import yaml
 
 from rollout.bootstrap import Proxy, bootstrap
 from rollout.demo.processes import Envoy, until
+from rollout.demo.world import Cast, World
 from rollout.exposure import FULL_BP, Match, Preview, Sticky
 from rollout.spec import parse_endpoint
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
@@ -213,7 +214,12 @@ async def test_only_requests_that_match_get_the_candidate(shop: Shop) -> None:
     by_regex = Match.model_validate({"cookies": {"lang": {"regex": "de|fr"}}})
     await shop.serve(0, replace(SHADOW, match=(by_header, by_cookie, by_regex)))
     matching = ({"x_group": "b", "x_country": "at-9"}, {"cookie": "a=1; beta=yes"}, {"cookie": "lang=fr"})
-    others = ({}, {"x_group": "b"}, {"x_group": "bb", "x_country": "at"}, {"cookie": "lang=frr; b=beta"})
+    others: tuple[dict[str, str], ...] = (
+        {},
+        {"x_group": "b"},
+        {"x_group": "bb", "x_country": "at"},
+        {"cookie": "lang=frr; b=beta"},
+    )
     assert await shop.each(matching) == ["v2"] * 3
     assert await shop.each(others) == ["v1"] * 4
     assert await shop.count("cluster.checkout@v2.upstream_rq_completed") == 3
@@ -281,3 +287,37 @@ async def test_users_told_by_a_header_stay_and_all_go_back_with_one_push(shop: S
     assert shop.cache.fleet is not None
     assert shop.cache.fleet.common.views[CLUSTERS] is clusters
     assert Counter(await shop.each(users[:100])) == {"v1": 100}
+
+
+STAGES = [
+    {"expose": False, "hold": "1s"},
+    {"mirror": "50%", "hold": "1s", "checks": [{"metric": "error_share", "max": "1%", "interval": "1s"}]},
+    {"match": {"headers": {"x-group": "beta"}}, "hold": "1s"},
+    {"weight": "100%", "hold": "1s"},
+]
+
+
+async def test_rollout_goes_by_preview_and_copies_and_matches_to_all(tmp_path: Path) -> None:
+    """The whole engine. Without readings of the shadow's stats the check of the second stage would never pass."""
+    cast = Cast({"v1": 1, "v2": 1}, envoys=(("eu/eu-1", True),))
+    async with World(tmp_path, cast) as world, aiohttp.ClientSession() as session:
+        [target] = await world.targets()
+        found: set[tuple[int, str, str]] = set()
+        ended = asyncio.Event()
+
+        async def ask(group: str) -> None:
+            while not ended.is_set():
+                async with session.get(f"http://{target}/", headers={"x-group": group}) as answer:
+                    version = (await answer.text()).strip()
+                rollout = (await world.service())["rollout"]  # no earlier a stage than that of the answer
+                found.add((rollout["stage"] if rollout else 0, group, version))
+
+        async with asyncio.TaskGroup() as tasks:
+            for group in ("beta", "others"):
+                tasks.create_task(ask(group))
+            await world.deploy("v2", {"stages": STAGES, "gate": {"margin": "20%", "warmup": "1s"}})
+            await world.until_phase("completed", within_s=90)
+            ended.set()
+    assert {version for stage, _, version in found if stage < 2} == {"v1"}
+    assert {version for stage, group, version in found if stage == 2 and group == "others"} == {"v1"}
+    assert (2, "beta", "v2") in found

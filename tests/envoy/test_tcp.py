@@ -16,6 +16,18 @@ from tests.envoy.tcp import Echo, Held, configuration, connecting, hold
 pytestmark = pytest.mark.envoy
 
 CAST = Cast({"v1": 1}, envoys=(("eu/eu-1", False), ("us/us-1", True)))
+CHECKED = {
+    "health_checks": [
+        {
+            "timeout": "1s",
+            "interval": "1s",
+            "no_traffic_interval": "1s",
+            "unhealthy_threshold": 2,
+            "healthy_threshold": 1,
+            "tcp_health_check": {},
+        }
+    ]
+}
 QUICK = {
     "stages": [{"weight": weight, "hold": "1s"} for weight in ("10%", "50%", "100%")],
     "gate": {"margin": "20%", "warmup": "0s", "min_rps": 0},
@@ -28,13 +40,14 @@ QUICK = {
 class Store(World):
     """A world whose service is a TCP one: two backends of each version, in this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cluster: Mapping[str, Any]) -> None:
         super().__init__(folder, CAST)
+        self._cluster = cluster
         self.echoes: Mapping[str, tuple[Echo, ...]] = {}
         self._held: list[Held] = []
 
     def write_configs(self, _: Mapping[str, Any]) -> None:
-        super().write_configs(configuration(each.address for each in self.echoes["v1"]))
+        super().write_configs(configuration((each.address for each in self.echoes["v1"]), **self._cluster))
 
     async def deploy_tcp(self, version: str, strategy: Mapping[str, Any]) -> None:
         endpoints = [each.address for each in self.echoes[version]]
@@ -65,8 +78,8 @@ class Store(World):
 
 
 @contextlib.asynccontextmanager
-async def a_store(folder: Path) -> AsyncIterator[Store]:
-    store = Store(folder)
+async def a_store(folder: Path, **cluster: Any) -> AsyncIterator[Store]:
+    store = Store(folder, cluster)
     store.echoes = {version: tuple([await Echo(version).start() for _ in range(2)]) for version in ("v1", "v2")}
     try:
         async with store:
@@ -81,7 +94,7 @@ async def all_answer(held: list[Held]) -> bool:
 
 
 async def test_connections_move_by_weight_and_none_is_cut(tmp_path: Path) -> None:
-    async with a_store(tmp_path) as store, connecting(await store.targets()) as seen:
+    async with a_store(tmp_path, **CHECKED) as store, connecting(await store.targets()) as seen:
         first = await store.hold(10)
         changed = (
             await store.gauge("listener_manager.listener_modified"),
@@ -106,8 +119,8 @@ async def test_connections_move_by_weight_and_none_is_cut(tmp_path: Path) -> Non
             each.close()
         service = await store.until_phase("completed", within_s=20)
         assert service["rollout"]["drain"]["cut"] == {}
-        for each in store.echoes["v1"]:
-            each.kill()
+        for echo in store.echoes["v1"]:
+            echo.kill()
         assert await all_answer(later)
         assert changed == (
             await store.gauge("listener_manager.listener_modified"),
@@ -137,5 +150,6 @@ async def test_a_version_that_refuses_connections_is_taken_back_and_long_ones_ar
         before = seen.copy()
         await until(lambda: (seen - before).total() >= 100, within_s=20, what="100 connections after the rollback")
         assert set(seen - before) == {"v1"}
-        history = await store.client.get(path_of("services", SERVICE))
-        assert history["stable"] == "initial"
+        service = await store.service()
+        assert (service["stable"], service["history"]["p99_ms"]) == ("initial", None)
+        assert service["history"]["requests"] > 100

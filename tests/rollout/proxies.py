@@ -127,6 +127,8 @@ class Engine:
             self.controller.heard(name)
         self.controller.reconcile()
         await self.settle()
+        self.controller.reconcile()  # as the saver wakes it
+        await self.settle()
 
     async def settle(self) -> None:
         saver = self.controller.saver

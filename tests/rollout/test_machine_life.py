@@ -379,6 +379,15 @@ def test_beyond_a_point_of_no_return_the_engine_asks_instead_of_going_back() -> 
     assert aborted.phase is Phase.ROLLING_BACK
 
 
+def test_what_cannot_be_undone_and_failed_may_have_done_its_work() -> None:
+    given = hooked("provision", reversible=False)
+    asking = step(given, PENDING, 1.0, answers=no("0", "no answer within 10 s (4 attempts)"))
+    assert (asking.phase, asking.resume, asking.point) == (Phase.PAUSED, Phase.PENDING, "ask")
+    assert asking.reason.startswith("the provision hook 'ask': no answer within 10 s (4 attempts); 'ask' cannot be undone")
+    again = advance(given, asking, seen(2.0, wanted(given, asking), command=Command.RESUME, **ANN))[0]
+    assert wanted_hooks(given, again) == ["0"]
+
+
 def test_hooks_that_have_agreed_are_not_asked_again_after_a_restart() -> None:
     given = hooked("confirm-rollout", "provision")
     assert wanted_hooks(given, replace(PENDING, called=frozenset({"0", "1"}))) == []

@@ -81,6 +81,7 @@ def rollout(**changes: Any) -> dict[str, Any]:
         "awaiting": None,
         "waiting": "",
         "point_of_no_return": "",
+        "hooks": [],
         "drain": None,
     }
     return {**base, **changes}
@@ -109,7 +110,7 @@ def view(changed: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
 
 def drain(**changes: Any) -> dict[str, Any]:
     base = {"version": "v1", "running": 3, "idle_looks": 1, "timed_out": False, "cut": {}, "safe_to_stop": False}
-    return {**base, **changes}
+    return {**base, "running_on": {}, **changes}
 
 
 def ended(phase: str, **changes: Any) -> dict[str, Any]:
@@ -262,6 +263,10 @@ def test_what_is_too_long_for_a_line_goes_on_under_its_own_words() -> None:
     [
         ({"running": None}, "waiting until every Envoy knows of the drain; do not stop yet"),
         ({}, "3 requests running, idle 1 of 3 looks in a row; do not stop yet"),
+        (
+            {"running_on": {"edge-4": None, "edge-1": 2, "edge-2": 1, "edge-3": 1}},
+            "3 requests running (edge-4: unknown, edge-1: 2, edge-2: 1 and 1 more), idle 1 of 3 looks",
+        ),
         ({"safe_to_stop": True, "idle_looks": 3, "running": 0}, "v1: safe to stop"),
         (
             {"safe_to_stop": True, "timed_out": True, "cut": {"edge-1": 2, "edge-2": -1}},
@@ -398,3 +403,16 @@ def test_the_fleet_shows_acked_versions_and_a_nack_in_the_words_of_the_envoy() -
 )
 def test_durations_read_well(seconds: float, expected: str) -> None:
     assert screen.duration(seconds) == expected
+
+
+def test_the_panel_counts_backends_that_are_not_in_use_and_says_what_hooks_do() -> None:
+    leaving = drain(version="v2", backend="127.0.0.1:9081", removed=False, leaves=False)
+    ill = {"version": "v1", "backend": "127.0.0.1:8081", "why": "marked by ann", "marked_by": "ann", "used": False}
+    asked = [
+        {"name": "smoke", "at": "pre-rollout", "state": "agreed", "words": "", "attempts": 1},
+        {"name": "board", "at": "confirm-promotion", "state": "refused", "words": "not on Fridays", "attempts": 3},
+    ]
+    text = words(screen.service_panel(view(rollout(hooks=asked), drains=[leaving], unhealthy=[ill])))
+    assert "backends v1 2 (1 unhealthy), v2 1 (1 draining)" in text
+    assert "hook board (confirm-promotion): refused, 3 tries: not on Fridays" in text
+    assert "smoke" not in text

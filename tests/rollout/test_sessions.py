@@ -12,7 +12,7 @@ import yaml
 
 from rollout.books import Books
 from rollout.checks import EnvoyMetric
-from rollout.gate import Gate
+from rollout.gate import Fail, Gate, Pass
 from rollout.gate.guards import HangGuard, answers_nothing, some_hang
 from rollout.gate.sample import Host, Past, Stratum, Tally
 from rollout.gate.settings import Errors
@@ -34,9 +34,11 @@ from rollout.metrics import (
 from rollout.observer import Observer, Stats
 from rollout.readings import measured
 from rollout.record import Rollout, Version
+from rollout.screen.evidence import progress
 from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, State
 from rollout.traffic.publisher import Publisher
+from tests.rollout.judging import HALF, Bench
 from tests.rollout.test_overlay import assignment, listener, manager, routes, service
 from tests.rollout.test_shares import RDS, STORE, TCP
 from xds.cache import Cache
@@ -240,3 +242,32 @@ def test_a_service_with_tcp_proxies_only_is_judged_by_connections_whatever_else_
     for document, errors in ((STORE, Errors.HTTP), ({**both, "routes": [routes({"cluster": "store"})]}, Errors.GRPC)):
         seen, books = observer(document, {"errors": "grpc"})
         assert seen._looks_at(books.rollouts["store"]).errors is errors
+
+
+# --- judged ---
+
+
+def test_connections_pass_by_their_errors_alone() -> None:
+    bench = Bench(step=HALF, past=Past(untimed=True))
+    made = Tally(requests=500, started=500)
+    for _ in range(20):
+        verdict = bench.see(made, made, names=("v1", "v2"))
+        if isinstance(verdict, Pass):
+            break
+        assert "p95" not in verdict.reason
+    assert isinstance(verdict, Pass)
+    assert verdict.reason.endswith("percentage points worse")
+    assert [name for name in verdict.numbers if name.startswith("ln_pass_p")] == []
+    assert list(progress(verdict.numbers)) == ["errors"]
+
+
+def test_connections_that_fail_are_evidence_against_a_version() -> None:
+    bench = Bench(step=HALF, past=Past(untimed=True))
+    assert bench.until(Fail, Tally(requests=100), Tally(requests=100, errors=30), most=20) < 20
+
+
+def test_requests_with_latencies_still_need_them_to_pass() -> None:
+    bench = Bench(step=HALF)
+    made = Tally(requests=500, started=500)
+    verdict = bench.repeat(20, made, made)
+    assert verdict.reason.endswith("of p95, p99 nothing is known yet that could be compared")

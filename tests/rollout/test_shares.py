@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from rollout.spec import Endpoint, parse_endpoint
+from rollout.errors import InvalidSpec
+from rollout.spec import Endpoint, Strategy, parse_endpoint
 from rollout.traffic.compiler import Compiler, ServiceTraffic, VersionTraffic
+from rollout.traffic.fitting import check_fits
 from rollout.traffic.overlay import overlay
+from rollout.traffic.publisher import Publisher
 from tests.rollout.test_overlay import FILTERS, assignment, listener, manager, refused, routes, service, warnings
 from xds import proto
+from xds.cache import Cache
 from xds.config import parse
 from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES
 from xds.snapshot import Snapshot
@@ -259,3 +263,25 @@ def test_what_else_names_it_is_warned_of() -> None:
     proxy = {**TCP, "access_log": [{"name": "log", "typed_config": {**log, "common_config": common}}]}
     (warning,) = warnings({**STORE, "listeners": [listener("store", proxy)]})
     assert warning.endswith("so it is split here with them, and judged by its failed connections only")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "path"),
+    [
+        ({"stages": [{"match": [{"headers": {"x": "1"}}]}, "100%"]}, "stages[0]: chooses requests"),
+        ({"stages": [{"mirror": "5%"}, "100%"]}, "stages[0]: chooses requests"),
+        ({"sticky": {"header": "x-user"}}, "sticky: keeps requests"),
+    ],
+)
+def test_strategies_that_choose_requests_do_not_fit_a_service_with_tcp_proxies_only(
+    strategy: Mapping[str, Any], path: str
+) -> None:
+    publisher = Publisher(Cache())
+    publisher.load({"store.yaml": yaml.safe_dump(STORE)}, {})
+    with pytest.raises(InvalidSpec) as caught:
+        check_fits(publisher, "store", Strategy.model_validate(strategy))
+    assert str(caught.value).startswith(path)
+    check_fits(publisher, "store", Strategy())
+    both = {**STORE, "listeners": [listener("s", TCP), listener("w", manager(rds=RDS))], **EDGE}
+    publisher.load({"store.yaml": yaml.safe_dump(both)}, {})
+    check_fits(publisher, "store", Strategy.model_validate(strategy))

@@ -1,0 +1,147 @@
+"""What the API says of a rollout in waves: each location as it stands, and what they are together."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rollout.controller import Controller
+from rollout.gate import Verdict, VerdictName, verdict_to_json
+from rollout.machine import by_location, in_waves, lane_bp, undone, weight_bp
+from rollout.record import Rollout
+from rollout.spec import Strategy, Wave
+from rollout.state import Phase, Seen, State
+from rollout.waves import words
+
+LATER = "later"
+"""The phase of a location that is in no wave yet."""
+_WORST = (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.PAUSED, Phase.SHIFTING, Phase.RETAINING)
+_VERDICTS = (VerdictName.FAIL, VerdictName.BLIND, VerdictName.INCONCLUSIVE, VerdictName.PASS)
+
+
+def waves_view(controller: Controller, rollout: Rollout) -> dict[str, Any]:
+    """Its waves, the number of the present one from 0, and its locations, the worst first; nothing without waves."""
+    state, waves = rollout.state, rollout.strategy.waves
+    names = [_wave_words(wave) for wave in waves]
+    moving = in_waves(rollout.strategy, state)
+    locations = list(_locations(controller, rollout)) if moving else []
+    return {"waves": names, "wave": state.wave if waves and state.wave >= 0 else None, "locations": locations}
+
+
+def weight_view(controller: Controller, rollout: Rollout) -> float:
+    """The candidate's wanted share of the service's traffic in percent."""
+    return round(controller.weight_bp(rollout) / 100, 2)
+
+
+def version_weight(controller: Controller, service: str, version: str) -> float:
+    """A version's wanted share of a service's traffic, in percent."""
+    rollout = controller.books.rollouts.get(service)
+    if rollout is None or not in_waves(rollout.strategy, rollout.state):
+        return controller.books.weight_bp(service, version) / 100
+    candidate = weight_view(controller, rollout)
+    return candidate if version == rollout.candidate else round(100 - candidate, 2)
+
+
+def step_weight(rollout: Strategy, state: State, because: Seen | None) -> float:
+    """The candidate's wanted share in percent at a step of the journal; in waves as if all locations were alike."""
+    if not in_waves(rollout, state):
+        return weight_bp(rollout, state) / 100
+    locations = len(state.lanes.keys() | (because.locations if because else ()))
+    return round(sum(by_location(state).values()) / 100 / max(1, locations), 2)
+
+
+def verdict_view(rollout: Rollout) -> dict[str, Any] | None:
+    """The last verdict; in waves the worst of the locations that move, with its name."""
+    if not in_waves(rollout.strategy, rollout.state):
+        return None if rollout.state.verdict is None else verdict_to_json(rollout.state.verdict)
+    found = [(location, lane.verdict) for location, lane in undone(rollout.state).items() if lane.verdict is not None]
+    if not found:
+        return None
+    location, verdict = min(found, key=lambda each: (_VERDICTS.index(each[1].name), each[0]))
+    return {**verdict_to_json(verdict), "reason": f"{words(location)}: {verdict.reason}"}
+
+
+def lane_steps(before: Mapping[str, State], state: State, because: Seen | None) -> list[dict[str, Any]]:
+    """What has become of locations in one step: those that are in another phase or stage than before."""
+    return [
+        _step(location, lane, because)
+        for location, lane in sorted(state.lanes.items())
+        if location not in before or _standing(before[location]) != _standing(lane)
+    ]
+
+
+def _standing(lane: State) -> tuple[object, ...]:
+    return lane.phase, lane.stage, lane.awaited
+
+
+def _step(location: str, lane: State, because: Seen | None) -> dict[str, Any]:
+    place = because.places.get(location) if because else None
+    return {
+        "location": words(location),
+        "wave": lane.wave,
+        "phase": lane.phase,
+        "stage": lane.stage,
+        "stages": [step.weight_bp / 100 for step in lane.plan],
+        "weight_percent": lane_bp(lane) / 100,
+        "reason": lane.reason,
+        "waiting": lane.waiting,
+        "awaiting": lane.awaited,
+        "passed": lane.passed and lane.passed.reason,
+        "waiting_for": dict(place.lagging) if place else {},
+    }
+
+
+def _locations(controller: Controller, rollout: Rollout) -> Iterator[dict[str, Any]]:
+    envoys = controller.observer.whereabouts(rollout.service)
+    lagging = controller.observer.lagging_by_location(rollout.service)
+    lanes = rollout.state.lanes
+    for location, lane in sorted(lanes.items(), key=lambda each: (_badness(each[1]), each[0])):
+        yield {
+            "location": words(location),
+            "wave": lane.wave,
+            "phase": lane.phase,
+            "stage": lane.stage,
+            "stages": [step.weight_bp / 100 for step in lane.plan],
+            "weight_percent": lane_bp(lane) / 100,
+            "envoys": envoys.get(location, 0),
+            "verdict": _short(lane.verdict),
+            "waiting_for": lagging.get(location, {}),
+            "waiting": lane.waiting,
+            "awaiting": lane.awaited,
+            "reason": lane.reason,
+        }
+    for location in sorted(envoys.keys() - lanes.keys()):
+        yield {**_LATER, "location": words(location), "envoys": envoys[location]}
+
+
+_LATER: Mapping[str, Any] = {
+    "location": "",
+    "wave": None,
+    "phase": LATER,
+    "stage": 0,
+    "stages": [],
+    "weight_percent": 0.0,
+    "envoys": 0,
+    "verdict": None,
+    "waiting_for": {},
+    "waiting": "",
+    "awaiting": None,
+    "reason": "",
+}
+
+
+def _badness(lane: State) -> tuple[int, int, int]:
+    verdict = _VERDICTS.index(lane.verdict.name) if lane.verdict is not None else len(_VERDICTS)
+    return _WORST.index(lane.phase), int(lane.awaited is None and not lane.waiting), verdict
+
+
+def _short(verdict: Verdict | None) -> dict[str, Any] | None:
+    return None if verdict is None else {"verdict": verdict.name, "reason": verdict.reason}
+
+
+def _wave_words(wave: Wave) -> str:
+    match wave.locations:
+        case "all":
+            return "all"
+        case int(share_bp):
+            return f"{share_bp / 100:g}%"
+        case names:
+            return ", ".join(names)
