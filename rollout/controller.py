@@ -252,7 +252,7 @@ class Controller:
         """Do what an operator wants, which waits for nothing. Raises Unknown or Conflict."""
         rollout = self.rollout(service)
         if rollout is None or self.books.over(rollout):
-            raise Conflict(f"no rollout of '{service}' is in progress")
+            raise Conflict(f"no rollout of '{service}' is in progress{_what_now(rollout)}")
         self._decide(rollout, order)
 
     async def settled(self, service: str) -> None:
@@ -402,3 +402,12 @@ class Controller:
 def _is_urgent(state: State, now_s: float) -> bool:
     """Say whether traffic is shifted or let go just now."""
     return state.phase is Phase.DRAINING or (state.phase is Phase.SHIFTING and now_s - state.since_s < SOON_S)
+
+
+def _what_now(rollout: Rollout | None) -> str:
+    """Say what may follow the end of a rollout."""
+    if rollout is None:
+        return ""
+    if rollout.state.loser is Role.CANDIDATE:
+        return "; the last one was rolled back, and `rollout retry` begins it again"
+    return "; the last one has completed, and `rollout undo` goes back"

@@ -206,9 +206,9 @@ class Operations:
             self._check_idle(service)
             if not went_back:
                 raise Conflict(f"the last rollout of '{service}' has completed; there is nothing to try again")
-            version = self._past(service, current.candidate, ())
-            if any(hook.at is HookKind.PROVISION for hook in current.strategy.hooks):
-                version = replace(version, endpoints=())  # the hook says them anew
+            provided = any(hook.at is HookKind.PROVISION for hook in current.strategy.hooks)
+            anew = Version(service, current.candidate, ())  # the hook says where it runs
+            version = anew if provided else self._past(service, current.candidate, ())
             self._outside.permit(current.strategy)
             self._check_free(version, self._books.stable(service))
             return await self._begin(version, current.strategy, Origin.RETRY, f"tried again by {by}", entry)

@@ -141,8 +141,9 @@ class Places:
         for location in watches.keys() - here.keys():
             del watches[location]
         for location in here.keys() & weights.keys():
-            watch = watches.setdefault(location, _Watch(self._new_looks(rollout), seen.now_s))
-            _count(watch, weights[location], here[location], seen.now_s, crowd)
+            if location not in watches:
+                watches[location] = _Watch(self._new_looks(rollout), seen.now_s)
+            _count(watches[location], weights[location], here[location], seen.now_s, crowd)
         lanes = rollout.state.lanes
         every_s = {
             location: self._every_s(lanes[location], len(here[location].connected), seen.now_s)

@@ -117,20 +117,29 @@ def measured(metric: EnvoyMetric, counts: Counts, elapsed_s: float) -> float | N
     Requests that timed out or were refused have no latency: for the quantiles they are slower than any that has.
     """
     match metric:
-        case EnvoyMetric.ERROR_SHARE:
-            return _share(counts.errors, counts.requests)
-        case EnvoyMetric.RETRY_SHARE:
-            return _share(counts.retries, counts.requests)
-        case EnvoyMetric.TIMEOUT_SHARE:
-            return _share(counts.timeouts, counts.requests)
-        case EnvoyMetric.GRPC_ERROR_SHARE:
-            return _share(counts.grpc_faults, counts.grpc_answers)
-        case EnvoyMetric.CONNECT_FAIL_SHARE:
-            return _share(counts.connect_fails, counts.connections)
         case EnvoyMetric.REQUESTS_PER_S:
             return counts.requests / elapsed_s
         case EnvoyMetric.P50 | EnvoyMetric.P95 | EnvoyMetric.P99:
             return _quantile_ms(counts, _QUANTILES[metric])
+        case _:
+            return _share(*_parts(metric, counts))
+
+
+def _parts(metric: EnvoyMetric, counts: Counts) -> tuple[int, int]:
+    """Return what a share is of, and of how many."""
+    match metric:
+        case EnvoyMetric.ERROR_SHARE:
+            return counts.errors, counts.requests
+        case EnvoyMetric.RETRY_SHARE:
+            return counts.retries, counts.requests
+        case EnvoyMetric.TIMEOUT_SHARE:
+            return counts.timeouts, counts.requests
+        case EnvoyMetric.GRPC_ERROR_SHARE:
+            return counts.grpc_faults, counts.grpc_answers
+        case EnvoyMetric.CONNECT_FAIL_SHARE:
+            return counts.connect_fails, counts.connections
+        case _:
+            raise AssertionError(f"{metric} is no share")
 
 
 def _share(part: int, whole: int) -> float | None:

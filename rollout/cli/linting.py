@@ -59,6 +59,11 @@ def _configuration(caller: Caller, folder: Path) -> None:
     answer = {"services": services, "groups": groups, "warnings": notes}
     fine = f"{folder} is fine; services: {', '.join(services) or 'none; an EDS cluster is one'}"
     fine = f"{fine}; groups: {', '.join(groups)}" if groups else fine
+    fine = (
+        f"{fine}. The endpoints of a service here are its first version: later ones have their own"
+        if services
+        else fine
+    )
     caller.show(answer, lambda _: screen.notes(list(map(str, warnings)), fine))
 
 

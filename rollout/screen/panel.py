@@ -104,7 +104,7 @@ def _standing(rollout: Json) -> Iterator[Row]:
     if len(waiting) > WAITING_LIMIT:
         yield "waits for", Text(f"{len(waiting) - WAITING_LIMIT} more")
     for hook in rollout.get("hooks", ()):
-        if hook["state"] in HOOKS_SHOWN:
+        if hook["state"] in HOOKS_SHOWN and f"'{hook['name']}'" not in rollout["waiting"]:
             yield "hook", _hook(hook)
     if rollout["point_of_no_return"]:
         point = plain(f"'{rollout['point_of_no_return']}' has run and cannot be undone; ", "bold yellow")

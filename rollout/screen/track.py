@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from rollout.screen.following import station
 from rollout.screen.words import BEFORE_STAGES, ENDED, Json, plain, style_of
+
+GAP = "  "
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +21,33 @@ class _Step:
     here: bool
 
 
-def track(rollout: Json) -> Text:
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Stations in as many lines as they take; rich itself would break a line inside of a name."""
+
+    stations: tuple[Text, ...]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text()
+        for each in self.stations:
+            if line and line.cell_len + len(GAP) + each.cell_len > options.max_width:
+                yield line
+                line = Text()
+            line.append(GAP if line else "").append_text(each)
+        yield line
+
+
+def track(rollout: Json) -> Track:
     """The way of a rollout as a line of stations: ● behind it, ▶ where it is, ○ to come."""
-    line = Text()
-    for number, step in enumerate(_steps(rollout)):
-        if number:
-            line.append("  ")
-        name = plain(step.name).plain
-        if step.here:
-            line.append(f"▶ [{name}]".replace(" ", "\u00a0"), f"reverse {style_of(rollout['phase'])}")
-        else:
-            mark, style = ("●", "green") if step.reached else ("○", "dim")
-            line.append(f"{mark} {name}".replace(" ", "\u00a0"), style)
-    return line
+    return Track(tuple(_station(rollout, step) for step in _steps(rollout)))
+
+
+def _station(rollout: Json, step: _Step) -> Text:
+    name = plain(step.name).plain
+    if step.here:
+        return Text(f"▶ [{name}]", f"reverse {style_of(rollout['phase'])}")
+    mark, style = ("●", "green") if step.reached else ("○", "dim")
+    return Text(f"{mark} {name}", style)
 
 
 def _steps(rollout: Json) -> Iterator[_Step]:

@@ -86,7 +86,7 @@ async def test_scale_undo_and_supersede_drop_nothing(tmp_path: Path, under_load:
 
         await until(taken, within_s=WITHIN_S, what="both Envoys to take the way back")
         assert [(routes + 1, clusters) for routes, clusters in before] == await pushes(world)
-        await world.until_phase("rolled_back", within_s=WITHIN_S)
+        await service_when(world, lambda view: not view["in_progress"], "the rollout to end")
 
         await world.deploy("v2", HELD)
         await world.until_phase("shifting", within_s=WITHIN_S)

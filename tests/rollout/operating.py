@@ -71,6 +71,7 @@ class Engine:
     controller: Controller = field(init=False)
     operations: Operations = field(init=False)
     backends: Backends = field(init=False)
+    saving: "asyncio.Task[None]" = field(init=False)
 
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.cache)
@@ -220,11 +221,11 @@ async def running(folder: Path, text: str = SHOP, now_s: float = 100.0) -> Async
     store = await open_store(folder)
     engine = Engine(store, text, now_s)
     await engine.start()
-    saving = asyncio.get_running_loop().create_task(engine.controller.save())
+    engine.saving = asyncio.get_running_loop().create_task(engine.controller.save())
     try:
         yield engine
     finally:
-        saving.cancel()
+        engine.saving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await saving
+            await engine.saving
         await store.close()

@@ -203,12 +203,17 @@ def view(phase: str, **changes: Any) -> dict[str, Any]:
         "phase_seconds": 1.0,
         "stage": 0,
         "stages": [50.0, 100.0],
+        "track": [{"kind": "weight", "weight_percent": each, "approve": False} for each in (50.0, 100.0)],
+        "keep_stable_seconds": 0.0,
         "stages_note": None,
         "weight_percent": 50.0,
         "measured": None,
         "verdict": None,
         "waiting_for": {},
         "resume": "shifting" if phase == "paused" else None,
+        "awaiting": "operator" if phase == "paused" else None,
+        "waiting": "",
+        "point_of_no_return": "",
         "drain": None,
     }
     versions = [{"version": "v1", "weight_percent": 50.0, "backends": ["127.0.0.1:7001"]}]
@@ -573,7 +578,7 @@ def test_lint_warns_of_what_cannot_be_shifted_and_is_content(tmp_path: Path) -> 
     warning, fine = result.stdout.splitlines()
     assert warning.startswith("warning: ")
     assert "cluster_header" in warning
-    assert fine == f"{tmp_path} is fine; services: checkout"
+    assert fine.startswith(f"{tmp_path} is fine; services: checkout. The endpoints of a service here are its first")
 
 
 def test_bootstrap_is_yaml_without_anchors_and_the_same_as_json() -> None:

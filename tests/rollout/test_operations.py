@@ -1,5 +1,6 @@
 """What operators ask of a service's versions: deploy, supersede, undo, retry, forget; each may be asked again."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,23 @@ async def test_undo_to_what_nobody_knows_says_what_is_known(tmp_path: Path) -> N
         await shifted(engine, "v1")
         with pytest.raises(Unknown, match=r"'v7' .* \(known: initial\); give its backends with --endpoint"):
             await engine.operations.undo("checkout", "ann", "v7")
+
+
+async def test_what_takes_traffic_back_waits_for_no_disk(tmp_path: Path) -> None:
+    for folder in ("undo", "supersede"):
+        async with running(tmp_path / folder) as engine:
+            engine.connect()
+            await engine.operations.deploy(V2, "ann")
+            await engine.until(Phase.SHIFTING)
+            engine.saving.cancel()
+            operations = engine.operations
+            work = operations.undo("checkout", "ann") if folder == "undo" else operations.supersede(V3, "ann")
+            asking = asyncio.get_running_loop().create_task(work)
+            await asyncio.sleep(0)
+            weights = {each.name: each.weight_bp for each in engine.publisher.traffic("checkout").versions}
+            assert weights == {"initial": 10_000, "v2": 0}
+            assert engine.controller.books.queued == {}  # it is not saved yet
+            asking.cancel()
 
 
 async def test_retry_begins_the_same_again(tmp_path: Path) -> None:

@@ -416,3 +416,10 @@ def test_the_panel_counts_backends_that_are_not_in_use_and_says_what_hooks_do() 
     assert "backends v1 2 (1 unhealthy), v2 1 (1 draining)" in text
     assert "hook board (confirm-promotion): refused, 3 tries: not on Fridays" in text
     assert "smoke" not in text
+
+
+def test_a_line_of_stations_breaks_between_them() -> None:
+    stages = [stage("mirror", mirror_percent=10.0, approve=True) for _ in range(4)]
+    lines = shown(screen.track(rollout(track=stages, keep_stable_seconds=5.0))).splitlines()
+    assert len(lines) > 1
+    assert all(line[0] in "●▶○" for line in lines)

@@ -136,7 +136,7 @@ def test_a_rollback_on_a_full_disk_outlasts_the_server(tmp_path: Path) -> None:
         pytest.skip("no mount namespace of one's own is permitted here (unshare --user --mount)")
     command = (*alone, "sh", "-c", ON_A_SMALL_DISK, "sh", str(tmp_path), sys.executable, TAKES_BACK_ON_A_FULL_DISK)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     full, complaint, taken_back = done.stdout.splitlines()
     assert full == "No space left on device"
     assert complaint == f"cannot write {tmp_path / 'rollout.db'}: database or disk is full; make room on its disk"
@@ -152,7 +152,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 print(open_reserve(Path({str(tmp_path)!r})).read())
 """
     command = (sys.executable, "-c", program)
-    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "()\n"
     assert read(tmp_path) == ()
     assert (tmp_path / RESERVE_NAME).stat().st_size == 2 * SLOT_BYTES
