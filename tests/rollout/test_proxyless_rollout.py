@@ -31,6 +31,7 @@ from xds.edge.status import CSDS
 from xds.status import ACKED, SYNCED
 
 START_S = 20.0
+END_S = 90.0
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -85,7 +86,7 @@ class Server:
                 found.update((await self.client.get(path_of("services", "checkout")))["rollout"])
             return found.get("phase") == phase
 
-        await until(reached, within_s=START_S, what=f"the rollout to be {phase}, but is {found}")
+        await until(reached, within_s=END_S, what=f"the rollout to be {phase}, but is {found}")
         return found
 
     async def until_verdict(self, words: str) -> None:
