@@ -14,28 +14,25 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.blows import KILLS, Blow, Course, Hit, Plan, Step, plans
+from bench.weights import Weights, differences
 from rollout.client import ApiFault, path_of
 from rollout.demo.backend import Behaviour
 from rollout.demo.load import LoadPlan, Outcome, Tally, mix, run_load
 from rollout.demo.processes import Envoy, until
 from rollout.demo.world import SERVICE, Cast, World
 from rollout.errors import Unavailable
-from rollout.machine import weight_bp
-from rollout.replay import Recording, load_recording, replay
-from rollout.state import Command
+from rollout.replay import Recording, load_recording
 
 GROUPS = ("blue", "green")
 USUAL = Behaviour(median_ms=10)
@@ -44,113 +41,6 @@ CAST = Cast(dict.fromkeys(GROUPS, 2), dict.fromkeys(GROUPS, USUAL))
 ENDED = ("completed", "rolled_back")
 ROLLOUT_S, BACK_S = 180.0, 60.0
 LOOK_S = 0.02
-WATCH_S = 0.1
-ROUTES = "/config_dump?resource=dynamic_route_configs"
-FORWARD = (Command.PROMOTE, Command.PROMOTE_FULL, Command.SKIP_STAGE)
-
-Step = tuple[str, int]
-"""A phase, and the stage where the phase is shifting, else 0."""
-
-WARM: tuple[Step, ...] = (("pending", 0), ("warming", 0), ("shifting", 0))
-GOING: tuple[Step, ...] = (("draining", 0), ("removing", 0))
-
-
-class Course(StrEnum):
-    """How a rollout goes when nothing hits it."""
-
-    SUCCEEDS = "succeeded"
-    FAILS = "failed"
-    IS_ABORTED = "aborted"
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The steps that it takes, in order; those after an abort may follow on any."""
-        match self:
-            case Course.SUCCEEDS:
-                return (*WARM, ("shifting", 1), ("shifting", 2), ("retaining", 0), *GOING, ("completed", 0))
-            case Course.FAILS:
-                return (*WARM, ("rolling_back", 0), *GOING, ("rolled_back", 0))
-            case Course.IS_ABORTED:
-                return (*WARM, ("shifting", 1), ("rolling_back", 0), *GOING, ("rolled_back", 0))
-
-    @property
-    def outcome(self) -> str:
-        return self.steps[-1][0]
-
-    @property
-    def strategy(self) -> Mapping[str, Any]:
-        holds = ("1s", "1h" if self is Course.IS_ABORTED else "1s", "1s")
-        stages = [{"weight": weight, "hold": hold} for weight, hold in zip(("10%", "50%", "100%"), holds, strict=True)]
-        gate = {"margin": "20%", "warmup": "0s"}
-        return {"stages": stages, "gate": gate, "keep_stable": "1s", "drain_timeout": "15s"}
-
-
-class Hit(StrEnum):
-    """What is done to somebody."""
-
-    KILL = "server killed"
-    KILL_TWICE = "server killed, and again as it starts"
-    STALL = "server stopped for a while"
-    ENVOY = "an Envoy killed"
-    FREEZE = "an Envoy stopped for a while"
-
-
-KILLS: Mapping[Hit, int] = {Hit.KILL: 1, Hit.KILL_TWICE: 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Blow:
-    """What hits whom, and when: `wait_s` after the step has been reached, `step` None: after the blow before.
-
-    `lasts_s`: how long something is stopped, or is let start before it is killed again.
-    """
-
-    hit: Hit
-    step: Step | None
-    wait_s: float
-    lasts_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One rollout. `abort` is the step at which it is aborted, where it is."""
-
-    course: Course
-    blows: tuple[Blow, ...] = ()
-    abort: Step = ("shifting", 1)
-
-    @property
-    def kills(self) -> int:
-        return sum(KILLS.get(blow.hit, 0) for blow in self.blows)
-
-
-def plans(seed: int, kills: int) -> Iterator[Plan]:
-    """Yield rollouts of every course, with at least so many kills among them; the same for the same seed."""
-    dice, left = random.Random(seed), kills
-    while left > 0:
-        for course in dice.sample(list(Course), len(Course)):
-            if left > 0:
-                aborts = dice.choices((*WARM[1:], ("shifting", 1)), (1, 2, 3))[0]
-                plan = Plan(course, tuple(_blows(dice, course, left)), aborts)
-                left -= plan.kills
-                yield plan
-
-
-def _blows(dice: random.Random, course: Course, most: int) -> Iterator[Blow]:
-    """Yield between two and five kills, at most so many, and now and then something else, in the order of the steps."""
-    left = min(most, dice.randint(2, 5))
-    hits = []
-    while left > 0:
-        hit = dice.choices(list(Hit), (6, 1, 1, 1, 1))[0]
-        if KILLS.get(hit, 0) <= left:
-            hits.append(hit)
-            left -= KILLS.get(hit, 0)
-    steps = sorted((dice.choice(course.steps) for _ in hits), key=course.steps.index)
-    for hit, step in zip(hits, steps, strict=True):
-        plain = dice.random() < 0.3
-        soon_s = dice.choice((0.0, dice.uniform(0.0, 0.05), dice.uniform(0.0, 1.0)))
-        wait_s = dice.uniform(0.0, 4.0) if plain else soon_s
-        yield Blow(hit, None if plain else step, wait_s, dice.uniform(0.3, 3.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,64 +66,6 @@ class Result:
     @property
     def kills(self) -> int:
         return sum(KILLS.get(each.hit, 0) for each in self.landed)
-
-
-@dataclass(slots=True)
-class Weights:
-    """What weight each Envoy gave each version when: told only when it changed. Unix seconds, percent."""
-
-    world: World
-    changes: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
-
-    async def watch(self) -> None:
-        """Ask every Envoy, again and again, until cancelled."""
-        while True:
-            for envoy in self.world.envoys:
-                with contextlib.suppress(Unavailable):
-                    self._note(envoy.name, weights(json.loads(await envoy.admin_get(ROUTES))))
-            await asyncio.sleep(WATCH_S)
-
-    def _note(self, envoy: str, found: Mapping[str, float]) -> None:
-        now_s = time.time()
-        known = {version for name, version in self.changes if name == envoy}
-        for version in known | found.keys():
-            changes, weight = self.changes.setdefault((envoy, version), []), found.get(version, 0.0)
-            if not changes or changes[-1][1] != weight:
-                changes.append((now_s, weight))
-
-    def of(self, version: str) -> Mapping[str, Sequence[tuple[float, float]]]:
-        return {envoy: changes for (envoy, name), changes in self.changes.items() if name == version}
-
-
-@contextlib.asynccontextmanager
-async def watched(world: World) -> AsyncIterator[Weights]:
-    """Look at the Envoys' weights inside `async with`."""
-    weights = Weights(world)
-    async with asyncio.TaskGroup() as group:
-        watch = group.create_task(weights.watch())
-        try:
-            yield weights
-        finally:
-            watch.cancel()
-
-
-def weights(dump: Any) -> dict[str, float]:
-    """Return the percent of each version in the first weighted route of a route dump."""
-    for route in _weighted(dump):
-        total = sum(each.get("weight", 0) for each in route)
-        return {each["name"].partition("@")[2]: round(100 * each.get("weight", 0) / total, 2) for each in route}
-    return {}
-
-
-def _weighted(part: Any) -> Iterator[Sequence[Mapping[str, Any]]]:
-    if isinstance(part, dict):
-        if "weighted_clusters" in part:
-            yield part["weighted_clusters"]["clusters"]
-        for each in part.values():
-            yield from _weighted(each)
-    elif isinstance(part, list):
-        for each in part:
-            yield from _weighted(each)
 
 
 class Chaos:
@@ -457,33 +289,6 @@ async def revived(envoy: Envoy, seconds: float) -> None:
     await envoy.kill()
     await asyncio.sleep(seconds)
     await envoy.start()
-
-
-def differences(recording: Recording, seen: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str]:
-    """Yield what a rollout's journal cannot explain: a rise without a pass, an Envoy's weight, another decision."""
-    path = [(entry.at.timestamp(), weight_bp(recording.strategy, entry.state) / 100) for entry in recording.entries]
-    for (before, was), (entry, weight) in pairwise(zip(recording.entries, (each for _, each in path), strict=True)):
-        decided = entry.state.passed is not None or (entry.because is not None and entry.because.command in FORWARD)
-        if weight > was and was > 0 and not decided:
-            yield f"from {was:g} % to {weight:g} % without a pass, in step {entry.revision} after {before.revision}"
-    for envoy, changes in seen.items():
-        yield from (f"{envoy} {what}" for what in _unexplained(path, changes))
-    found = replay(recording.strategy, recording.entries).difference
-    if found is not None:
-        yield f"step {found.entry.revision} replays otherwise: {found.what}: {found.recorded} / {found.replayed}"
-
-
-def _unexplained(path: Sequence[tuple[float, float]], changes: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield the weights that an Envoy had against the order of the steps, or before their time."""
-    at = 0
-    for seen_s, weight in changes:
-        found = next((number for number in range(at, len(path)) if path[number][1] == weight), None)
-        if found is None:
-            yield f"had {weight:g} % at {seen_s:.3f}, after {path[at][1]:g} %, and no step from there on gave that"
-        elif weight > 0 and seen_s < path[found][0]:
-            yield f"had {weight:g} % {path[found][0] - seen_s:.3f} s before that was decided"
-        else:
-            at = found
 
 
 def _line(result: Result) -> str:

@@ -370,7 +370,7 @@ class Controller:
             backend.drain,
             now_s=self.outside.clock(),
             acked=self.observer.backend_known(backend),
-            active=self.observer.backend_active(backend),
+            active=self.observer.activity.on_backend(backend),
             limit_s=strategy.drain_timeout.total_seconds(),
         )
         if drain == backend.drain:
@@ -401,7 +401,10 @@ class Controller:
 
 def _is_urgent(state: State, now_s: float) -> bool:
     """Say whether traffic is shifted or let go just now."""
-    return state.phase is Phase.DRAINING or (state.phase is Phase.SHIFTING and now_s - state.since_s < SOON_S)
+    if state.phase is Phase.DRAINING:
+        return True
+    stages = (state, *state.lanes.values())
+    return any(each.phase is Phase.SHIFTING and now_s - each.since_s < SOON_S for each in stages)
 
 
 def _what_now(rollout: Rollout | None) -> str:

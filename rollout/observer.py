@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from rollout.activity import Activity
 from rollout.books import Books, name_of
 from rollout.bootstrap import ADMIN_METADATA
 from rollout.checkup import Checkup
-from rollout.drain import Active
 from rollout.gate import Gate, Past
 from rollout.gate.checks import Reading
 from rollout.gate.settings import Errors
@@ -76,6 +76,7 @@ class Observer:
         self._cache = cache
         self._stats = stats
         self._clock = clock
+        self.activity = Activity(books, publisher, cache, stats.senses, clock)
         self.historian = Historian()
         self._watching: object = None
         self._roster = Roster()
@@ -125,7 +126,7 @@ class Observer:
             case Phase.SHIFTING | Phase.PAUSED if exposure is not None:
                 return self._with_look(seen, rollout, connected, exposure)
             case Phase.DRAINING if state.loser is not None:
-                return replace(seen, active=self._version_active(service, name_of(rollout, state.loser), connected))
+                return replace(seen, active=self.activity.on_version(service, name_of(rollout, state.loser)))
             case Phase.COMPLETED | Phase.ROLLED_BACK if state.loser is not None:
                 return replace(seen, retired=self._books.retired(rollout, state.loser))
             case _:
@@ -216,7 +217,7 @@ class Observer:
             names += (
                 stat
                 for each in self._books.traffic(service).versions
-                for stat in (self._publisher.stat_name(service, each.name), *self._shadow_stats(service, each.name))
+                for stat in self.activity.stat_names(service, each.name)
             )
             bare = self._publisher.bare_stat_names(service)
             if bare:
@@ -229,12 +230,6 @@ class Observer:
         asked = tuple(dict.fromkeys((*names, *more)))
         shared = tuple(each for version in dict.fromkeys(versions) for each in self._shared(*version))
         return Query(asked, tuple(sorted(backends.union(their_backends))), shared) if asked else None
-
-    def _shadow_stats(self, service: str, version: str) -> tuple[str, ...]:
-        """Return the stats' name of a version's shadow cluster, none when it has no such."""
-        routing = self._books.traffic(service).routing
-        has = routing.shadow and routing.candidate == version
-        return (self._publisher.shadow_stat_name(service, version),) if has else ()
 
     def _shared(self, service: str, version: str) -> Iterator[Shared]:
         """Yield where TCP proxies have a version's connections: in the service's own cluster, with other versions'."""
@@ -264,53 +259,6 @@ class Observer:
         if rollout is None or rollout.state.loser is None:
             return ()
         return self._books.addresses(service, name_of(rollout, rollout.state.loser))
-
-    def backend_active(self, backend: Backend) -> Active | None:
-        """Return what runs on one backend."""
-        service, version, address = backend.service, backend.version, backend.address
-        stats = (self._publisher.stat_name(service, version), *self._shadow_stats(service, version))
-
-        def running(node: Node, scrape: Scrape) -> int | None:
-            bare = self._publisher.bare_stat_name(node, service)
-            return _sum(_active_on(scrape, each, address) for each in (*stats, bare) if each is not None)
-
-        having = {
-            name: status
-            for name, status in self._connected().items()
-            if self._publisher.has_backend(status.node, service, version, address)
-        }
-        return self._activity(having, running)
-
-    def version_active(self, service: str, version: str) -> Active | None:
-        """Return what runs on all of a version's backends."""
-        return self._version_active(service, version, self._connected())
-
-    def _version_active(self, service: str, version: str, connected: Mapping[str, NodeStatus]) -> Active | None:
-        stats = (self._publisher.stat_name(service, version), *self._shadow_stats(service, version))
-        addresses = self._books.addresses(service, version)
-
-        def running(node: Node, scrape: Scrape) -> int | None:
-            whole = [_active_in(scrape, each) for each in stats]
-            bare = self._publisher.bare_stat_name(node, service)
-            known = (each for each in addresses if self._publisher.has_backend(node, service, version, each))
-            return _sum([*whole, *(_active_on(scrape, bare, address) for address in known if bare is not None)])
-
-        return self._activity(connected, running)
-
-    def _activity(
-        self, connected: Mapping[str, NodeStatus], running: Callable[[Node, Scrape], int | None]
-    ) -> Active | None:
-        """Return what runs by node, as of the oldest answer; an Envoy that cannot be asked counts as unknown."""
-        if not connected:
-            return None
-        latest, failures = self._stats.latest(), self._stats.failures()
-        answers = {node: latest[node] for node in connected if node in latest and node not in failures}
-        by_node: dict[str, int | None] = {
-            node: running(connected[node].node, scrape) for node, scrape in answers.items()
-        }
-        by_node |= dict.fromkeys(connected.keys() - answers.keys())
-        asked_s = [scrape.started_s for scrape in answers.values()] or [self._clock()]
-        return Active(min(asked_s), by_node, max(asked_s))
 
     def _connected(self) -> dict[str, NodeStatus]:
         return {status.node.id: status for status in self._cache.connected()}
@@ -408,9 +356,8 @@ class Observer:
         looks = self._looks.get(service) or self._looks_at(rollout)
         if exposure.aside == looks.aside:
             return looks
-        shadow = () if exposure.of_users else self._shadow_stats(service, rollout.candidate)
-        own = self._publisher.stat_name(service, rollout.candidate)
-        return looks.turned(next(iter(shadow), own), exposure)
+        own, *shadow = self.activity.stat_names(service, rollout.candidate)
+        return looks.turned(own if exposure.of_users or not shadow else shadow[0], exposure)
 
     def _looks_at(self, rollout: Rollout) -> Looks:
         names = (rollout.stable, rollout.candidate)
@@ -461,25 +408,8 @@ def has_stats(node: Node) -> bool:
     return node.metadata.get(ADMIN_METADATA) != NO_STATS
 
 
-def _active_in(scrape: Scrape, stat_name: str) -> int | None:
-    stats = scrape.clusters.get(stat_name)
-    return None if stats is None else stats.rq_active + stats.rq_pending_active
-
-
-def _active_on(scrape: Scrape, stat_name: str, address: str) -> int | None:
-    stats = scrape.clusters.get(stat_name)
-    found = stats.backends.get(address) if stats else None
-    return None if found is None else found.active
-
-
 def _is_candidates(backend: Backend, rollout: Rollout) -> bool:
     return backend.version == rollout.candidate
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    """Add up; what is unknown in part is unknown."""
-    known = list(counts)
-    return None if None in known else sum(count for count in known if count is not None)
 
 
 def _took_something(status: NodeStatus) -> bool:

@@ -197,7 +197,7 @@ def _look(alone: Rollout, watch: _Watch, here: _Here, weight_bp: int, now: _Roun
 def _alone(rollout: Rollout, location: str) -> Rollout:
     """Return a rollout as if it were that of this location alone."""
     lane = rollout.state.lanes[location]
-    return replace(rollout, strategy=strategy_of(rollout.strategy, lane.wave), state=lane)
+    return replace(rollout, strategy=strategy_of(rollout.strategy, lane), state=lane)
 
 
 def _apart(state: State, seen: Seen, crowd: Crowd) -> Mapping[str, _Here]:

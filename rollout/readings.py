@@ -106,7 +106,7 @@ def checks_of(rollout: Rollout) -> tuple[CheckSpec, ...]:
 def _checks_of_lanes(rollout: Rollout) -> tuple[CheckSpec, ...]:
     found = {check.label: check for check in rollout.strategy.checks}
     for lane in machine.undone(rollout.state).values():
-        stage = machine.stage_of(machine.strategy_of(rollout.strategy, lane.wave), lane)
+        stage = machine.stage_of(machine.strategy_of(rollout.strategy, lane), lane)
         found |= {check.label: check for check in (stage.checks if stage else ())}
     return tuple(found.values())
 

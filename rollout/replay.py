@@ -127,7 +127,7 @@ def _differences(strategy: Strategy, entry: JournalEntry, state: State) -> Itera
             there = ["none" if lane is None else "there" for lane in lanes]
             yield Difference(entry, f"the location {words(location)}", there[0], there[1])
         else:
-            found = _differing(strategy_of(strategy, recorded.wave), entry, recorded, replayed)
+            found = _differing(strategy_of(strategy, recorded), entry, recorded, replayed)
             yield from (replace(each, what=f"{each.what} of {words(location)}") for each in found)
 
 

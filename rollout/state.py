@@ -134,7 +134,8 @@ class State:
     the stage in the plan that a person has agreed to leave, -1 for none. `hurried`: an operator promoted it to 100 %,
     its stages are left without a verdict. `back_bp`: the weight on the way back, where that is gradual. `called` has
     the keys of the hooks that were called and have agreed. `point`: the hook that was called and cannot be undone, ""
-    before. `wave` counts the waves from 0, `lanes` has by location how each one stands that has begun.
+    before. `wave` counts the waves from 0, `lanes` has by location how each one stands that has begun. `peers`: how
+    many locations share a lane's chance of a false alarm.
     """
 
     phase: Phase
@@ -159,6 +160,7 @@ class State:
     called: frozenset[str] = frozenset()
     point: str = ""
     wave: int = -1
+    peers: int = 1
     lanes: Mapping[str, "State"] = field(default_factory=dict)
 
 

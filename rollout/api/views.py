@@ -49,7 +49,7 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
         "drains": [
             {
                 **backend_view(each),
-                "running_on": {} if each.removed else _running_on(controller.observer.backend_active(each)),
+                "running_on": {} if each.removed else _running_on(controller.observer.activity.on_backend(each)),
             }
             for each in controller.books.backends(service)
         ],
@@ -240,7 +240,7 @@ def _drain(controller: Controller, rollout: Rollout) -> dict[str, Any] | None:
     if state.drain is None or state.loser is None:
         return None
     version, draining = name_of(rollout, state.loser), state.phase is Phase.DRAINING
-    active = controller.observer.version_active(rollout.service, version) if draining else None
+    active = controller.observer.activity.on_version(rollout.service, version) if draining else None
     return {
         "version": version,
         "running_on": _running_on(active),

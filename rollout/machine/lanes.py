@@ -79,7 +79,7 @@ def calls(strategy: Strategy, state: State) -> tuple[Call, ...]:
     if state.phase is Phase.SHIFTING:
         wanted_now += of_kind(strategy, HookKind.ROLLOUT)
     for lane in undone(state).values():
-        of_lane = asking.calls(strategy_of(strategy, lane.wave), lent(state, lane))
+        of_lane = asking.calls(strategy_of(strategy, lane), lent(state, lane))
         wanted_now += (of_wave(call, lane.wave) for call in of_lane)
     if state.awaited is Awaited.HOOK and not undone(state):
         wanted_now += calls_into(strategy, state.wave + 1)
@@ -93,9 +93,9 @@ def undone(state: State) -> Mapping[str, State]:
 
 def begun(strategy: Strategy, state: State, seen: Seen, number: int, found: tuple[str, ...]) -> State:
     """Return the state with these locations in this wave."""
-    of_wave = strategy_of(strategy, number)
     reason = f"wave {number + 1} of {len(strategy.waves)} has begun: {told_names(found)}"
-    new = {each: _first(of_wave, seen, number, _past_at(seen, each)) for each in found}
+    peers = len(state.lanes) + len(seen.locations)
+    new = {each: replace(_first(strategy, seen, number, _past_at(seen, each)), peers=peers) for each in found}
     known = state if number == state.wave else replace(enter(state, Phase.SHIFTING, seen, reason), wave=number)
     return replace(known, lanes={**known.lanes, **new}, awaited=None, waiting="")
 
@@ -166,7 +166,7 @@ def taken_back(served: Split, state: State) -> Split:
 def again(lane: State, seen: Seen, reason: str) -> State:
     """Return a lane that was taken back, at its beginning."""
     fresh = State(Phase.SHIFTING, seen.now_s, reason=reason, plan=lane.plan, wave=lane.wave)
-    return replace(fresh, looked_s=max(lane.looked_s, seen.looked_s))
+    return replace(fresh, peers=lane.peers, looked_s=max(lane.looked_s, seen.looked_s))
 
 
 def told(lanes: Mapping[str, State], what: Callable[[State], str]) -> str:
@@ -195,7 +195,7 @@ def told_names(locations: tuple[str, ...]) -> str:
 def step_of_lane(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
     """Return what becomes of a lane by what is seen of it. Raises Conflict for a command that it does not allow."""
     lane = state.lanes[location]
-    of_lane = strategy_of(strategy, lane.wave)
+    of_lane = strategy_of(strategy, lane)
     there = _seen_at(lane, wanted(of_lane, lane), location, seen)
     following = alone.moved(of_lane, lent(state, lane), there)
     if following.phase in _ENDS_OF_A_LANE:
@@ -275,7 +275,8 @@ def _ended(strategy: Strategy, state: State, seen: Seen) -> State:
 
 def _first(strategy: Strategy, seen: Seen, number: int, past: Past) -> State:
     fresh = State(Phase.SHIFTING, seen.now_s, looked_s=seen.looked_s, reason=f"wave {number + 1} has begun")
-    return replace(fresh, plan=plan(strategy, past), wave=number)
+    lane = replace(fresh, wave=number)
+    return replace(lane, plan=plan(strategy_of(strategy, lane), past))
 
 
 def _past_at(seen: Seen, location: str) -> Past:

@@ -1,7 +1,10 @@
 """What follows from a state: the stages as they will be, and what Envoys should be served."""
 
+from dataclasses import replace
+from functools import lru_cache
+
 from rollout.exposure import FULL_BP
-from rollout.gate import Past, Step, steps
+from rollout.gate import Gate, Past, Step, steps
 from rollout.spec import Stage, Strategy
 from rollout.state import Phase, Role, Split, State
 
@@ -52,9 +55,17 @@ def lane_bp(lane: State) -> int:
     return FULL_BP if lane.loser is Role.STABLE else 0
 
 
-def strategy_of(strategy: Strategy, wave: int) -> Strategy:
-    """Return the strategy of a location in this wave, as if there were no other."""
-    return strategy.model_copy(update={"stages": strategy.waves[wave].stages or strategy.stages, "waves": ()})
+def strategy_of(strategy: Strategy, lane: State) -> Strategy:
+    """Return a location's own strategy, as if there were no other."""
+    stages = strategy.waves[lane.wave].stages or strategy.stages
+    return strategy.model_copy(update={"stages": stages, "waves": (), "gate": _gate_of(strategy.gate, lane.peers)})
+
+
+@lru_cache(maxsize=64)
+def _gate_of(gate: Gate, peers: int) -> Gate:
+    """Return the gate of one of so many locations: that any of them is taken back wrongly is as likely as with one."""
+    alpha, slo_alpha, hang_alarms = (chance / peers for chance in (gate.alpha, gate.slo_alpha, gate.hang_alarms))
+    return replace(gate, alpha=alpha, slo_alpha=slo_alpha, hang_alarms=hang_alarms)
 
 
 def weight_bp(strategy: Strategy, state: State) -> int:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.chaos import Weights, watched
+from bench.weights import Weights, watched
 from rollout.demo.load import LoadPlan, Tally, mix, run_load
 from rollout.demo.processes import until
 from rollout.demo.world import Cast, World

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.chaos import stop_for, watched
+from bench.chaos import stop_for
+from bench.weights import watched
 from rollout.bootstrap import Proxy, bootstrap
 from rollout.client import ApiFault, path_of
 from rollout.demo.load import Target

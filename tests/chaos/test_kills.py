@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.chaos import Blow, Course, Hit, Plan, plans, run
+from bench.blows import Blow, Course, Hit, Plan, plans
+from bench.chaos import run
 
 pytestmark = pytest.mark.envoy
 

@@ -108,6 +108,7 @@ class Engine:
     move: Callable[[float], None]
     scrapes: dict[str, Scrape]
     store: Store
+    saving: asyncio.Task[None]
 
     @property
     def rollout(self) -> Rollout:
@@ -118,6 +119,14 @@ class Engine:
         return self.rollout.state
 
     async def tick(self, seconds: float = 0.5) -> None:
+        self.work(seconds)
+        self.controller.reconcile()
+        await self.settle()
+        self.controller.reconcile()  # as the saver wakes it
+        await self.settle()
+
+    def work(self, seconds: float) -> None:
+        """Have time pass in which proxies serve requests, and read their stats."""
         self.move(seconds)
         now_s = self.clock()
         for name, proxy in self.proxies.items():
@@ -125,10 +134,6 @@ class Engine:
             proxy.work(seconds)
             self.scrapes[name] = proxy.scrape(now_s)
             self.controller.heard(name)
-        self.controller.reconcile()
-        await self.settle()
-        self.controller.reconcile()  # as the saver wakes it
-        await self.settle()
 
     async def settle(self) -> None:
         saver = self.controller.saver
@@ -206,7 +211,7 @@ async def engine(
             saving = group.create_task(controller.save())
             for each in fleet.values():
                 each.connect()
-            yield Engine(controller, cache, fleet, lambda: now[0], move, scrapes, store)
+            yield Engine(controller, cache, fleet, lambda: now[0], move, scrapes, store, saving)
             saving.cancel()
     finally:
         await store.close()

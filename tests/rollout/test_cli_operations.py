@@ -146,8 +146,20 @@ def test_the_log_of_everything_has_the_configuration(server: Server) -> None:
 
 
 def test_waiting_for_a_queued_deployment_ends_as_that_one_does() -> None:
-    queued = {"version": "v3", "backends": [], "by": "ann", "at": "2026-11-22T05:10:41+00:00", "fault": None}
-    more = {"awaiting": None, "waiting": "", "track": [], "point_of_no_return": "", "keep_stable_seconds": 0.0}
+    queued: dict[str, Any] = {
+        "version": "v3",
+        "backends": [],
+        "by": "ann",
+        "at": "2026-11-22T05:10:41+00:00",
+        "fault": None,
+    }
+    more: dict[str, Any] = {
+        "awaiting": None,
+        "waiting": "",
+        "track": [],
+        "point_of_no_return": "",
+        "keep_stable_seconds": 0.0,
+    }
 
     def seen(phase: str, number: int, waits: Any) -> dict[str, Any]:
         return {**view(phase, id=number, candidate=f"v{number + 1}", **more), "queued": waits}

@@ -512,7 +512,7 @@ def test_backend_of_one_group_is_idle_when_it_is_idle_there(publisher: Publisher
     seen = observer(publisher, cache, {"edge": scrape(p81=2), "other": scrape(p80=7)})
 
     def running(address: str) -> Mapping[str, int | None]:
-        active = seen.backend_active(Backend("checkout", INITIAL, address, Drain(0.0)))
+        active = seen.activity.on_backend(Backend("checkout", INITIAL, address, Drain(0.0)))
         assert active is not None
         return active.by_node
 
@@ -526,7 +526,9 @@ def test_own_cluster_of_a_service_is_asked_of_the_proxies_that_have_it(publisher
     idle = {"10.0.0.1:80": BackendStats(0, healthy=True)}
     clusters = {"checkout@initial": ClusterStats(backends=idle), "checkout": ClusterStats(backends=idle)}
     scrapes = {"edge": Scrape(1.0, 1.0, clusters), "other": scrape(p80=0)}
-    active = observer(publisher, cache, scrapes).backend_active(Backend("checkout", INITIAL, "10.0.0.1:80", Drain(0.0)))
+    active = observer(publisher, cache, scrapes).activity.on_backend(
+        Backend("checkout", INITIAL, "10.0.0.1:80", Drain(0.0))
+    )
     assert active is not None
     assert active.by_node == {"edge": 0, "other": 0}
     assert publisher.bare_stat_names("checkout") == ("checkout",)

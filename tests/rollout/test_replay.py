@@ -212,6 +212,26 @@ def test_recordings_of_real_envoys_are_decided_as_they_were(name: str, end: Phas
     assert given.entries[-1].state.phase is end
 
 
+def test_the_recording_in_waves_is_decided_as_it_was() -> None:
+    """If another decision is meant, record it anew: tests/replay/record_waves.py."""
+    given = load_recording((RECORDINGS / "waves.json").read_bytes())
+    again = replay(given.strategy, given.entries)
+    assert (again.difference, given.entries[-1].state.phase) == (None, Phase.COMPLETED)
+    lanes = [entry.state.lanes["us/us-1"].phase for entry in given.entries if "us/us-1" in entry.state.lanes]
+    assert {Phase.SHIFTING, Phase.ROLLING_BACK, Phase.ROLLED_BACK} <= set(lanes)
+
+
+def test_a_location_that_comes_out_otherwise_is_told() -> None:
+    given = load_recording((RECORDINGS / "waves.json").read_bytes())
+    number = next(number for number, entry in enumerate(given.entries) if "us/us-1" in entry.state.lanes)
+    entry = given.entries[number]
+    lane = replace(entry.state.lanes["us/us-1"], reason="because")
+    changed = replace(entry, state=replace(entry.state, lanes={**entry.state.lanes, "us/us-1": lane}))
+    found = replay(given.strategy, (*given.entries[:number], changed)).difference
+    assert found is not None
+    assert (found.what, found.recorded) == ("reason of us/us-1", "because")
+
+
 def test_the_recording_that_completed_was_paused_and_resumed() -> None:
     given = load_recording((RECORDINGS / "completed.json").read_bytes())
     assert {entry.because.command for entry in given.entries if entry.because} >= {Command.PAUSE, Command.RESUME}

@@ -13,8 +13,9 @@ from sqlite_utils import Database
 from rollout.gate import Evidence, Fail, Gate, Look
 from rollout.machine import step_of
 from rollout.state import Phase
+from rollout.store.folder import DATABASE_NAME
 from rollout.store.schema import MIGRATIONS
-from rollout.store.sqlite import DATABASE_NAME, open_store
+from rollout.store.sqlite import open_store
 
 NOON = "2026-11-01T12:00:00.000000+00:00"
 COUNTS = {"requests": 990, "errors": 1, "retries": 0, "timeouts": 0, "latency": {"buckets": [[10.0, 1.0, 990]]}}

@@ -12,8 +12,9 @@ from rollout.gate import Histogram
 from rollout.gate.sample import Host
 from rollout.history import History, Window
 from rollout.record import DropVersion, PutHistory, VersionHistory
+from rollout.store.folder import DATABASE_NAME
 from rollout.store.schema import MIGRATIONS
-from rollout.store.sqlite import DATABASE_NAME, open_store
+from rollout.store.sqlite import open_store
 
 HOSTS = {"10.0.0.1:80": Host(30, 6), "10.0.0.2:80": Host(30, 0)}
 

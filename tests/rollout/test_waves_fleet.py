@@ -65,6 +65,22 @@ async def test_a_location_that_fails_is_at_0_at_once_and_the_others_stay(tmp_pat
         assert world.state.reason.startswith("went back: us/us-1: ")
 
 
+async def test_a_location_is_taken_back_while_the_disk_hangs_and_others_do_not_go_on(tmp_path: Path) -> None:
+    async with engine(tmp_path, proxies(3)) as world:
+        await world.deploy(strategy(on_failure="location", waves=[{"locations": "all"}]))
+        await world.until(at_wave(0))
+        await world.tick()
+        world.proxies["us-us-1"].errors = 0.5
+        world.saving.cancel()
+        for _ in range(20):
+            world.work(0.5)
+            world.controller.reconcile()
+            for each in world.proxies.values():
+                each.take()
+        assert world.state.lanes[EU].stage == 1
+        assert world.weights() == {EU: 1000, US: 0, "ap/ap-1": 1000}
+
+
 async def test_a_location_that_fails_takes_back_all_in_one_push(tmp_path: Path) -> None:
     async with engine(tmp_path, proxies(12)) as world:
         await world.deploy(strategy(waves=[{"locations": "all"}]))

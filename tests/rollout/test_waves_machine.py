@@ -7,7 +7,7 @@ import pytest
 
 from rollout.errors import Conflict
 from rollout.hooks import Answer
-from rollout.machine import calls, weight_bp
+from rollout.machine import calls, strategy_of, weight_bp
 from rollout.record import (
     JournalEntry,
     dump_seen,
@@ -84,6 +84,14 @@ def test_stages_are_planned_by_the_traffic_of_the_location() -> None:
     world.rate_rps = 100.0  # 25 requests/s in each of four locations
     at_wave(world, 0)
     assert world.state.lanes[EU].plan[0].weight_bp == 2000
+
+
+def test_locations_share_the_chance_of_a_false_alarm() -> None:
+    world = at_wave(fleet(200), 2)
+    lanes = world.state.lanes.values()
+    gates = [strategy_of(world.strategy, lane).gate for lane in lanes]
+    assert sum(gate.alpha for gate in gates) == pytest.approx(world.strategy.gate.alpha)
+    assert sum(gate.hang_alarms for gate in gates) == pytest.approx(world.strategy.gate.hang_alarms)
 
 
 def test_a_location_that_fails_takes_back_everything() -> None:

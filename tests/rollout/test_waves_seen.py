@@ -1,5 +1,6 @@
 """What is seen of locations, and what people see of them: places, looks, the API's views, the screens."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ async def test_a_location_is_seen_by_its_own_envoys_only(tmp_path: Path) -> None
         look = seen.places[US].look
         assert look is not None
         assert (look.strata, look.blind) == ((), ())  # nothing was read since the last one
-        assert seen.places[EU].look is not None
-        assert seen.places[EU].look.blind == ("eu-eu-1: is disconnected (waited for up to 30 s)",)
+        look = seen.places[EU].look
+        assert look is not None
+        assert look.blind == ("eu-eu-1: is disconnected (waited for up to 30 s)",)
 
 
 async def test_who_is_expected_after_a_restart_may_be_in_any_location(tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ async def test_with_many_locations_looks_are_rarer_and_all_at_once(tmp_path: Pat
             await world.tick()
             seen_s = {lane.looked_s for lane in world.state.lanes.values()}
             looked += [each for each in seen_s if each not in looked and each > 0]
-        assert all(after - before >= 100 * LANE_LOOK_S for before, after in zip(looked[1:], looked[2:], strict=False))
+        assert all(after - before >= 100 * LANE_LOOK_S for before, after in itertools.pairwise(looked))
         assert 3 <= len(looked) <= 8
 
 
@@ -119,7 +121,7 @@ async def test_screens_tell_of_the_worst_locations_and_how_many_more_there_are(t
     ("waves", "says"),
     [
         ("[{locations: [eu]}]", "the last one must have `locations: all`"),
-        ("[{locations: eu}, {locations: all}]", "'eu' is no list of locations; write \\[eu\\]"),
+        ("[{locations: eu}, {locations: all}]", "'eu' is no list of locations; write a list of names"),
         ("[{locations: all, stages: [{mirror: 10%}, 100%]}]", "waves\\[0\\].stages: a stage without a weight"),
     ],
 )
