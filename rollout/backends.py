@@ -11,7 +11,6 @@ from rollout.record import Backend, Change, DropBackend, PutBackend, PutService,
 from rollout.saver import Saving
 from rollout.spare import check_spare
 from rollout.spec import Endpoint
-from rollout.state import Role, State
 from rollout.waves import is_in
 
 
@@ -108,7 +107,7 @@ class Backends:
         rollout = self._books.rollouts.get(backend.service)
         if rollout is None or self._books.over(rollout) or rollout.state.loser is not None:
             return
-        if backend.version == rollout.candidate and backend.address in _let_go(rollout.state):
+        if backend.version == rollout.candidate and backend.address in self._books.let_go(backend.service):
             what = f"{backend.address} had all errors of '{backend.version}', so the rollout in progress lets it go"
             raise Conflict(f"{what}; wait for its end, or abort it")
 
@@ -232,8 +231,3 @@ class Backends:
             self._controller.publish(service)
 
         await self._saver.wait(self._saver.put(Saving(changes, service, saved)))
-
-
-def _let_go(state: State) -> frozenset[str]:
-    lanes = (lane.let_go for lane in state.lanes.values() if lane.loser is not Role.CANDIDATE)
-    return frozenset({state.let_go, *lanes}) - {""}

@@ -61,6 +61,14 @@ class Books:
         """Return the backends of a service that were let go, or are about to be."""
         return tuple(each for key, each in sorted(self._backends.items()) if key[0] == service)
 
+    def let_go(self, service: str) -> frozenset[str]:
+        """Return the addresses that the rollout in progress lets go by itself, saved or not."""
+        rollout = self.rollouts.get(service)
+        if rollout is None or rollout.state.loser is not None:
+            return frozenset()
+        lanes = (lane.let_go for lane in rollout.state.lanes.values() if lane.loser is not Role.CANDIDATE)
+        return frozenset({rollout.state.let_go, *lanes}) - {""}
+
     def draining(self) -> tuple[Backend, ...]:
         return tuple(each for each in self._backends.values() if not each.removed)
 

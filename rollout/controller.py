@@ -103,6 +103,7 @@ class Controller:
         self._awake = asyncio.Event()
         self.saver = Saver(store, outside.clock, outside.disk, self.wake)
         self._changing: set[str] = set()
+        self._given_up: dict[str, Saving] = {}
 
     # --- life ---
 
@@ -270,13 +271,26 @@ class Controller:
     @contextlib.contextmanager
     def alone(self, service: str) -> Iterator[None]:
         """Hold a service while a change of it is checked and saved. Raises Conflict while another one is."""
-        if service in self._changing or self.unsaved(service):
+        given_up = self._given_up.get(service)
+        hangs = given_up is not None and not given_up.saved.is_set()
+        if service in self._changing or hangs or self.unsaved(service):
             raise Conflict(f"another change of '{service}' is being saved; try again when it is")
         self._changing.add(service)
         try:
             yield
+        except Unavailable:
+            # It is saved all the same, later: another one would be worked out from what was there before it.
+            change = self.saver.last_change(service)
+            if change is not None:
+                self._given_up[service] = change
+            raise
         finally:
             self._changing.discard(service)
+
+    async def up_to_date(self, service: str) -> None:
+        """Return once the books have all that was decided of a service's versions. Raises Unavailable."""
+        while (change := self.saver.last_change(service)) is not None:
+            await self.saver.wait(change)
 
     def publish(self, service: str) -> None:
         self.publisher.serve(service, self.books.traffic(service), self.books.by_location(service))
@@ -355,6 +369,12 @@ class Controller:
         self.saver.put(Saving(changes, service, retired))
 
     def _let_go(self, backend: Backend) -> None:
+        """Drain a backend, unless all others have gone since that was decided, or are about to."""
+        service, known = backend.service, self.books.addresses(backend.service, backend.version)
+        others = set(known) - {each.address for each in self.books.backends(service)} - {backend.address}
+        if service in self._changing or not others:
+            return
+
         def let_go() -> None:
             self.books.put_backend(backend)
             self.publish(backend.service)

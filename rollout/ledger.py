@@ -8,6 +8,7 @@ from datetime import datetime
 from rollout.errors import RolloutError
 from rollout.record import Operation, PutOperation
 from rollout.saver import Saver, Saving
+from xds.errors import XdsError
 
 DONE, NO_CHANGE = "done", "no change"
 WORDS_LIMIT = 1_000
@@ -47,7 +48,7 @@ class Ledger:
         entry = Entry(Operation(self._wall(), service, verb, by, detail[:WORDS_LIMIT], ""), self._told)
         try:
             yield entry
-        except RolloutError as error:
+        except (RolloutError, XdsError) as error:
             self._note(entry, f"{type(error).__name__}: {error}")
             raise
         self._note(entry, NO_CHANGE)

@@ -15,11 +15,14 @@ WAIT_LIMIT_S = 5.0
 
 @dataclass(slots=True)
 class Saving:
-    """Changes that are saved together, and what happens then; `service` is whose acting waits for it."""
+    """Changes that are saved together; `service` is whose acting waits for it.
+
+    `then` takes into the books what is not there before it is saved, None for nothing.
+    """
 
     changes: tuple[Change, ...]
     service: str = ""
-    then: Callable[[], None] = lambda: None
+    then: Callable[[], None] | None = None
     saved: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -51,6 +54,11 @@ class Saver:
 
     def last(self, service: str) -> Saving | None:
         return next((each for each in reversed(self._waiting) if each.service == service), None)
+
+    def last_change(self, service: str) -> Saving | None:
+        """Return the last one that the books of a service do not have yet."""
+        waiting = (each for each in reversed(self._waiting) if each.service == service)
+        return next((each for each in waiting if each.then is not None), None)
 
     async def wait(self, saving: Saving) -> None:
         """Return once it is saved. Raises Unavailable after WAIT_LIMIT_S; it is tried again all the same."""
@@ -86,6 +94,7 @@ class Saver:
         del self._waiting[: len(batch)]
         for saving in batch:
             self._unsaved[saving.service] -= 1
-            saving.then()
+            if saving.then is not None:
+                saving.then()
             saving.saved.set()
         self._done()

@@ -19,14 +19,20 @@ async def check_spare(controller: Controller, service: str, version: str, going:
 
 async def healthy_others(controller: Controller, service: str, version: str, going: frozenset[str]) -> frozenset[str]:
     """Return what proxies may use instead, in the group of proxies that has the fewest: what nobody finds ill."""
-    books = controller.books
-    ill = books.unhealthy(service, version) | {each.address for each in controller.ailing.findings(service)}
-    gone = {each.address for each in books.backends(service)} | ill | going
-    others = frozenset(books.addresses(service, version)) - gone
+    others = _usable(controller, service, version) - going
     if others and controller.observer.connected():
         others -= await _ill(controller, service, version, others)
+        others &= _usable(controller, service, version)  # others may have gone while the Envoys were asked
     groups = (each & others for each in controller.publisher.backends(service, version) if each & going)
     return min(groups, key=len, default=others)
+
+
+def _usable(controller: Controller, service: str, version: str) -> frozenset[str]:
+    """Return the backends of a version that stay and that nobody finds ill."""
+    books = controller.books
+    ill = books.unhealthy(service, version) | {each.address for each in controller.ailing.findings(service)}
+    gone = {each.address for each in books.backends(service)} | books.let_go(service)
+    return frozenset(books.addresses(service, version)) - gone - ill
 
 
 async def _ill(controller: Controller, service: str, version: str, backends: frozenset[str]) -> frozenset[str]:

@@ -130,7 +130,8 @@ class State:
     `reason`: why it is in this phase; from the decision about the loser on, why that was decided. `plan` has the stages
     as they will be, `stage` counts in it; () before that is known. `let_go`: the address of the candidate's backend
     that had all errors and is drained, "" while none is.
-    `awaited`: who is waited for, None for nobody but Envoys and evidence, and `waiting` says it in words. `approved`:
+    `awaited`: who is waited for, None for nobody but Envoys and evidence, and `waiting` says it in words. `lapsed_s`:
+    since when what was ready for a hook's answer is not so any more, None while it is, or never was. `approved`:
     the stage in the plan that a person has agreed to leave, -1 for none. `hurried`: an operator promoted it to 100 %,
     its stages are left without a verdict. `back_bp`: the weight on the way back, where that is gradual. `called` has
     the keys of the hooks that were called and have agreed. `point`: the hook that was called and cannot be undone, ""
@@ -157,6 +158,7 @@ class State:
     hurried: bool = False
     back_bp: int = 0
     waiting: str = ""
+    lapsed_s: float | None = None
     called: frozenset[str] = frozenset()
     point: str = ""
     wave: int = -1

@@ -30,7 +30,7 @@ def _wanted(strategy: Strategy, state: State) -> Iterator[Call]:
     if behind(state) in (Phase.WARMING, Phase.SHIFTING):
         yield from _each(strategy, HookKind.ROLLBACK)
     match state.phase:
-        case Phase.PENDING:
+        case Phase.PENDING if state.awaited is Awaited.HOOK:
             confirming = tuple(_each(strategy, HookKind.CONFIRM_ROLLOUT))
             open_ones = [call for call in confirming if call.key not in state.called]
             yield from open_ones or _each(strategy, HookKind.PROVISION)
@@ -75,8 +75,23 @@ def asked(strategy: Strategy, state: State, seen: Seen, *wanted: Call) -> Asked:
             words = _words(strategy, call, answer)
             waiting = waiting or words
             refused = refused or (words if answer is not None else "")
-            state = state if answer is None else _perhaps_done(strategy, state, call)
+            state = _perhaps_done(strategy, state, call)
     return Asked(state, waiting, refused)
+
+
+def told(strategy: Strategy, state: State, seen: Seen, *wanted: Call) -> Asked:
+    """Take in what hooks have said that hold nothing up: who refuses is named in the reason, and not waited for."""
+    for call in wanted:
+        answer = seen.answers.get(call.key)
+        if answer is not None and not answer.agreed and call.key not in state.called:
+            reason = f"{state.reason}; {_words(strategy, call, answer)}"
+            state = replace(state, reason=reason, called=state.called | {call.key})
+    return asked(strategy, state, seen, *wanted)
+
+
+def under_way(strategy: Strategy, state: State, kind: HookKind) -> bool:
+    """Say whether hooks of a kind may have been called, and have not all agreed: they are not to be cut off."""
+    return any(strategy.hooks[call.number].at is kind for call in calls(strategy, state))
 
 
 def of_kind(strategy: Strategy, *kinds: HookKind) -> tuple[Call, ...]:
@@ -88,6 +103,12 @@ def refusing(strategy: Strategy, seen: Seen) -> str:
     """Say which `rollout` hook does not agree, "" when none."""
     refused = (_refusal(strategy, seen, call) for call in _each(strategy, HookKind.ROLLOUT))
     return next(filter(None, refused), "")
+
+
+def unheard(strategy: Strategy, seen: Seen) -> str:
+    """Say which `rollout` hook has not said anything yet, "" when all have."""
+    silent = (call for call in _each(strategy, HookKind.ROLLOUT) if call.key not in seen.answers)
+    return next((_words(strategy, call, None) for call in silent), "")
 
 
 def demanding(strategy: Strategy, seen: Seen) -> str:
@@ -110,7 +131,7 @@ def _agreed(strategy: Strategy, state: State, call: Call) -> State:
 
 
 def _perhaps_done(strategy: Strategy, state: State, call: Call) -> State:
-    """What was called, and tried again, may have done its work though it does not say so."""
+    """Who is called may do its work, and never come to say so."""
     hook = strategy.hooks[call.number]
     return state if hook.reversible or hook.asked_again else replace(state, point=hook.label)
 

@@ -13,7 +13,7 @@ BEFORE_TRAFFIC = frozenset({Phase.PENDING, Phase.WARMING})
 
 def enter(state: State, phase: Phase, seen: Seen, reason: str) -> State:
     following = replace(state, phase=phase, since_s=seen.now_s, converged_s=None, reason=reason, resume=None)
-    return replace(following, awaited=None, waiting="")
+    return replace(following, awaited=None, waiting="", lapsed_s=None)
 
 
 def to_stage(state: State, seen: Seen, stage: int, reason: str) -> State:
@@ -42,7 +42,21 @@ def of_stage(state: State) -> float | None:
 
 def wait(state: State, awaited: Awaited, why: str) -> State:
     """Stay, and say what for. Equal when nothing else is waited for than before."""
-    return replace(state, awaited=awaited, waiting=why)
+    return replace(state, awaited=awaited, waiting=why, lapsed_s=None)
+
+
+def lapse(state: State, seen: Seen) -> State:
+    """Note when what waits for a hook is not ready to go on any more: its time limit begins anew then."""
+    waited = state.awaited is Awaited.HOOK and state.lapsed_s is None
+    return replace(state, lapsed_s=seen.now_s) if waited else state
+
+
+def thaw(state: State, seen: Seen) -> State:
+    """Leave a freeze that is over. Its time counts for no limit; but a version that is kept warm was kept in it, too."""
+    if state.awaited is not Awaited.THAW or seen.frozen:
+        return state
+    since_s = state.since_s if state.phase is Phase.RETAINING else seen.now_s
+    return replace(state, awaited=None, waiting="", since_s=since_s)
 
 
 def roll_back(state: State, seen: Seen, reason: str) -> State:
@@ -56,11 +70,20 @@ def roll_back_gradually(strategy: Strategy, state: State, seen: Seen, reason: st
 def take_back(state: State, seen: Seen, reason: str) -> State:
     """What the engine does by itself about a bad end: nothing but ask, where something cannot be undone."""
     if state.point:
-        if state.phase is Phase.PAUSED:
-            return state
-        asked = f"'{state.point}' cannot be undone, so somebody must decide: abort all the same, promote, or resume"
-        return pause(state, seen, f"{reason}; {asked}")
+        return _ask_instead(state, seen, reason)
     return drop(state, seen, reason) if behind(state) in BEFORE_TRAFFIC else roll_back(state, seen, reason)
+
+
+def _ask_instead(state: State, seen: Seen, reason: str) -> State:
+    choices = (
+        "abort all the same, or resume" if behind(state) in BEFORE_TRAFFIC else "abort all the same, promote, or resume"
+    )
+    asked = f"'{state.point}' cannot be undone, so somebody must decide: {choices}"
+    if state.phase is not Phase.PAUSED:
+        return pause(state, seen, f"{reason}; {asked}")
+    if asked in state.reason:
+        return state
+    return replace(state, reason=f"{state.reason}; {reason}; {asked}", awaited=Awaited.DECISION)
 
 
 def drop(state: State, seen: Seen, reason: str) -> State:

@@ -90,6 +90,8 @@ def _promoted(strategy: Strategy, state: State, seen: Seen, reason: str) -> Stat
 
 
 def _promoted_full(strategy: Strategy, state: State, seen: Seen, reason: str) -> State | None:
+    if state.hurried and state.phase is Phase.SHIFTING:
+        return state  # it is on its way, and asked again goes no faster
     last = len(plan_of(strategy, state)) - 1
     if behind(state) is not Phase.SHIFTING or state.stage == last:
         return _promoted(strategy, state, seen, reason)
@@ -112,7 +114,7 @@ def _remedy(state: State, command: Command) -> str:
     if state.phase is Phase.RETAINING:
         return "; all traffic is on its candidate, and abort takes it back"
     if state.loser is Role.STABLE:
-        return "; its old version is being let go: deploy that version again to go back"
+        return "; its old version is being let go, and `rollout undo` goes back to it when this has ended"
     if state.loser is Role.CANDIDATE:
-        return "; its stable version has its traffic again, and retry begins anew"
+        return "; it goes back, and `rollout retry` begins anew when it has ended"
     return "; the candidate has had no traffic yet" if behind(state) in BEFORE_TRAFFIC else ""

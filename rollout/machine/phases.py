@@ -7,13 +7,15 @@ from types import MappingProxyType
 from rollout.drain import look
 from rollout.gate import BadHost, Blind, Fail, Inconclusive, Pass, WhenBlind, blind_for_s
 from rollout.hooks import HookKind
-from rollout.machine.asking import asked, demanding, going_up, of_kind, refusing
+from rollout.machine.asking import asked, demanding, going_up, of_kind, refusing, told, under_way, unheard
 from rollout.machine.moves import (
     BEFORE_TRAFFIC,
     enter,
+    lapse,
     next_stage,
     pause,
     take_back,
+    thaw,
     to_drain,
     to_stage,
     wait,
@@ -29,8 +31,9 @@ _UNHURRIED = frozenset({Awaited.OPERATOR, Awaited.APPROVAL, Awaited.THAW})
 
 def step(strategy: Strategy, state: State, seen: Seen) -> State:
     """Return what follows when nobody asks for anything."""
-    back = _reason_to_go_back(strategy, state, seen)
-    return take_back(state, seen, back) if back else _STEPS[state.phase](strategy, state, seen)
+    known = thaw(state, seen)
+    back = _reason_to_go_back(strategy, known, seen)
+    return take_back(known, seen, back) if back else _STEPS[known.phase](strategy, known, seen)
 
 
 def failed(strategy: Strategy, state: State, seen: Seen, verdict: Fail) -> State:
@@ -63,7 +66,7 @@ def _reason_to_go_back(strategy: Strategy, state: State, seen: Seen) -> str:
 def _pending(strategy: Strategy, state: State, seen: Seen) -> State:
     if seen.refused:
         return pause(state, seen, refusal(seen))
-    if seen.frozen:
+    if seen.frozen and not under_way(strategy, state, HookKind.PROVISION):
         return wait(state, Awaited.THAW, seen.frozen)
     confirming = asked(strategy, state, seen, *of_kind(strategy, HookKind.CONFIRM_ROLLOUT))
     if confirming.waiting:
@@ -73,6 +76,8 @@ def _pending(strategy: Strategy, state: State, seen: Seen) -> State:
         return take_back(provided.state, seen, provided.refused)
     if provided.waiting:
         return wait(provided.state, Awaited.HOOK, provided.waiting)
+    if seen.frozen:
+        return wait(provided.state, Awaited.THAW, seen.frozen)
     return enter(provided.state, Phase.WARMING, seen, "the candidate is pushed to every Envoy")
 
 
@@ -81,26 +86,31 @@ def _warming(strategy: Strategy, state: State, seen: Seen) -> State:
         return pause(state, seen, refusal(seen))
     if settled(strategy, state, seen) and seen.unready == ():
         return _begun(strategy, state, seen)
+    if state.awaited is Awaited.THAW:
+        return state  # it was ready, and has time to be so again
+    state = lapse(state, seen)
     why, limit_s = waiting_for(strategy, state, seen), strategy.warm_timeout.total_seconds()
-    if not why or seen.now_s - state.since_s < limit_s:
+    if not why or _undecided_for_s(state, seen) < limit_s:
         return state
     return pause(state, seen, f"the candidate is not ready after {limit_s:g} s: {why}")
 
 
 def _begun(strategy: Strategy, state: State, seen: Seen) -> State:
-    """Begin the first stage, once the rate may be known, hooks agree and nothing is frozen."""
+    """Begin the first stage, once the rate may be known, nothing is frozen and hooks agree."""
     if _rate_may_come(state, seen):
         return state
+    if seen.frozen and not under_way(strategy, state, HookKind.PRE_ROLLOUT):
+        return wait(state, Awaited.THAW, seen.frozen)
     prepared = asked(strategy, state, seen, *of_kind(strategy, HookKind.PRE_ROLLOUT))
     if prepared.refused:
         return take_back(prepared.state, seen, prepared.refused)
     if prepared.waiting:
         return wait(prepared.state, Awaited.HOOK, prepared.waiting)
+    if seen.frozen:
+        return wait(prepared.state, Awaited.THAW, seen.frozen)
     confirmed = asked(strategy, prepared.state, seen, *going_up(strategy, prepared.state, 0))
     if confirmed.waiting:
         return wait(confirmed.state, Awaited.HOOK, confirmed.waiting)
-    if seen.frozen:
-        return wait(confirmed.state, Awaited.THAW, seen.frozen)
     known = confirmed.state if seen.past is None else replace(confirmed.state, plan=plan(strategy, seen.past))
     return to_stage(known, seen, 0, "the candidate is healthy through every Envoy")
 
@@ -121,7 +131,8 @@ def _shifting(strategy: Strategy, state: State, seen: Seen) -> State:
         lasted_s = held_s(strategy, state, seen)
         if state.hurried and lasted_s >= strategy.gradual_step.total_seconds():
             return next_stage(strategy, state, seen, state.reason)
-        if isinstance(state.verdict, Pass) and lasted_s >= stage.hold.total_seconds():
+        held = lasted_s >= stage.hold.total_seconds()
+        if isinstance(state.verdict, Pass) and held and not unheard(strategy, seen):
             return _passed(strategy, state, seen, stage, state.verdict)
     return _undecided(strategy, state, seen, stage)
 
@@ -139,19 +150,25 @@ def _passed(strategy: Strategy, state: State, seen: Seen, stage: Stage, verdict:
 
 
 def _undecided(strategy: Strategy, state: State, seen: Seen, stage: Stage) -> State:
-    if state.awaited is Awaited.APPROVAL:
+    if state.awaited in (Awaited.APPROVAL, Awaited.THAW):
         return state  # it had passed, and takes its time
+    state = lapse(state, seen)
     if state.awaited is not None and not isinstance(state.verdict, Pass):
         state = replace(state, awaited=None, waiting="")
     blind_s = blind_for_s(state.evidence) if isinstance(state.verdict, Blind) else 0.0
     if strategy.gate.when_blind is WhenBlind.PAUSE and blind_s >= strategy.gate.blind_timeout_s > 0:
         return pause(state, seen, f"data has been missing for {blind_s:.0f} s: {undecided(state)}")
-    if seen.now_s - state.since_s < stage.limit_s:
+    if _undecided_for_s(state, seen) < stage.limit_s:
         return state
-    why = waiting_for(strategy, state, seen) or undecided(state)
+    unanswered = unheard(strategy, seen) if isinstance(state.verdict, Pass) else ""
+    why = waiting_for(strategy, state, seen) or unanswered or undecided(state)
     where = f"at {percent(step_of(strategy, state).weight_bp)}" if stage.weight_bp else "in this stage"
     reason = f"no decision {where} after {stage.limit_s:g} s: {why}"
     return take_back(state, seen, reason) if stage.on_timeout is OnTimeout.ROLLBACK else pause(state, seen, reason)
+
+
+def _undecided_for_s(state: State, seen: Seen) -> float:
+    return seen.now_s - (state.since_s if state.lapsed_s is None else state.lapsed_s)
 
 
 def _retaining(strategy: Strategy, state: State, seen: Seen) -> State:
@@ -163,9 +180,10 @@ def _retaining(strategy: Strategy, state: State, seen: Seen) -> State:
 
 def _rolling_back(strategy: Strategy, state: State, seen: Seen) -> State:
     if state.back_bp:
-        held = held_s(strategy, state, seen) >= max(SETTLE_S, strategy.gradual_step.total_seconds())
-        lower = lower_bp(strategy, state)
-        return replace(state, back_bp=lower, since_s=seen.now_s, converged_s=None) if held else state
+        # An Envoy that refuses or hangs must not keep the others at this weight: going down needs no barrier.
+        if seen.now_s - state.since_s < max(SETTLE_S, strategy.gradual_step.total_seconds()):
+            return state
+        return replace(state, back_bp=lower_bp(strategy, state), since_s=seen.now_s, converged_s=None)
     if settled(strategy, state, seen):
         return to_drain(state, seen)
     refused = seen.served == wanted(strategy, state) and seen.lagging and seen.lagging.keys() <= seen.refused.keys()
@@ -196,15 +214,10 @@ def _removing(strategy: Strategy, state: State, seen: Seen) -> State:
     if not settled(strategy, state, seen):
         return state
     for kind in (HookKind.TERMINATE, HookKind.POST_ROLLOUT):
-        told = asked(strategy, state, seen, *of_kind(strategy, kind))
-        state = told.state
-        if told.waiting and not told.refused:
-            return wait(state, Awaited.HOOK, told.waiting)
-        if told.refused and told.refused not in state.reason:
-            # Nothing is served by the loser any more: who could not be told must not hold the end up.
-            refusing_keys = {call.key for call in of_kind(strategy, kind) if call.key in seen.answers}
-            reason = f"{state.reason}; {told.refused}"
-            state = replace(state, reason=reason, called=state.called | refusing_keys)
+        ending = told(strategy, state, seen, *of_kind(strategy, kind))
+        state = ending.state
+        if ending.waiting:
+            return wait(state, Awaited.HOOK, ending.waiting)
     ended = Phase.COMPLETED if loser_of(state) is Role.STABLE else Phase.ROLLED_BACK
     return enter(state, ended, seen, state.reason)
 

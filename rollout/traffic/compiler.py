@@ -298,11 +298,17 @@ def _part(version: VersionTraffic, made: Made) -> Part:
 
 
 def _with_health(groups: tuple[Group, ...], version: VersionTraffic) -> tuple[Group, ...]:
-    """Return what is served of a version's endpoints; one that is let go is DRAINING, ill or not."""
+    """Return what is served of a version's endpoints; one that is let go is DRAINING, ill or not.
+
+    Where none else is left the ill ones are used: what is found and what is let go may meet on its way here.
+    """
     there = without(groups, version.removed)
     if version.draining:
         return drained(there)
-    return marked(marked(there, version.unhealthy - version.let_go, UNHEALTHY), version.let_go)
+    ill = version.unhealthy - version.let_go
+    if not any(group.by_address.keys() - ill - version.let_go for group in there):
+        ill = frozenset()
+    return marked(marked(there, ill, UNHEALTHY), version.let_go)
 
 
 def _cluster(template: ServiceTemplate, version: str) -> Resource:

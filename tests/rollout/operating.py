@@ -144,6 +144,10 @@ class Engine:
         await self.saved()
         await self.operations.begin_queued()
 
+    async def steps(self, number: int) -> None:
+        for _ in range(number):
+            await self.step()
+
     async def saved(self) -> None:
         """Wait until all is saved, which is some SQLite in a thread."""
         names = ("", *self.controller.services())

@@ -1,11 +1,14 @@
 """What operators ask of single backends: drains of one and of a location, backends added to a version and removed."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rollout.backends import Scaling
 from rollout.errors import Conflict, Unavailable, Unknown
+from rollout.metrics import Query, Scrape
 from rollout.record import Version
 from rollout.spec import parse_endpoint
 from rollout.state import Command, Phase
@@ -78,6 +81,53 @@ async def test_nothing_is_let_go_while_no_envoy_says_what_is_healthy(tmp_path: P
             await engine.backends.drain("checkout", EU, "ann")
         await engine.backends.scale("checkout", "initial", added(NEW), "ann")
         assert NEW in engine.health(CLUSTER)
+
+
+async def test_what_a_rollout_lets_go_while_envoys_are_asked_counts(tmp_path: Path) -> None:
+    """Both would be the last one for the other."""
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await engine.operations.deploy(V2, "ann")
+        await engine.until(Phase.SHIFTING)
+        asked = engine.survey
+
+        async def meanwhile(query: Query) -> Mapping[str, Scrape]:
+            rollout = engine.rollout()
+            state = replace(rollout.state, let_go="10.0.0.11:80")
+            engine.controller.books.rollouts["checkout"] = replace(rollout, state=state)
+            return await asked(query)
+
+        engine.survey = meanwhile
+        with pytest.raises(Conflict, match=r"10\.0\.0\.12:80 is the last healthy backend of 'v2'"):
+            await engine.backends.drain("checkout", "10.0.0.12:80", "ann")
+
+
+async def test_a_rollout_lets_nothing_go_while_an_operators_drain_is_checked(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await engine.operations.deploy(V2, "ann")
+        rollout = await engine.until(Phase.SHIFTING)
+        state = replace(rollout.state, let_go="10.0.0.11:80")
+        engine.controller.books.rollouts["checkout"] = replace(rollout, state=state)
+        with engine.controller.alone("checkout"):
+            await engine.steps(5)
+            assert engine.controller.books.backends("checkout") == ()
+        await engine.steps(5)
+        assert [each.address for each in engine.controller.books.backends("checkout")] == ["10.0.0.11:80"]
+
+
+async def test_a_rollout_does_not_let_go_what_has_become_the_last_backend(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await engine.operations.deploy(V2, "ann")
+        await engine.until(Phase.SHIFTING)
+        await engine.backends.drain("checkout", "10.0.0.12:80", "ann")
+        rollout = engine.rollout()
+        engine.controller.books.rollouts["checkout"] = replace(
+            rollout, state=replace(rollout.state, let_go="10.0.0.11:80")
+        )
+        await engine.steps(5)
+        assert [each.address for each in engine.controller.books.backends("checkout")] == ["10.0.0.12:80"]
 
 
 async def test_a_backend_that_is_let_go_comes_back_and_survives_a_restart(tmp_path: Path) -> None:

@@ -337,7 +337,7 @@ def test_an_abort_of_what_is_taken_back_already_changes_nothing(state: State) ->
     assert advance(STRATEGY, state, asked) == (replace(state, converged_s=None), ())
 
 
-GONE = "its old version is being let go: deploy that version again to go back"
+GONE = "its old version is being let go, and `rollout undo` goes back to it when this has ended"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ GONE = "its old version is being let go: deploy that version again to go back"
         (
             ROLLING_BACK,
             Command.PAUSE,
-            "cannot pause a rollout that is rolling back; its stable version has its traffic again, and retry begins anew",
+            "cannot pause a rollout that is rolling back; it goes back, and `rollout retry` begins anew when it has ended",
         ),
         (DRAINING, Command.PROMOTE, f"cannot promote a rollout that is draining; {GONE}"),
         (

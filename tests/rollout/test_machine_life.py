@@ -207,7 +207,7 @@ def test_a_deadline_removes_a_candidate_that_never_had_traffic() -> None:
 def test_a_deadline_does_not_hurry_people_or_calendars(awaited: Awaited) -> None:
     given = strategy(progress_deadline="10m")
     waiting = replace(STAGE, phase=Phase.PAUSED, resume=Phase.SHIFTING, awaited=awaited)
-    assert step(given, waiting, 10_000.0) == waiting
+    assert step(given, waiting, 10_000.0, frozen=FROZEN) == waiting
 
 
 # --- pace ---
@@ -284,8 +284,8 @@ def wanted_hooks(given: Strategy, state: State) -> list[str]:
 
 def test_a_rollout_begins_when_all_agree_and_its_backends_are_provided() -> None:
     given = hooked("confirm-rollout", "provision")
-    assert wanted_hooks(given, PENDING) == ["0"]
     asked = step(given, PENDING, 1.0)
+    assert wanted_hooks(given, asked) == ["0"]
     assert (asked.awaited, asked.waiting) == (
         Awaited.HOOK,
         "the confirm-rollout hook 'ask': has not answered yet",
@@ -385,9 +385,10 @@ def test_what_cannot_be_undone_and_failed_may_have_done_its_work() -> None:
     assert (asking.phase, asking.resume, asking.point) == (Phase.PAUSED, Phase.PENDING, "ask")
     assert asking.reason.startswith("the provision hook 'ask': no answer within 10 s (4 attempts); 'ask' cannot be undone")
     again = advance(given, asking, seen(2.0, wanted(given, asking), command=Command.RESUME, **ANN))[0]
-    assert wanted_hooks(given, again) == ["0"]
+    assert wanted_hooks(given, step(given, again, 3.0)) == ["0"]
 
 
 def test_hooks_that_have_agreed_are_not_asked_again_after_a_restart() -> None:
     given = hooked("confirm-rollout", "provision")
-    assert wanted_hooks(given, replace(PENDING, called=frozenset({"0", "1"}))) == []
+    assert wanted_hooks(given, replace(PENDING, awaited=Awaited.HOOK, called=frozenset({"0"}))) == ["1"]
+    assert wanted_hooks(given, replace(PENDING, awaited=Awaited.HOOK, called=frozenset({"0", "1"}))) == []

@@ -1,5 +1,6 @@
 """What operators mark is remembered, served to every Envoy, and goes with its version."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,6 +68,16 @@ def test_a_backend_that_is_unhealthy_is_so_in_every_cluster_that_has_it() -> Non
     expected = {"10.0.0.1": "UNHEALTHY", "10.0.0.2": "DRAINING", "10.0.0.3": "UNKNOWN"}
     assert health(SHOP, ServiceTraffic("v1", (version,))) == {"checkout@v1": expected}
     assert health(NAMED, ServiceTraffic("v1", (version,))) == {"checkout": expected, "checkout@v1": expected}
+
+
+def test_a_version_keeps_what_can_be_used_whatever_is_found_of_it() -> None:
+    """As when one is let go in the moment in which the other is found ill: a bad backend is better than none."""
+    everyone = frozenset({"10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"})
+    version = VersionTraffic("v1", FULL_BP, None, unhealthy=everyone)
+    assert set(health(SHOP, ServiceTraffic("v1", (version,)))["checkout@v1"].values()) == {"UNKNOWN"}
+    version = replace(version, let_go=frozenset({"10.0.0.1:80"}), removed=frozenset({"10.0.0.2:80"}))
+    expected = {"10.0.0.1": "DRAINING", "10.0.0.3": "UNKNOWN"}
+    assert health(SHOP, ServiceTraffic("v1", (version,))) == {"checkout@v1": expected}
 
 
 def test_a_version_that_is_drained_is_so_with_all_its_backends() -> None:
