@@ -25,7 +25,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A backend that is unhealthy by what was seen, and since when. `kept`: it is used all the same, as the last."""
+    """A backend that is unhealthy by what was seen, and since when. `kept`: it is used, as all others are, too."""
 
     version: str
     address: str
@@ -49,6 +49,20 @@ class Ailing:
         self._shunned_s: dict[Key, float] = {}
         self._polled_s: dict[str, float] = {}
         self._found: dict[str, tuple[Finding, ...]] = {}
+        self._before: dict[str, frozenset[str]] = {}
+        self._restored_s = 0.0
+        self._saved: Mapping[str, frozenset[str]] = {}
+
+    def restore(self, ill: Mapping[str, frozenset[str]]) -> None:
+        """Go on with what was found before a restart, until the first probes tell."""
+        self._before, self._saved, self._restored_s = dict(ill), dict(ill), self._clock()
+
+    def to_save(self) -> Mapping[str, frozenset[str]]:
+        """Return by service which backends are ill, where that is other than at the last call."""
+        before, self._saved = self._saved, dict(self._books.ill)
+        either = sorted(before.keys() | self._saved.keys())
+        now = {service: self._saved.get(service, frozenset()) for service in either}
+        return {service: ill for service, ill in now.items() if ill != before.get(service)}
 
     def look(self) -> frozenset[str]:
         """Note in the books which backends are ill now; return the services where these are others than before."""
@@ -107,10 +121,13 @@ class Ailing:
         return tuple(found)
 
     def _by_probe(self, service: str, version: str, rollout: Rollout | None) -> dict[str, tuple[str, float]]:
-        if rollout is None or rollout.strategy.probe is None:
+        if rollout is None or rollout.strategy.probe is None or rollout.state.phase in _LEAVING:
             return {}
         known = self._senses.probed(service, version) or {}
-        return {
+        decided = frozenset(address for address, each in known.items() if each.healthy is not None)
+        before = self._before[service] = self._before.get(service, frozenset()) - decided
+        why = "probe: it was unhealthy when the server before this one ended"
+        return dict.fromkeys(before.intersection(self._books.addresses(service, version)), (why, self._restored_s)) | {
             address: (f"probe: {each.why or 'it has only begun to answer again'}", each.since_s)
             for address, each in known.items()
             if each.healthy is False
@@ -126,15 +143,14 @@ class Ailing:
         return found
 
     def _kept(self, service: str, version: VersionTraffic, ill: Mapping[str, object]) -> frozenset[str]:
-        """Return whom to use all the same, so that no proxy is left without a backend of this version."""
+        """Return whom to use all the same, so that no proxy is left without a backend of this version.
+
+        Where all are ill that is all of them: one alone would get the traffic of many, when it may be the worst, and
+        when our own way to them may be what fails.
+        """
         unusable = version.let_go | self._books.marked(service)
-        already = {each.address for each in self.findings(service) if each.kept}
-        kept: set[str] = set()
-        for group in self._publisher.backends(service, version.name):
-            mine = group - unusable
-            if mine and not mine - ill.keys() and not mine & kept:
-                kept.add(min(mine, key=lambda address: (address not in already, address)))
-        return frozenset(kept)
+        groups = (group - unusable for group in self._publisher.backends(service, version.name))
+        return frozenset(address for mine in groups if not mine - ill.keys() for address in mine)
 
     def _poll(self, service: str, versions: Iterable[VersionTraffic]) -> None:
         now_s = self._clock()
@@ -146,10 +162,11 @@ class Ailing:
         self._polled_s[service] = now_s
         for version in versions:
             votes = self._votes(service, version.name)
-            for address in self._books.addresses(service, version.name):
-                key = (service, version.name, address)
-                opinion = self._opinions.get(key, Opinion())
-                self._opinions[key] = polled(opinion, votes.get(address, Votes()), now_s)
+            mine = (service, version.name)
+            before = {key: self._opinions.pop(key) for key in tuple(self._opinions) if key[:2] == mine}
+            for address in self._books.addresses(*mine):
+                opinion = before.get((*mine, address), Opinion())
+                self._opinions[*mine, address] = polled(opinion, votes.get(address, Votes()), now_s)
 
     def _votes(self, service: str, version: str) -> dict[str, Votes]:
         """Count by address what those Envoys find that have what is served of its endpoints."""
@@ -171,6 +188,7 @@ class Ailing:
         return {address: Votes(for_it.get(address, 0), against.get(address, 0)) for address in either}
 
     def _forget(self, busy: frozenset[str]) -> None:
+        self._before = {service: ill for service, ill in self._before.items() if service in busy}
         for known in (self._opinions, self._shunned_s):
             for key in [key for key in known if key[0] not in busy]:
                 del known[key]

@@ -30,7 +30,7 @@ from rollout.gate.checks import Reading
 from rollout.health import Probed
 from rollout.healthcheck import HealthChecker
 from rollout.ledger import Ledger
-from rollout.machine import told_lanes, weight_bp
+from rollout.machine import share_bp, told_lanes
 from rollout.message import Message
 from rollout.messenger import Messenger, Report
 from rollout.messenger import World as Correspondence
@@ -424,7 +424,7 @@ class _Server:
             service=rollout.service,
             rollout=rollout.id,
             candidate=rollout.candidate,
-            weight=f"{weight_bp(rollout.strategy, state) / 100:g}%",
+            weight=f"{share_bp(rollout.strategy, state) / 100:.4g}%",
             reason=state.reason,
         )
 

@@ -7,8 +7,7 @@ from rollout.controller import Controller
 from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec, Unknown
 from rollout.ledger import Entry, Ledger
-from rollout.record import Backend, Change, DropBackend, PutBackend, PutService, PutVersion, Service, Version
-from rollout.saver import Saving
+from rollout.record import Backend, DropBackend, PutBackend, PutService, PutVersion, Service, Version
 from rollout.spare import check_spare
 from rollout.spec import Endpoint
 from rollout.waves import is_in
@@ -32,7 +31,6 @@ class Backends:
         self._controller = controller
         self._ledger = ledger
         self._books = controller.books
-        self._saver = controller.saver
 
     # --- drain ---
 
@@ -49,24 +47,26 @@ class Backends:
     ) -> None:
         self._controller.check_service(service)
         with self._ledger.asked(service, "drain", by, detail) as entry:
-            gone = {(each.version, each.address) for each in self._books.backends(service)}
-            going = {
-                version: frozenset(each for each in addresses if (version, each) not in gone)
-                for version, addresses in found().items()
-            }
-            if not any(going.values()):
+            going = self._not_gone(service, found())
+            if not going:
                 return
             with self._controller.alone(service):
                 for version, addresses in going.items():
-                    if addresses:
-                        await check_spare(self._controller, service, version, addresses)
+                    await check_spare(self._controller, service, version, addresses)
+                await self._controller.up_to_date(service)  # a rollout may have ended, and its version with it
                 began_s = self._controller.outside.clock()
                 backends = tuple(
                     Backend(service, version, address, Drain(began_s))
-                    for version, addresses in going.items()
-                    for address in sorted(addresses)
+                    for version, addresses in self._not_gone(service, found()).items()
+                    for address in sorted(addresses & going.get(version, frozenset()))
                 )
-                await self._put(service, backends, entry)
+                if backends:
+                    await self._put(service, backends, entry)
+
+    def _not_gone(self, service: str, found: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+        gone = {(each.version, each.address) for each in self._books.backends(service)}
+        left = {name: frozenset(each for each in found[name] if (name, each) not in gone) for name in found}
+        return {name: addresses for name, addresses in left.items() if addresses}
 
     async def _put(self, service: str, backends: tuple[Backend, ...], entry: Entry) -> None:
         def put() -> None:
@@ -74,7 +74,7 @@ class Backends:
                 self._books.put_backend(backend)
 
         notes = entry.result(", ".join(each.address for each in backends))
-        await self._saved(service, (*map(PutBackend, backends), notes), put)
+        await self._controller.change(service, (*map(PutBackend, backends), notes), put)
 
     # --- undrain ---
 
@@ -100,7 +100,7 @@ class Backends:
             with self._controller.alone(service):
                 notes = entry.result(", ".join(each.address for each in backends))
                 drops = (DropBackend(service, each.version, each.address) for each in backends)
-                await self._saved(service, (*drops, notes), lambda: self._drop(backends))
+                await self._controller.change(service, (*drops, notes), lambda: self._drop(backends))
 
     def _check_kept(self, backend: Backend) -> None:
         """Raise Conflict for a backend that a rollout in progress has let go, and would let go again."""
@@ -134,18 +134,22 @@ class Backends:
                 raise InvalidSpec(f"{', '.join(both)} is to be added and removed; give it once")
             self._check_unused(service, version, added)
             with self._controller.alone(service):
+                going = wanted.remove & set(self._books.placed(self._version(service, version)))
+                if going - {each.address for each in self._drains(service, version)}:
+                    await check_spare(self._controller, service, version, going)
+                await self._controller.up_to_date(service)  # what was let go may have left, or the version ended
                 await self._scale(self._version(service, version), wanted, entry)
+
+    def _drains(self, service: str, version: str) -> list[Backend]:
+        return [each for each in self._books.backends(service) if each.version == version]
 
     async def _scale(self, record: Version, wanted: Scaling, entry: Entry) -> None:
         service, name = record.service, record.name
         own = self._controller.publisher.own_endpoints(service) if record.endpoints is None else record.endpoints
         known = {each.address: each for each in own}
-        drains = {each.address: each for each in self._books.backends(service) if each.version == name}
+        drains = {each.address: each for each in self._drains(service, name)}
         back = [each for address, each in drains.items() if each.leaves and address in {e.address for e in wanted.add}]
         going = frozenset(wanted.remove & known.keys())
-        fresh = going - drains.keys()
-        if fresh:
-            await check_spare(self._controller, service, name, going)
         leaving = self._leaving(record, going, drains)
         gone = {each.address for each in leaving if each.removed}  # nothing runs there: it leaves at once
         left = {**known, **{each.address: each for each in wanted.add}}
@@ -164,7 +168,7 @@ class Backends:
         drops = (DropBackend(service, name, each.address) for each in (*back, *leaving) if each in back or each.removed)
         puts = (PutBackend(each) for each in leaving if not each.removed)
         stable = PutService(Service(service, self._books.stable(service)))
-        await self._saved(service, (stable, PutVersion(version), *drops, *puts, entry.result()), scaled)
+        await self._controller.change(service, (stable, PutVersion(version), *drops, *puts, entry.result()), scaled)
 
     def _leaving(self, record: Version, going: frozenset[str], drains: Mapping[str, Backend]) -> list[Backend]:
         """Return the backends that go as they are let go from now on."""
@@ -222,12 +226,3 @@ class Backends:
     def _drop(self, backends: list[Backend]) -> None:
         for backend in backends:
             self._books.drop_backend(backend)
-
-    async def _saved(self, service: str, changes: tuple[Change, ...], then: Callable[[], None]) -> None:
-        """Save a change, then serve what follows from it."""
-
-        def saved() -> None:
-            then()
-            self._controller.publish(service)
-
-        await self._saver.wait(self._saver.put(Saving(changes, service, saved)))

@@ -1,11 +1,23 @@
 """What the engine knows of services, versions, rollouts and drained backends, and the traffic that follows from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from rollout.exposure import FULL_BP
 from rollout.machine import wanted
-from rollout.record import KEPT_VERSIONS, Backend, Contents, Ended, Mark, PastVersion, Queued, Rollout, Service, Version
+from rollout.record import (
+    KEPT_VERSIONS,
+    Backend,
+    Contents,
+    Ended,
+    Mark,
+    Origin,
+    PastVersion,
+    Queued,
+    Rollout,
+    Service,
+    Version,
+)
 from rollout.state import ENDED, Role, Split
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.groups import place_of
@@ -23,7 +35,7 @@ class Books:
 
     `splits` has what is published for each service with a rollout in progress. `written` returns the addresses that
     envoy-configs gives a service. `marks` are those of operators, `ill` has by service the addresses of backends that
-    probes or most Envoys find unhealthy, as it is known now: it is not saved.
+    probes or most Envoys find unhealthy, as it is known now.
     """
 
     written: Callable[[str], tuple[str, ...]]
@@ -44,6 +56,7 @@ class Books:
         self._backends = {(each.service, each.version, each.address): each for each in contents.backends}
         self.rollouts = {each.service: each for each in contents.rollouts}
         self.marks = {(each.service, each.address): each for each in contents.marks}
+        self.ill = dict(contents.ill)
         self.queued = {each.version.service: each for each in contents.queued}
         self.past = {(each.service, each.name): each for each in contents.past}
         self.splits = {each.service: wanted(each.strategy, each.state) for each in self.active()}
@@ -164,7 +177,10 @@ class Books:
         endpoints = known.endpoints if known else ()
         if endpoints is not None:
             endpoints = tuple(each for each in endpoints if each.address in addresses)
-        return PastVersion(service, name, endpoints, addresses, rollout.strategy, role is Role.STABLE, ended)
+        # The strategy of a way back is not that of a version: it leaves out stages, which are for later undos.
+        way = None if rollout.origin is Origin.DEPLOY else self.past.get((service, rollout.candidate))
+        strategy, served = (rollout.strategy, False) if way is None else (way.strategy, way.served)
+        return PastVersion(service, name, endpoints, addresses, strategy, served or role is Role.STABLE, ended)
 
     # --- what happened ---
 
@@ -213,11 +229,12 @@ class Books:
     def drop_mark(self, service: str, address: str) -> None:
         self.marks.pop((service, address), None)
 
-    def adopt(self, service: str, version: str) -> None:
-        known = self._versions.get((service, self.stable(service)))
-        self._forget(service, self.stable(service))
-        self._stable[service] = version
-        self._versions[service, version] = Version(service, version, known.endpoints if known else None)
+    def adopt(self, version: Version, backends: Iterable[Backend]) -> None:
+        """Have a service's only version, and what was let go of it, under another name."""
+        self._forget(version.service, self.stable(version.service))
+        self.settle(Service(version.service, version.name), version)
+        for backend in backends:
+            self.put_backend(backend)
 
     def put_backend(self, backend: Backend) -> None:
         self._backends[backend.service, backend.version, backend.address] = backend

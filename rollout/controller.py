@@ -34,6 +34,7 @@ from rollout.record import (
     Ended,
     PutBackend,
     PutHistory,
+    PutIll,
     PutNodes,
     PutPast,
     PutRollout,
@@ -112,6 +113,7 @@ class Controller:
         self.books.restore(contents)
         self.observer.historian.restore({(each.service, each.version): each.history for each in contents.histories})
         self.observer.expect(contents.nodes)
+        self.ailing.restore(contents.ill)
         warnings = self.reload(files)
         for taken in contents.taken_back:
             self._take_back_again(taken)
@@ -150,6 +152,8 @@ class Controller:
         for backend in draining:
             self._look_at_backend(backend)
         if not self.saver.unsaved(""):
+            for service, ill in self.ailing.to_save().items():
+                self.saver.put(Saving((PutIll(service, ill),)))
             self._save_histories(self.observer.historian.to_save(self.outside.clock()))
         return bool(active or draining)
 
@@ -286,6 +290,15 @@ class Controller:
             raise
         finally:
             self._changing.discard(service)
+
+    async def change(self, service: str, changes: tuple[Change, ...], then: Callable[[], None]) -> None:
+        """Save a change of a service, take it into the books, and serve what follows from it. Raises Unavailable."""
+
+        def saved() -> None:
+            then()
+            self.publish(service)
+
+        await self.saver.wait(self.saver.put(Saving(changes, service, saved)))
 
     async def up_to_date(self, service: str) -> None:
         """Return once the books have all that was decided of a service's versions. Raises Unavailable."""

@@ -1,13 +1,11 @@
 """What operators say of the health of single backends: marks, which the whole fleet follows."""
 
-from collections.abc import Callable
 from enum import StrEnum
 
 from rollout.controller import Controller
 from rollout.errors import InvalidSpec, Unknown
 from rollout.ledger import Ledger
-from rollout.record import Change, DropMark, Mark, PutMark
-from rollout.saver import Saving
+from rollout.record import DropMark, Mark, PutMark
 from rollout.spare import check_spare
 
 REASON_LIMIT = 300
@@ -41,9 +39,11 @@ class Marking:
                 return
             with self._controller.alone(service):
                 await check_spare(self._controller, service, version, frozenset({address}))
+                await self._controller.up_to_date(service)
+                self._version(service, address)  # its rollout may have ended since, and its version with it
                 mark = Mark(service, address, by, self._controller.outside.wall(), reason)
                 changes = (PutMark(mark), entry.result())
-                await self._saved(service, changes, lambda: self._books.put_mark(mark))
+                await self._controller.change(service, changes, lambda: self._books.put_mark(mark))
 
     async def healthy(self, service: str, address: str, by: str) -> None:
         """Take an operator's mark away, and have Envoys be asked anew. Raises Unknown, Conflict or Unavailable."""
@@ -55,16 +55,7 @@ class Marking:
                 return
             with self._controller.alone(service):
                 changes = (DropMark(service, address), entry.result())
-                await self._saved(service, changes, lambda: self._books.drop_mark(service, address))
-
-    async def _saved(self, service: str, changes: tuple[Change, ...], then: Callable[[], None]) -> None:
-        """Save a change, then serve what follows from it."""
-
-        def saved() -> None:
-            then()
-            self._controller.publish(service)
-
-        await self._controller.saver.wait(self._controller.saver.put(Saving(changes, service, saved)))
+                await self._controller.change(service, changes, lambda: self._books.drop_mark(service, address))
 
     def _version(self, service: str, address: str) -> str:
         """Return the version that a backend is of. Raises Unknown."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollout.hooks import Call, Hook, HookKind
-from rollout.machine import weight_bp
+from rollout.machine import share_bp
 from rollout.record import Rollout
 from rollout.state import Role
 
 KEY_HEADER = "Idempotency-Key"
 SIGNATURE_HEADER = "X-Rollout-Signature"
 REASON_CHARACTERS = 1000
+VARIABLE_BYTES = 100_000  # of the environment; the kernel runs nothing with one of 128 KiB
 _KEY_DIGITS = 40
 
 Value = str | int | float | tuple[str, ...]
@@ -41,10 +42,11 @@ class Message:
         return json.dumps({**self.said, "idempotency_key": self.key, "attempt": attempt}).encode()
 
     def environment(self, attempt: int) -> Mapping[str, str]:
-        """Return it as a command gets it beside the JSON on its stdin: ROLLOUT_SERVICE and so on."""
-        words = {"rollout": "id"}
+        """Return it as a command gets it beside the JSON on stdin: ROLLOUT_SERVICE and so on; not what is too long."""
+        names = {"rollout": "id"}
         values = {**self.said, "idempotency_key": self.key, "attempt": attempt}
-        return {f"ROLLOUT_{words.get(name, name).upper()}": _written(value) for name, value in values.items()}
+        texts = {f"ROLLOUT_{names.get(name, name).upper()}": _written(value) for name, value in values.items()}
+        return {name: text for name, text in texts.items() if len(text.encode()) <= VARIABLE_BYTES}
 
 
 def message(rollout: Rollout, hook: Hook, key: str, endpoints: Endpoints, at: datetime) -> Message:
@@ -59,11 +61,13 @@ def message(rollout: Rollout, hook: Hook, key: str, endpoints: Endpoints, at: da
         "hook": hook.label,
         "phase": state.phase.value,
         "stage": state.stage,
-        "weight_percent": weight_bp(rollout.strategy, state) / 100,
+        "weight_percent": round(share_bp(rollout.strategy, state) / 100, 2),
         "reason": state.reason[:REASON_CHARACTERS],
         "endpoints": endpoints.candidate,
         "at": at.isoformat(timespec="milliseconds"),
     }
+    if state.awaited is not None:
+        said |= {"awaiting": state.awaited.value, "waiting": state.waiting[:REASON_CHARACTERS]}
     if state.loser is not None:
         stays = state.loser is Role.CANDIDATE
         said["loser"] = rollout.candidate if stays else rollout.stable
@@ -88,7 +92,8 @@ def key_of_call(rollout: Rollout, call: Call, asked_s: float) -> str:
 
 def key_of_event(rollout: Rollout, number: int) -> str:
     """Return the key of what one hook is told of a rollout as it stands."""
-    return _key(rollout, str(number), HookKind.EVENT, str(rollout.revision))
+    # A server that was killed may count its revisions again, with another story.
+    return _key(rollout, str(number), HookKind.EVENT, str(rollout.revision), rollout.changed_at.isoformat())
 
 
 def _key(rollout: Rollout, *parts: str) -> str:

@@ -14,6 +14,7 @@ from rollout.hooks import RETRIED, Answer, Call, Hook, HookKind, at
 from rollout.machine import calls
 from rollout.message import Endpoints, Message, about, key_of_call, key_of_event, message
 from rollout.record import Rollout
+from rollout.state import Awaited
 
 TICK_S = 0.1
 KEPT_EVENTS = 100  # of one hook that is slow to hear of them; the oldest go first
@@ -157,7 +158,7 @@ class Messenger:
         return tuple(found)
 
     def changed(self, rollout: Rollout, before: Rollout | None) -> None:
-        """Have who listens told of a new phase, stage or wave."""
+        """Have who listens told of a new phase, stage or wave, and when it waits for a person or the calendar."""
         if before is not None and _standing(before) == _standing(rollout):
             return
         for number in at(rollout.strategy.hooks, HookKind.EVENT):
@@ -289,4 +290,6 @@ def _progress(answer: Answer | None) -> Progress:
 
 def _standing(rollout: Rollout) -> tuple[object, ...]:
     state = rollout.state
-    return rollout.id, state.phase, state.stage, state.wave
+    # Hooks know that they are asked.
+    awaited = None if state.awaited is Awaited.HOOK else state.awaited
+    return rollout.id, state.phase, state.stage, state.wave, awaited

@@ -104,7 +104,7 @@ class Observer:
             leaving=frozenset(each.address for each in self._books.backends(service) if _is_candidates(each, rollout)),
             answers=self._stats.answers(rollout),
             frozen=self._frozen(rollout),
-            missing=self._missed(rollout, everyone),
+            missing=named(self._missed(rollout, everyone)),
             command=command,
             by=by,
         )
@@ -287,12 +287,12 @@ class Observer:
         others = self._without(service) if absent else frozenset()
         return {node: why for node, why in absent.items() if node not in others}
 
-    def _missed(self, rollout: Rollout, connected: Mapping[str, NodeStatus]) -> tuple[str, ...]:
+    def _missed(self, rollout: Rollout, connected: Mapping[str, NodeStatus]) -> frozenset[str]:
         """Return who has been away for longer than the strategy bears."""
         if rollout.state.loser is not None:
-            return ()
+            return frozenset()
         missed = self._roster.missed(rollout, connected.keys(), self._clock())
-        return named(missed - self._without(rollout.service)) if missed else ()
+        return missed - self._without(rollout.service) if missed else missed
 
     def _without(self, service: str) -> frozenset[str]:
         """Return those that are gone and had no such service."""
@@ -337,6 +337,7 @@ class Observer:
         return Crowd(
             connected,
             missing=missing,
+            missed=self._missed(rollout, self._connected()),
             gone={each.node.id: each.node.location for each in self._cache.gone()},
             refused=refused,
             latest=self._stats.latest(),

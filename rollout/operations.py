@@ -16,6 +16,8 @@ from rollout.record import (
     DropQueued,
     DropVersion,
     Origin,
+    PutBackend,
+    PutOperation,
     PutQueued,
     PutRollout,
     PutService,
@@ -31,6 +33,7 @@ from rollout.state import Command, Phase, Role, start
 from rollout.traffic.fitting import check_fits
 
 QUEUE_TICK_S = 1.0
+_SAY_WHERE = "give its backends with --endpoint"
 
 
 class Operations:
@@ -88,6 +91,8 @@ class Operations:
             if self._does(current, version) and current.strategy == strategy and not going_back:
                 return current
             order = Order(Command.ABORT, by, why=f"superseded by {version.name} ({by})")
+            if self._went_back(current, version):
+                return await self._stay_back(current, entry)
             if version.name == current.stable and self._books.runs(version) and _can_go_back(current):
                 return await self._take_back(current, order, entry)
             self._check_free(version, _winner(current))
@@ -112,8 +117,11 @@ class Operations:
         waiting = self._books.queued.get(service)
         with self._ledger.asked(service, "dequeue", by, waiting.version.name if waiting else "") as entry:
             if waiting is not None:
-                changes = (DropQueued(service), entry.result())
-                await self._saved(Saving(changes, service, lambda: self._books.drop_queued(service)))
+                await self._drop_queued(service, entry.result())
+
+    async def _drop_queued(self, service: str, note: PutOperation) -> None:
+        changes = (DropQueued(service), note)
+        await self._controller.change(service, changes, lambda: self._books.drop_queued(service))
 
     async def run(self) -> None:
         """Begin deployments that wait, each when its service is free, until cancelled."""
@@ -126,9 +134,11 @@ class Operations:
 
     async def begin_queued(self) -> None:
         """Begin what waits where no rollout is in progress; what is not possible any more says so and stays."""
-        for queued in tuple(self._books.queued.values()):
-            service = queued.version.service
-            if not queued.fault and self._books.is_free(service) and self._controller.is_quiet(service):
+        for service in tuple(self._books.queued):
+            queued = self._books.queued.get(service)  # while the one before was saved it may have been taken out
+            if queued is None or queued.fault:
+                continue
+            if self._books.is_free(service) and self._controller.is_quiet(service):
                 with contextlib.suppress(Unavailable):  # it begins once it is saved
                     await self._begin_queued(queued)
 
@@ -155,6 +165,8 @@ class Operations:
         """
         current = self._controller.rollout(service)
         with self._ledger.asked(service, "undo", by, f"to {to}" if to else "") as entry:
+            if to:
+                check_version_name(to)
             if current is None:
                 raise Conflict(f"'{service}' has had no rollout, so there is nothing to undo")
             if self._controller.in_progress(service):
@@ -164,7 +176,8 @@ class Operations:
             target = to or (self._books.stable(service) if undone else current.stable)
             if target == self._books.stable(service):
                 return current
-            version, strategy = self._past(service, target, endpoints), self._back_by(service, target, current)
+            known = Version(service, target, endpoints) if endpoints else self._past(service, target, _SAY_WHERE)
+            version, strategy = known, self._back_by(service, target, current)
             self._outside.permit(strategy)
             self._check_free(version, self._books.stable(service))
             return await self._begin(version, strategy, Origin.UNDO, f"back to {target}: undone by {by}", entry)
@@ -173,10 +186,12 @@ class Operations:
         back = current.state.loser is Role.CANDIDATE
         if to == current.candidate and not back:
             return current
+        if back and to in ("", current.stable):
+            return await self._stay_back(current, entry)
         if to not in ("", current.stable):
             what = f"a rollout of '{current.service}' is in progress ({current.stable} -> {current.candidate})"
             raise Conflict(f"{what}; abort it first, then undo --to {to}")
-        if back or (current.origin is Origin.UNDO and not to):
+        if current.origin is Origin.UNDO and not to:
             return current
         if not _can_go_back(current):
             what = f"'{current.stable}' is being let go already"
@@ -186,13 +201,15 @@ class Operations:
     def _back_by(self, service: str, target: str, current: Rollout) -> Strategy:
         """Return the strategy of the way back: one stage of 100 % while the version is known to be good."""
         past = self._books.past.get((service, target))
-        strategy = past.strategy if past else current.strategy
-        if past is None or not past.served:  # one that was only tried is not known to be good
-            return strategy
+        if past is None:
+            return current.strategy
+        if not past.served:  # one that was only tried is not known to be good
+            return past.strategy
+        thawed = past.strategy.model_copy(update={"freeze": None})  # going back may begin at any time
         since = timedelta(seconds=self._outside.clock() - past.ended.engine_s)
-        if since > strategy.rollback_window:
-            return strategy
-        return strategy.model_copy(update={"stages": strategy.stages[-1:], "waves": ()})
+        if since > thawed.rollback_window:
+            return thawed
+        return thawed.model_copy(update={"stages": thawed.stages[-1:], "waves": ()})
 
     async def retry(self, service: str, by: str) -> Rollout:
         """Begin the last rollout again, which was taken back. Raises Unknown, Conflict, Unavailable."""
@@ -208,36 +225,38 @@ class Operations:
                 raise Conflict(f"the last rollout of '{service}' has completed; there is nothing to try again")
             provided = any(hook.at is HookKind.PROVISION for hook in current.strategy.hooks)
             anew = Version(service, current.candidate, ())  # the hook says where it runs
-            version = anew if provided else self._past(service, current.candidate, ())
+            version = anew if provided else self._past(service, current.candidate, "deploy it with its backends")
             self._outside.permit(current.strategy)
             self._check_free(version, self._books.stable(service))
             return await self._begin(version, current.strategy, Origin.RETRY, f"tried again by {by}", entry)
 
-    def _past(self, service: str, name: str, endpoints: tuple[Endpoint, ...]) -> Version:
-        """Return a past version where it runs. Raises Unknown or Conflict."""
-        if endpoints:
-            return Version(service, name, endpoints)
+    def _past(self, service: str, name: str, remedy: str) -> Version:
+        """Return a past version where it ran. Raises Unknown or Conflict."""
         past = self._books.past.get((service, name))
         if past is None:
             known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
             what = f"it is not known where version '{name}' of '{service}' runs (known: {known})"
-            raise Unknown(f"{what}; give its backends with --endpoint")
+            raise Unknown(f"{what}; {remedy}")
         version = Version(service, name, past.endpoints)
         if set(self._books.placed(version)) != set(past.addresses):
             what = f"envoy-configs has other endpoints of '{service}' than when '{name}' ended"
-            raise Conflict(f"{what} ({', '.join(past.addresses) or 'none'}); give its backends with --endpoint")
+            raise Conflict(f"{what} ({', '.join(past.addresses) or 'none'}); {remedy}")
         return version
 
     async def _take_back(self, current: Rollout, order: Order, entry: Entry) -> Rollout:
-        """Take a rollout back, which waits for nothing, and begin no other one behind it."""
+        """Take a rollout back, which waits for nothing."""
         service = current.service
         self._controller.obey(service, order)
-        changes: tuple[Change, ...] = (entry.result("taken back"),)
-        if service in self._books.queued:
-            changes = (DropQueued(service), *changes)
-        self._saver.put(Saving(changes, service, lambda: self._books.drop_queued(service)))
+        self._saver.put(Saving((entry.result("taken back"),), service))
         await self._controller.settled(service)
         return self._books.rollouts[service]
+
+    async def _stay_back(self, current: Rollout, entry: Entry) -> Rollout:
+        """Begin no other one behind a rollout that goes back."""
+        waiting = self._books.queued.get(current.service)
+        if waiting is not None:
+            await self._drop_queued(current.service, entry.result(f"{waiting.version.name} taken out of the queue"))
+        return self._books.rollouts[current.service]
 
     # --- commands ---
 
@@ -264,20 +283,27 @@ class Operations:
                 return
             if service in self._books.rollouts:
                 raise Conflict(f"'{service}' has had a rollout; its stable version keeps its name, '{before}'")
-            (record,) = self._books.versions(service)
-            changes = (
-                DropVersion(service, before),
-                PutService(Service(service, version)),
-                PutVersion(replace(record, name=version)),
-                entry.result(),
-            )
-
-            def adopted() -> None:
-                self._books.adopt(service, version)
-                self._observer.renamed(service, before, version)
-
             with self._controller.alone(service):
-                await self._saved(Saving(changes, service, adopted))
+                await self._controller.up_to_date(service)
+                await self._rename(service, before, version, entry)
+
+    async def _rename(self, service: str, before: str, version: str, entry: Entry) -> None:
+        (record,) = self._books.versions(service)
+        renamed = replace(record, name=version)
+        backends = [replace(each, version=version) for each in self._books.backends(service)]
+        changes: tuple[Change, ...] = (
+            DropVersion(service, before),
+            PutService(Service(service, version)),
+            PutVersion(renamed),
+            *map(PutBackend, backends),
+            entry.result(),
+        )
+
+        def adopted() -> None:
+            self._books.adopt(renamed, backends)
+            self._observer.renamed(service, before, version)
+
+        await self._controller.change(service, changes, adopted)
 
     async def forget(self, service: str, version: str, by: str) -> None:
         """Forget a past version. Raises Unknown, Conflict for one that is in use, or Unavailable."""
@@ -289,7 +315,7 @@ class Operations:
                 known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
                 raise Unknown(f"'{service}' has no past version '{version}'; it has {known}")
             changes = (DropPast(service, version), entry.result())
-            await self._saved(Saving(changes, service, lambda: self._books.drop_past(service, version)))
+            await self._controller.change(service, changes, lambda: self._books.drop_past(service, version))
 
     def _in_use(self, service: str, version: str) -> str:
         if self._controller.in_progress(service):
@@ -358,16 +384,6 @@ class Operations:
             )
             await self._saver.wait(self._saver.put(Saving(changes, service, begin)))
         return rollout
-
-    async def _saved(self, saving: Saving) -> None:
-        """Save a change, then serve what follows from it."""
-        then = saving.then
-
-        def saved() -> None:
-            then()
-            self._controller.publish(saving.service)
-
-        await self._saver.wait(self._saver.put(replace(saving, then=saved)))
 
 
 def _version_of(deployment: Deployment) -> Version:

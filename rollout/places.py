@@ -11,6 +11,7 @@ from rollout.machine.planned import DONE
 from rollout.metrics import Scrape
 from rollout.readings import Readings
 from rollout.record import Rollout
+from rollout.roster import named
 from rollout.split import Route, worst
 from rollout.state import Place, Seen, State
 from xds.cache import NodeStatus
@@ -18,6 +19,7 @@ from xds.cache import NodeStatus
 FIRST_BASE_S = 0.25  # until every Envoy that has a new weight was read once, which is what increments count from
 ROUND_S = 0.25
 USUAL_EVERY_S = 0.5
+AT_ONCE = 100  # they take a tenth of a second
 LANE_LOOK_S = 0.02  # each look is a line of the journal: with 200 locations there is one of each in 4 s
 
 
@@ -25,13 +27,15 @@ LANE_LOOK_S = 0.02  # each look is a line of the journal: with 200 locations the
 class Crowd:
     """The fleet at one moment, to be told apart by location.
 
-    `missing` says why those are waited for that are gone, `gone` has the locations of those of them that are known.
+    `missing` says why those are waited for that are gone, `missed` are those that were for too long; `gone` has the
+    locations of those of them that are known.
     `refused` are the NACKs of what is served now; `fresh` returns all that came since a time. `blind` says of whom
     nothing can be read, `past` what stable did; both cost something. `readings` are those taken outside of Envoy.
     """
 
     connected: Mapping[str, NodeStatus]
     missing: Mapping[str, str]
+    missed: frozenset[str]
     gone: Mapping[str, str]
     refused: Mapping[str, str]
     latest: Mapping[str, Scrape]
@@ -73,7 +77,8 @@ class Places:
     """Collects looks for each location of a rollout. It decides nothing.
 
     `every_s` says how long it is from one look to the next, by the lane's state, how many Envoys it has, and the time.
-    All locations whose look is due are looked at together, so that their number does not make steps of the journal.
+    Locations whose look is due are looked at together, so that not each makes a step of the journal; but not more than
+    AT_ONCE, for nothing else is done meanwhile.
     """
 
     def __init__(self, new_looks: Callable[[Rollout], Looks], every_s: Callable[[State, int, float], float]) -> None:
@@ -88,7 +93,7 @@ class Places:
         free = tuple(sorted({status.node.location for status in crowd.connected.values()} - state.lanes.keys()))
         moving = [location for location, lane in state.lanes.items() if lane.phase not in DONE]
         _, joining = due(rollout.strategy, state, free)
-        places = {location: self._place(location, here, seen, crowd) for location in (*moving, *joining)}
+        places = {location: _place(location, here[location], crowd) for location in (*moving, *joining)}
         for location in moving:
             since_s = state.lanes[location].since_s
             refused = {**crowd.fresh(here[location].connected, since_s), **places[location].refused}
@@ -124,17 +129,6 @@ class Places:
         watches = self._watches.get(service, {})
         return (watch for name, watch in watches.items() if location in (None, name))
 
-    def _place(self, location: str, here: Mapping[str, _Here], seen: Seen, crowd: Crowd) -> Place:
-        there = here[location]
-        gone = tuple(node for node in seen.missing if crowd.gone.get(node, location) == location)
-        return Place(
-            len(there.connected),
-            fleet=len(there.connected) + len(there.missing.keys() - there.connected.keys()),
-            lagging=there.lagging,
-            refused={node: crowd.refused[node] for node in there.connected.keys() & crowd.refused.keys()},
-            missing=gone,
-        )
-
     def _looks(self, rollout: Rollout, seen: Seen, crowd: Crowd, here: Mapping[str, _Here]) -> Mapping[str, Look]:
         service, weights = rollout.service, {} if seen.served is None else seen.served.by_location
         watches = self._watches.setdefault(service, {})
@@ -152,9 +146,7 @@ class Places:
         # A command may be refused, and a look that is taken is gone: leave it to the next observation.
         if not every_s or seen.command is not None or not self._is_time(service, every_s, seen.now_s):
             return {}
-        due_now = [
-            location for location in sorted(every_s) if seen.now_s - watches[location].looked_s >= every_s[location]
-        ]
+        due_now = _oldest(watches, every_s, seen.now_s)
         if not due_now:
             return {}
         self._round_s[service] = seen.now_s
@@ -169,8 +161,24 @@ class Places:
     def _is_time(self, service: str, every_s: Mapping[str, float], now_s: float) -> bool:
         """Say whether there may be looks again: the more locations and the longer their stages, the rarer."""
         slower = max(1.0, min(every_s.values()) / USUAL_EVERY_S)
-        between_s = max(ROUND_S, LANE_LOOK_S * len(every_s) * slower)
+        between_s = max(ROUND_S, LANE_LOOK_S * min(len(every_s), AT_ONCE) * slower)
         return now_s - self._round_s.get(service, 0.0) >= between_s
+
+
+def _place(location: str, here: _Here, crowd: Crowd) -> Place:
+    return Place(
+        len(here.connected),
+        fleet=len(here.connected) + len(here.missing.keys() - here.connected.keys()),
+        lagging=here.lagging,
+        refused={node: crowd.refused[node] for node in here.connected.keys() & crowd.refused.keys()},
+        missing=named([node for node in crowd.missed if crowd.gone.get(node, location) == location]),
+    )
+
+
+def _oldest(watches: Mapping[str, _Watch], every_s: Mapping[str, float], now_s: float) -> tuple[str, ...]:
+    """Return the locations whose look is due, not more than are looked at in one go: those first that wait longest."""
+    due_now = [location for location in sorted(every_s) if now_s - watches[location].looked_s >= every_s[location]]
+    return tuple(sorted(due_now, key=lambda location: watches[location].looked_s)[:AT_ONCE])
 
 
 def _count(watch: _Watch, weight_bp: int, here: _Here, now_s: float, crowd: Crowd) -> None:

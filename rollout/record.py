@@ -1,6 +1,7 @@
 """What is remembered: services, versions, rollouts and their journal; states and observations as JSON."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -167,7 +168,8 @@ class TakenBack:
 class Contents:
     """All that a server needs to go on where it was. `engine_s` is the engine's clock at the last save.
 
-    `taken_back` are the rollouts that Envoys have back already, though that could not be saved.
+    `taken_back` are the rollouts that Envoys have back already, though that could not be saved. `ill` has by service
+    the addresses of backends that Envoys were told not to use, whether that is so still or not.
     """
 
     engine_s: float
@@ -181,6 +183,7 @@ class Contents:
     queued: tuple[Queued, ...] = ()
     past: tuple[PastVersion, ...] = ()
     taken_back: tuple[TakenBack, ...] = ()
+    ill: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +270,14 @@ class DropMark:
 
 
 @dataclass(frozen=True, slots=True)
+class PutIll:
+    """Replace the addresses of a service's backends that were found unhealthy."""
+
+    service: str
+    addresses: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class PutNodes:
     """Replace the ids of the nodes that belong to the fleet."""
 
@@ -287,6 +298,7 @@ Change = (
     | DropBackend
     | PutMark
     | DropMark
+    | PutIll
     | PutQueued
     | DropQueued
     | PutPast

@@ -48,6 +48,8 @@ class Changes:
         supersede = body.pop("supersede", False)
         if not isinstance(supersede, bool):
             raise InvalidSpec("supersede: is neither true nor false")
+        if body.get("service", _service(request)) != _service(request):
+            raise InvalidSpec(f"service: is not '{_service(request)}', which the path names; leave it out")
         deployment = parse_deployment({**body, "service": _service(request)})
         ask = self._is.operations.supersede if supersede else self._is.operations.deploy
         return self._rollout(await ask(deployment, caller(request)), status=201)
@@ -94,7 +96,9 @@ class Changes:
         return self._view(request)
 
     async def adopt(self, request: web.Request) -> web.Response:
-        version = text(await body_of(request), "version")
+        body = await body_of(request)
+        known_fields(body, "version")
+        version = text(body, "version")
         await self._is.operations.adopt(_service(request), version, caller(request))
         return self._view(request)
 
@@ -133,7 +137,7 @@ class Changes:
         return await self._operations(None)
 
     async def reload(self, request: web.Request) -> web.Response:
-        await body_of(request)
+        known_fields(await body_of(request))
         return web.json_response({"warnings": list(await self._is.reload(caller(request)))})
 
     async def _operations(self, service: str | None) -> web.Response:

@@ -6,7 +6,7 @@ from rollout.controller import Controller
 
 
 def unhealthy_view(controller: Controller, service: str) -> list[dict[str, Any]]:
-    """Each with why; one that is `used` all the same is the last one that its version has.
+    """Each with why; one is `used` all the same where no other of its version is healthy.
 
     `marked_by` is the operator who has marked it, null where probes or Envoys find it unhealthy.
     """

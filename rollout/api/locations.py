@@ -5,9 +5,9 @@ from typing import Any
 
 from rollout.controller import Controller
 from rollout.gate import Verdict, VerdictName, verdict_to_json
-from rollout.machine import by_location, in_waves, lane_bp, undone, weight_bp
+from rollout.machine import in_waves, lane_bp, undone
 from rollout.record import Rollout
-from rollout.spec import Strategy, Wave
+from rollout.spec import Wave
 from rollout.state import Phase, Seen, State
 from rollout.waves import words
 
@@ -38,14 +38,6 @@ def version_weight(controller: Controller, service: str, version: str) -> float:
         return controller.books.weight_bp(service, version) / 100
     candidate = weight_view(controller, rollout)
     return candidate if version == rollout.candidate else round(100 - candidate, 2)
-
-
-def step_weight(rollout: Strategy, state: State, because: Seen | None) -> float:
-    """The candidate's wanted share in percent at a step of the journal; in waves as if all locations were alike."""
-    if not in_waves(rollout, state):
-        return weight_bp(rollout, state) / 100
-    locations = len(state.lanes.keys() | (because.locations if because else ()))
-    return round(sum(by_location(state).values()) / 100 / max(1, locations), 2)
 
 
 def verdict_view(rollout: Rollout) -> dict[str, Any] | None:

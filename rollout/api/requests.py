@@ -1,5 +1,6 @@
 """What handlers take from a request: who asks, its JSON, its fields."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ async def body_of(request: web.Request) -> dict[str, Any]:
         raise InvalidSpec("send `Content-Type: application/json`")
     try:
         body = await request.json()
+        json.dumps(body, ensure_ascii=False).encode()  # half of a character, as "\\ud800", could not be saved
     except (ValueError, LookupError, RecursionError) as error:
         raise InvalidSpec(f"the body is no JSON: {error}") from error
     if not isinstance(body, dict):
@@ -30,8 +32,10 @@ async def body_of(request: web.Request) -> dict[str, Any]:
 
 def text(body: Mapping[str, Any], field: str) -> str:
     value = body.get(field)
-    if not isinstance(value, str) or not value:
+    if value is None or value == "":
         raise InvalidSpec(f"{field}: is missing; give it as text")
+    if not isinstance(value, str):
+        raise InvalidSpec(f"{field}: must be text, but is {json.dumps(value)[:80]}")
     return value
 
 

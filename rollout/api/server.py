@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from rollout.api.backstage import Backstage
 from rollout.api.changes import Changes
-from rollout.api.requests import body_of, caller, text
+from rollout.api.requests import body_of, caller, known_fields, text
 from rollout.api.views import dump_story, fleet_view, service_view, summary
 from rollout.bootstrap import is_loopback
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
@@ -23,6 +24,7 @@ from xds.errors import InvalidConfig
 
 BODY_LIMIT = 1024 * 1024
 HISTORY_LIMIT = 100
+_NUMBER = re.compile(r"[0-9]{1,18}")
 STATUS: Mapping[type[RolloutError], int] = {InvalidSpec: 400, Unknown: 404, Conflict: 409, Unavailable: 503}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -97,10 +99,11 @@ class _Api:
 
     async def mark(self, request: web.Request) -> web.Response:
         body, service = await body_of(request), request.match_info["service"]
+        known_fields(body, "backend", "health", "reason")
         address, word = parse_endpoint(text(body, "backend")).address, text(body, "health")
         match word:
             case Health.UNHEALTHY:
-                reason = str(body.get("reason") or "")
+                reason = text(body, "reason") if body.get("reason") else ""
                 await self._marking.unhealthy(service, address, reason, caller(request))
             case Health.HEALTHY:
                 await self._marking.healthy(service, address, caller(request))
@@ -119,7 +122,7 @@ class _Api:
         last = self._is.controller.rollout(service)
         if last is None:
             raise Unknown(f"'{service}' has had no rollout")
-        if wanted != "last" and not (wanted.isascii() and wanted.isdecimal()):
+        if wanted != "last" and not _NUMBER.fullmatch(wanted):
             raise InvalidSpec(f"'{wanted}' is no rollout's id; give a number, or `last`")
         number = last.id if wanted == "last" else int(wanted)
         rollouts = await self._is.store.rollouts(service, HISTORY_LIMIT)

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rollout.api.health import unhealthy_view
-from rollout.api.locations import lane_steps, step_weight, verdict_view, version_weight, waves_view, weight_view
+from rollout.api.locations import lane_steps, verdict_view, version_weight, waves_view, weight_view
 from rollout.api.stages import stage_view
 from rollout.books import name_of
 from rollout.controller import Controller
 from rollout.drain import Active
 from rollout.gate import Errors, Look, Past, verdict_to_json
 from rollout.history import History
-from rollout.machine import plan_of
+from rollout.machine import plan_of, share_bp
 from rollout.messenger import Report
 from rollout.metrics import Counts, tally
 from rollout.record import Backend, JournalEntry, Operation, PastVersion, Rollout
@@ -312,7 +312,7 @@ def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[di
             "at": entry.at.isoformat(),
             "phase": entry.state.phase,
             "stage": entry.state.stage,
-            "weight_percent": step_weight(strategy, entry.state, entry.because),
+            "weight_percent": round(share_bp(strategy, entry.state) / 100, 2),
             "reason": entry.state.reason,
             "verdict": entry.state.verdict and verdict_to_json(entry.state.verdict),
             "passed": entry.state.passed and verdict_to_json(entry.state.passed),

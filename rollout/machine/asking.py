@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rollout.exposure import FULL_BP
 from rollout.hooks import Answer, Call, HookKind, at
-from rollout.machine.planned import behind, plan_of
+from rollout.machine.planned import behind, plan_of, stages_of
 from rollout.spec import Strategy
 from rollout.state import Awaited, Phase, Seen, State
 
@@ -55,7 +55,8 @@ def _each(strategy: Strategy, kind: HookKind, occasion: str = "") -> Iterator[Ca
 
 def going_up(strategy: Strategy, state: State, stage: int) -> Iterator[Call]:
     """Yield who must agree before a stage of the plan begins; no stage is behind the last."""
-    following = plan_of(strategy, state)
+    # In waves this is asked of the whole rollout before the first one only.
+    following = stages_of(strategy, 0) if strategy.waves else plan_of(strategy, state)
     if stage < len(following):
         yield from _each(strategy, HookKind.CONFIRM_TRAFFIC_INCREASE, str(stage))
         if following[stage].weight_bp == FULL_BP:

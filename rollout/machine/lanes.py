@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from rollout.gate import Evidence, Inconclusive, Past
+from rollout.gate import Evidence, Fail, Inconclusive, Past
 from rollout.hooks import Call, HookKind
 from rollout.machine import alone, asking
 from rollout.machine.asking import asked, demanding, of_kind, refusing
 from rollout.machine.lending import called_in, calls_into, in_lane, kept, lent, of_wave
 from rollout.machine.moves import enter, pause, take_back, to_stage, wait
+from rollout.machine.phases import overdue
 from rollout.machine.planned import DONE, in_waves, lane_bp, plan, strategy_of, wanted
 from rollout.machine.seeing import percent
 from rollout.spec import OnFailure, Strategy
@@ -23,15 +24,27 @@ _ENDS_OF_A_LANE = (Phase.DRAINING, Phase.REMOVING)  # where it goes from rolling
 
 def stepped(strategy: Strategy, state: State, seen: Seen) -> State:
     """Return what follows when nobody asks for anything."""
-    back = demanding(strategy, seen) or (refusing(strategy, seen) if state.phase is Phase.SHIFTING else "")
-    if back:
-        return back_everywhere(state, seen, back)
     following = {location: _moved(strategy, state, location, seen) for location in state.lanes}
-    failed = {location: lane for location, lane in following.items() if _turned(state.lanes[location], lane)}
-    if failed and strategy.on_failure is OnFailure.ALL:
-        return back_everywhere(state, seen, told(failed, lambda lane: lane.reason))
+    failed = {location: lane for location, lane in following.items() if _fails(state.lanes[location], lane)}
     known = with_lanes(state, following, seen)
-    return summed_up(strategy, _joined(strategy, known, seen), seen)
+    back = _reason_to_go_back(strategy, known, seen)
+    if failed and strategy.on_failure is OnFailure.ALL:
+        back = back or told(failed, _fault)
+    return back_everywhere(known, seen, back) if back else summed_up(strategy, _joined(strategy, known, seen), seen)
+
+
+def _reason_to_go_back(strategy: Strategy, state: State, seen: Seen) -> str:
+    """Say why all locations are taken back, whatever each of them shows; "" when they are not."""
+    asked_for = demanding(strategy, seen) or (refusing(strategy, seen) if state.phase is Phase.SHIFTING else "")
+    if asked_for:
+        return asked_for
+    budget, cost = strategy.gate.error_budget, sum(lane.evidence.excess for lane in state.lanes.values())
+    if budget is not None and cost >= budget:
+        return f"all locations together have had {cost:.0f} bad answers too many, and the error budget is {budget}"
+    if undone(state):
+        return ""  # each has a deadline of its own
+    last_s = max((lane.since_s for lane in state.lanes.values()), default=state.since_s)
+    return overdue(strategy, replace(state, since_s=max(state.since_s, last_s)), seen)
 
 
 def back_everywhere(state: State, seen: Seen, reason: str) -> State:
@@ -49,16 +62,21 @@ def everywhere(state: State, seen: Seen, reason: str) -> State:
 
 
 def due(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """Return the wave that locations join now, and which do, of those that are in none.
+    """Return the wave that locations may join now, and which, of those that are in none.
 
-    The last wave takes in what comes later. After a wave in which every location went back none is due.
+    The last wave takes in what comes later.
     """
     last = len(strategy.waves) - 1
     if state.wave == last:
         return last, joining(strategy.waves[last], free)
+    return (state.wave, ()) if undone(state) else following_wave(strategy, state, free)
+
+
+def _due_by_itself(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """Return what is due: after a wave in which every location went back, none before somebody says so."""
     here = [lane for lane in state.lanes.values() if lane.wave == state.wave]
-    lost = bool(here) and all(lane.phase is Phase.ROLLED_BACK for lane in here)
-    return (state.wave, ()) if lost or undone(state) else following_wave(strategy, state, free)
+    lost = bool(here) and all(lane.loser is Role.CANDIDATE for lane in here)
+    return (state.wave, ()) if lost and state.wave + 1 < len(strategy.waves) else due(strategy, state, free)
 
 
 def following_wave(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
@@ -93,7 +111,9 @@ def undone(state: State) -> Mapping[str, State]:
 
 def begun(strategy: Strategy, state: State, seen: Seen, number: int, found: tuple[str, ...]) -> State:
     """Return the state with these locations in this wave."""
-    reason = f"wave {number + 1} of {len(strategy.waves)} has begun: {told_names(found)}"
+    absent = unmet(strategy.waves[number], (*state.lanes, *found))
+    without = f"; no Envoy is in {told_names(absent)}" if absent else ""
+    reason = f"wave {number + 1} of {len(strategy.waves)} has begun: {told_names(found)}{without}"
     peers = len(state.lanes) + len(seen.locations)
     new = {each: replace(_first(strategy, seen, number, _past_at(seen, each)), peers=peers) for each in found}
     known = state if number == state.wave else replace(enter(state, Phase.SHIFTING, seen, reason), wave=number)
@@ -142,8 +162,8 @@ def stopped_for(state: State, seen: Seen, awaited: Awaited, reason: str) -> Stat
 
 
 def gone_back(state: State) -> Mapping[str, State]:
-    """Return the lanes that were taken back."""
-    return {location: lane for location, lane in state.lanes.items() if lane.phase is Phase.ROLLED_BACK}
+    """Return the lanes that were taken back and wait for nobody: every Envoy has that, or there is none."""
+    return {location: lane for location, lane in state.lanes.items() if _is_done(lane) and lane.loser is Role.CANDIDATE}
 
 
 def turned_back(before: State, after: State) -> bool:
@@ -170,21 +190,29 @@ def again(lane: State, seen: Seen, reason: str) -> State:
 
 
 def told(lanes: Mapping[str, State], what: Callable[[State], str]) -> str:
-    """Say something of each of these lanes; of the first ones, where they are many."""
-    known = [f"{words(location)}: {what(lane)}" for location, lane in sorted(lanes.items())]
+    """Say something of these lanes, of those once of whom it is the same; only some of it, where it is much."""
+    known = _together({location: what(lane) for location, lane in lanes.items()})
     more = len(known) - REASONS_TOLD
-    return "; ".join(known[:REASONS_TOLD]) + (f"; and {more} more" if more > 0 else "")
+    parts = [f"{told_names(names)}: {each}" for each, names in list(known.items())[:REASONS_TOLD]]
+    return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")
 
 
 def told_lanes(before: Mapping[str, State], state: State) -> tuple[str, ...]:
     """Say which locations have another phase or stage than before, those together that have the same now."""
-    together: dict[str, list[str]] = {}
-    for location, lane in sorted(state.lanes.items()):
+    found: dict[str, str] = {}
+    for location, lane in state.lanes.items():
         known = before.get(location)
         if known is None or (known.phase, known.stage) != (lane.phase, lane.stage):
-            what = f"{lane.phase.replace('_', ' ')} at {percent(lane_bp(lane))}: {lane.reason}"
-            together.setdefault(what, []).append(location)
-    return tuple(f"{told_names(tuple(names))} {what}" for what, names in together.items())
+            found[location] = f"{lane.phase.replace('_', ' ')} at {percent(lane_bp(lane))}: {lane.reason}"
+    return tuple(f"{told_names(names)} {what}" for what, names in _together(found).items())
+
+
+def _together(said: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
+    """Return by what is said of whom, in the order of their names."""
+    found: dict[str, tuple[str, ...]] = {}
+    for location, what in sorted(said.items()):
+        found[what] = (*found.get(what, ()), location)
+    return found
 
 
 def told_names(locations: tuple[str, ...]) -> str:
@@ -200,19 +228,31 @@ def step_of_lane(strategy: Strategy, state: State, location: str, seen: Seen) ->
     following = alone.moved(of_lane, lent(state, lane), there)
     if following.phase in _ENDS_OF_A_LANE:
         following = replace(enter(following, Phase.ROLLED_BACK, seen, following.reason), drain=None)
-    return replace(following, evidence=Evidence.start()) if following.phase in DONE else following
+    if following.phase not in DONE:
+        return following
+    return replace(following, evidence=replace(Evidence.start(), excess=following.evidence.excess))
 
 
 def _moved(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
     lane, place = state.lanes[location], seen.places.get(location)
-    if lane.phase in DONE or place is None or not seen.connected:
+    if lane.phase in DONE or place is None:
+        return lane
+    if place.missing and lane.loser is None:  # they may be all that there were
+        return step_of_lane(strategy, state, location, seen)
+    if not seen.connected:
         return lane
     if not place.fleet:
         return replace(lane, waiting=NOBODY, converged_s=None)
-    if lane.waiting == NOBODY:
-        back = replace(lane, waiting="")
-        return to_stage(back, seen, lane.stage, "its Envoys are back") if lane.phase is Phase.SHIFTING else back
-    return step_of_lane(strategy, state, location, seen)
+    return _again_there(state, lane, seen) if lane.waiting == NOBODY else step_of_lane(strategy, state, location, seen)
+
+
+def _again_there(state: State, lane: State, seen: Seen) -> State:
+    """Return a lane whose Envoys are back. It goes on, but not in a pause that somebody asked for meanwhile."""
+    back = replace(lane, waiting="")
+    if lane.phase is not Phase.SHIFTING:
+        return back
+    back = to_stage(back, seen, lane.stage, "its Envoys are back")
+    return stopped_for(back, seen, Awaited.OPERATOR, state.reason) if state.awaited is Awaited.OPERATOR else back
 
 
 def _seen_at(lane: State, mine: Split, location: str, seen: Seen) -> Seen:
@@ -242,9 +282,11 @@ def _joined(strategy: Strategy, state: State, seen: Seen) -> State:
     """Begin the next wave when it is due, and take those in that have come; once hooks agree and nothing is frozen."""
     if not seen.connected or state.awaited is Awaited.OPERATOR:
         return state
-    number, found = due(strategy, state, seen.locations)
-    if not found:
+    number, found = _due_by_itself(strategy, state, seen.locations)
+    if not found or not seen.places.keys() >= set(found):  # what their stages are planned by is seen next
         return state
+    if seen.unhealthy:
+        return replace(state, awaited=None, waiting=seen.unhealthy)
     if seen.frozen:
         return wait(state, Awaited.THAW, seen.frozen)
     if number > max(0, state.wave):  # the first was confirmed before traffic began
@@ -257,7 +299,7 @@ def _joined(strategy: Strategy, state: State, seen: Seen) -> State:
 
 def _ended(strategy: Strategy, state: State, seen: Seen) -> State:
     """What follows when no lane moves any more, and none waits: the end, or somebody must decide."""
-    number, found = due(strategy, state, seen.locations)
+    number, found = _due_by_itself(strategy, state, seen.locations)
     if found or not seen.connected or state.awaited is Awaited.OPERATOR:
         return state
     absent = unmet(strategy.waves[number], ()) if number > state.wave else ()
@@ -288,7 +330,11 @@ def _past_at(seen: Seen, location: str) -> Past:
 
 
 def _fate(lane: State) -> str:
-    return f"went back, {lane.reason}" if lane.phase is Phase.ROLLED_BACK else lane.reason
+    return f"went back, {lane.reason}" if lane.loser is Role.CANDIDATE else lane.reason
+
+
+def _fault(lane: State) -> str:
+    return lane.verdict.reason if lane.loser is None and isinstance(lane.verdict, Fail) else lane.reason
 
 
 def _stopped(lane: State, seen: Seen, reason: str) -> State:
@@ -305,6 +351,12 @@ def _pardoned(lane: State, address: str, seen: Seen) -> State:
 
 def _is_done(lane: State) -> bool:
     return lane.phase in DONE or lane.waiting == NOBODY
+
+
+def _fails(before: State, after: State) -> bool:
+    """Say whether a lane has failed in this step: it goes back, or would if that could be done."""
+    fails_now = isinstance(after.verdict, Fail) and not isinstance(before.verdict, Fail)
+    return _turned(before, after) or (fails_now and after.loser is None)
 
 
 def _turned(before: State, after: State) -> bool:

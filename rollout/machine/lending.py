@@ -6,7 +6,9 @@ A hook that is called at a stage is called once for each wave: its occasion is "
 from collections.abc import Iterator
 from dataclasses import replace
 
+from rollout.exposure import FULL_BP
 from rollout.hooks import Call, HookKind, at
+from rollout.machine.planned import stages_of
 from rollout.spec import Strategy
 from rollout.state import State
 
@@ -41,7 +43,9 @@ def of_wave(call: Call, wave: int) -> Call:
 
 def calls_into(strategy: Strategy, wave: int) -> Iterator[Call]:
     """Yield who must agree before a wave begins."""
-    return (Call(number, f"{wave}.0") for number in at(strategy.hooks, HookKind.CONFIRM_TRAFFIC_INCREASE))
+    yield from (Call(number, f"{wave}.0") for number in at(strategy.hooks, HookKind.CONFIRM_TRAFFIC_INCREASE))
+    if stages_of(strategy, wave)[0].weight_bp == FULL_BP:
+        yield from (Call(number) for number in at(strategy.hooks, HookKind.CONFIRM_PROMOTION))
 
 
 def _of_wave(key: str, wave: int) -> str:

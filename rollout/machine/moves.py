@@ -52,7 +52,7 @@ def lapse(state: State, seen: Seen) -> State:
 
 
 def thaw(state: State, seen: Seen) -> State:
-    """Leave a freeze that is over. Its time counts for no limit; but a version that is kept warm was kept in it, too."""
+    """Leave a freeze that is over: no limit counts its time. A version that is kept warm was kept in it, too."""
     if state.awaited is not Awaited.THAW or seen.frozen:
         return state
     since_s = state.since_s if state.phase is Phase.RETAINING else seen.now_s

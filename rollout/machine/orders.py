@@ -116,5 +116,5 @@ def _remedy(state: State, command: Command) -> str:
     if state.loser is Role.STABLE:
         return "; its old version is being let go, and `rollout undo` goes back to it when this has ended"
     if state.loser is Role.CANDIDATE:
-        return "; it goes back, and `rollout retry` begins anew when it has ended"
+        return "; `rollout retry` begins it anew when this has ended"
     return "; the candidate has had no traffic yet" if behind(state) in BEFORE_TRAFFIC else ""

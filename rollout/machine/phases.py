@@ -7,7 +7,7 @@ from types import MappingProxyType
 from rollout.drain import look
 from rollout.gate import BadHost, Blind, Fail, Inconclusive, Pass, WhenBlind, blind_for_s
 from rollout.hooks import HookKind
-from rollout.machine.asking import asked, demanding, going_up, of_kind, refusing, told, under_way, unheard
+from rollout.machine.asking import Asked, asked, demanding, going_up, of_kind, refusing, told, under_way, unheard
 from rollout.machine.moves import (
     BEFORE_TRAFFIC,
     enter,
@@ -56,11 +56,16 @@ def _reason_to_go_back(strategy: Strategy, state: State, seen: Seen) -> str:
     if seen.missing:
         gone_s = strategy.disconnected.limit.total_seconds()
         return f"{', '.join(seen.missing)} stayed away for longer than {gone_s:g} s (disconnected: fail)"
-    deadline = strategy.progress_deadline
-    late = deadline is not None and seen.now_s - state.since_s >= deadline.total_seconds()
-    if deadline is not None and late and state.awaited not in _UNHURRIED:
-        return f"no progress for {deadline.total_seconds():g} s (progress_deadline): {state.waiting or state.reason}"
-    return ""
+    return overdue(strategy, state, seen)
+
+
+def overdue(strategy: Strategy, state: State, seen: Seen) -> str:
+    """Say that what has no excuse has taken for too long since it began, "" when it has not."""
+    if strategy.progress_deadline is None or state.awaited in _UNHURRIED:
+        return ""
+    limit_s = strategy.progress_deadline.total_seconds()
+    late = seen.now_s - state.since_s >= limit_s
+    return f"no progress for {limit_s:g} s (progress_deadline): {state.waiting or state.reason}" if late else ""
 
 
 def _pending(strategy: Strategy, state: State, seen: Seen) -> State:
@@ -72,13 +77,17 @@ def _pending(strategy: Strategy, state: State, seen: Seen) -> State:
     if confirming.waiting:
         return wait(confirming.state, Awaited.HOOK, confirming.waiting)
     provided = asked(strategy, confirming.state, seen, *of_kind(strategy, HookKind.PROVISION))
-    if provided.refused:
-        return take_back(provided.state, seen, provided.refused)
-    if provided.waiting:
-        return wait(provided.state, Awaited.HOOK, provided.waiting)
-    if seen.frozen:
-        return wait(provided.state, Awaited.THAW, seen.frozen)
-    return enter(provided.state, Phase.WARMING, seen, "the candidate is pushed to every Envoy")
+    pushed = "the candidate is pushed to every Envoy"
+    return _held_up(provided, seen) or enter(provided.state, Phase.WARMING, seen, pushed)
+
+
+def _held_up(once: Asked, seen: Seen) -> State | None:
+    """Return what follows while not all agree who are called once, and while it is frozen; None when it goes on."""
+    if once.refused:
+        return take_back(once.state, seen, once.refused)
+    if once.waiting:
+        return wait(once.state, Awaited.HOOK, once.waiting)
+    return wait(once.state, Awaited.THAW, seen.frozen) if seen.frozen else None
 
 
 def _warming(strategy: Strategy, state: State, seen: Seen) -> State:
@@ -102,12 +111,9 @@ def _begun(strategy: Strategy, state: State, seen: Seen) -> State:
     if seen.frozen and not under_way(strategy, state, HookKind.PRE_ROLLOUT):
         return wait(state, Awaited.THAW, seen.frozen)
     prepared = asked(strategy, state, seen, *of_kind(strategy, HookKind.PRE_ROLLOUT))
-    if prepared.refused:
-        return take_back(prepared.state, seen, prepared.refused)
-    if prepared.waiting:
-        return wait(prepared.state, Awaited.HOOK, prepared.waiting)
-    if seen.frozen:
-        return wait(prepared.state, Awaited.THAW, seen.frozen)
+    held_up = _held_up(prepared, seen)
+    if held_up is not None:
+        return held_up
     confirmed = asked(strategy, prepared.state, seen, *going_up(strategy, prepared.state, 0))
     if confirmed.waiting:
         return wait(confirmed.state, Awaited.HOOK, confirmed.waiting)
@@ -131,9 +137,9 @@ def _shifting(strategy: Strategy, state: State, seen: Seen) -> State:
         lasted_s = held_s(strategy, state, seen)
         if state.hurried and lasted_s >= strategy.gradual_step.total_seconds():
             return next_stage(strategy, state, seen, state.reason)
-        held = lasted_s >= stage.hold.total_seconds()
-        if isinstance(state.verdict, Pass) and held and not unheard(strategy, seen):
-            return _passed(strategy, state, seen, stage, state.verdict)
+        if isinstance(state.verdict, Pass) and not unheard(strategy, seen):
+            held = lasted_s >= stage.hold.total_seconds()
+            return _passed(strategy, state, seen, stage, state.verdict) if held else state
     return _undecided(strategy, state, seen, stage)
 
 

@@ -57,8 +57,12 @@ def lane_bp(lane: State) -> int:
 
 def strategy_of(strategy: Strategy, lane: State) -> Strategy:
     """Return a location's own strategy, as if there were no other."""
-    stages = strategy.waves[lane.wave].stages or strategy.stages
-    return strategy.model_copy(update={"stages": stages, "waves": (), "gate": _gate_of(strategy.gate, lane.peers)})
+    gate = _gate_of(strategy.gate, lane.peers)
+    return strategy.model_copy(update={"stages": stages_of(strategy, lane.wave), "waves": (), "gate": gate})
+
+
+def stages_of(strategy: Strategy, wave: int) -> tuple[Stage, ...]:
+    return strategy.waves[wave].stages or strategy.stages
 
 
 @lru_cache(maxsize=64)
@@ -77,6 +81,13 @@ def weight_bp(strategy: Strategy, state: State) -> int:
     if state.phase is Phase.ROLLING_BACK:
         return state.back_bp
     return FULL_BP if state.loser is Role.STABLE else 0
+
+
+def share_bp(strategy: Strategy, state: State) -> float:
+    """Return the candidate's wanted share of all traffic in basis points; in waves as if locations had equal traffic."""
+    if not in_waves(strategy, state):
+        return weight_bp(strategy, state)
+    return sum(map(lane_bp, state.lanes.values())) / max((lane.peers for lane in state.lanes.values()), default=1)
 
 
 def plan_of(strategy: Strategy, state: State) -> tuple[Step, ...]:

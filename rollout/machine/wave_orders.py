@@ -1,6 +1,6 @@
 """What an operator may ask of a rollout in waves: of all locations of the wave, or of one."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 from rollout.errors import Conflict
@@ -19,7 +19,7 @@ from rollout.machine.lanes import (
 from rollout.machine.moves import enter
 from rollout.machine.orders import obey
 from rollout.spec import Strategy
-from rollout.state import Awaited, Command, Phase, Seen, State
+from rollout.state import Awaited, Command, Phase, Role, Seen, State
 from rollout.waves import is_in, words
 
 _BACK = (Command.ABORT, Command.REJECT)
@@ -34,7 +34,8 @@ def obeyed(strategy: Strategy, state: State, seen: Seen, command: Command) -> St
         return replace(obey(strategy, state, seen, command), lanes={})
     open_ones = undone(state)
     failed = gone_back(state)
-    if not open_ones and command is Command.RESUME and failed and state.phase is Phase.PAUSED:
+    asked_about = state.phase is Phase.PAUSED and state.awaited is not Awaited.OPERATOR
+    if not open_ones and command is Command.RESUME and failed and asked_about:
         return _each(strategy, state, seen, failed)
     return _each(strategy, state, seen, open_ones) if open_ones else _between_waves(strategy, state, seen, command)
 
@@ -47,23 +48,26 @@ def _named(state: State, name: str) -> tuple[str, ...]:
     return found
 
 
-def _each(strategy: Strategy, state: State, seen: Seen, locations: Iterable[str]) -> State:
+def _each(strategy: Strategy, state: State, seen: Seen, locations: Collection[str]) -> State:
     following, refused = dict(state.lanes), []
     for location in sorted(locations):
         try:
             following[location] = _one(strategy, state, location, seen)
         except Conflict as error:
             refused.append(f"{words(location)}: {error}")
-    if following == state.lanes and refused:
+    if len(refused) == len(locations):
         raise Conflict("; ".join(refused[:3]) + (f"; and {len(refused) - 3} more" if len(refused) > 3 else ""))
     return summed_up(strategy, with_lanes(state, following, seen), seen)
 
 
 def _one(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
     lane = state.lanes[location]
-    if lane.phase is Phase.ROLLED_BACK and seen.command is Command.RESUME:
+    if lane.loser is not Role.CANDIDATE or seen.command in _BACK:
+        return step_of_lane(strategy, state, location, seen)
+    if seen.command is Command.RESUME and location in gone_back(state):
         return again(lane, seen, f"tried again by {_who(seen)}")
-    return step_of_lane(strategy, state, location, seen)
+    when = "" if location in gone_back(state) else " once its Envoys have that"
+    raise Conflict(f"it went back, and `rollout resume --location '{words(location)}'` tries it again{when}")
 
 
 def _between_waves(strategy: Strategy, state: State, seen: Seen, command: Command) -> State:

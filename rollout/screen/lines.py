@@ -63,7 +63,7 @@ def queued_line(queued: Json) -> Text:
 def unhealthy_line(found: Json) -> Text:
     """Say why a backend is not used, or that it is all the same."""
     line = plain(f"{found['backend']} of {found['version'] or 'no version'}: {found['why']}")
-    return line.append("; used all the same, it is the last one", "bold yellow") if found["used"] else line
+    return line.append("; used all the same, no other is healthy", "bold yellow") if found["used"] else line
 
 
 def health_of(view: Json, address: str) -> Text:

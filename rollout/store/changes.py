@@ -21,6 +21,7 @@ from rollout.record import (
     PastVersion,
     PutBackend,
     PutHistory,
+    PutIll,
     PutMark,
     PutNodes,
     PutOperation,
@@ -50,7 +51,7 @@ def apply(database: Database, change: Change) -> None:
     match change:
         case PutService() | PutVersion() | DropVersion() | PutPast() | DropPast() | PutHistory():
             _apply_to_versions(database, change)
-        case PutBackend() | DropBackend() | PutMark() | DropMark():
+        case PutBackend() | DropBackend() | PutMark() | DropMark() | PutIll():
             _apply_to_backends(database, change)
         case PutRollout(rollout, because):
             _put_rollout(database, rollout)
@@ -94,7 +95,7 @@ def _apply_to_versions(
             assert_never(change)
 
 
-def _apply_to_backends(database: Database, change: PutBackend | DropBackend | PutMark | DropMark) -> None:
+def _apply_to_backends(database: Database, change: PutBackend | DropBackend | PutMark | DropMark | PutIll) -> None:
     match change:
         case PutBackend(backend):
             _put_backend(database, backend)
@@ -106,6 +107,9 @@ def _apply_to_backends(database: Database, change: PutBackend | DropBackend | Pu
             database["marks"].upsert({**row, "at": to_text(mark.at)}, pk=("service", "address"))
         case DropMark(service, address):
             database.execute("DELETE FROM marks WHERE service = ? AND address = ?", [service, address])
+        case PutIll(service, addresses):
+            database.execute("DELETE FROM ill WHERE service = ?", [service])
+            database["ill"].insert_all([{"service": service, "address": each} for each in sorted(addresses)])
         case _:
             assert_never(change)
 

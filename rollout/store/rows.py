@@ -1,7 +1,7 @@
 """Rows of the tables as values."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,6 +84,13 @@ def to_history(row: Mapping[str, Any]) -> VersionHistory:
 
 def to_mark(row: Mapping[str, Any]) -> Mark:
     return Mark(row["service"], row["address"], row["by"], datetime.fromisoformat(row["at"]), row["reason"])
+
+
+def to_ill(rows: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["service"], set()).add(row["address"])
+    return {service: frozenset(addresses) for service, addresses in found.items()}
 
 
 def to_entry(row: Mapping[str, Any]) -> JournalEntry:

@@ -101,6 +101,11 @@ def _remember_operations(database: Database) -> None:
     database["operations"].create_index(["service", "id"])
 
 
+def _create_ill(database: Database) -> None:
+    ill = {"service": str, "address": str}
+    database["ill"].create(ill, pk=("service", "address"), not_null=set(ill))
+
+
 # Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
 MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _create_tables,
@@ -109,4 +114,5 @@ MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _keep_strategies,
     _create_marks,
     _remember_operations,
+    _create_ill,
 )

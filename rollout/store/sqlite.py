@@ -29,6 +29,7 @@ from rollout.store.rows import (
     to_backend,
     to_entry,
     to_history,
+    to_ill,
     to_mark,
     to_operation,
     to_past,
@@ -213,6 +214,7 @@ def _load(files: _Files) -> Contents:
             marks=tuple(map(to_mark, database["marks"].rows_where(order_by="service, address"))),
             queued=tuple(map(to_queued, database["queued"].rows_where(order_by="service"))),
             past=tuple(map(to_past, database["past_versions"].rows_where(order_by="service, name"))),
+            ill=to_ill(database["ill"].rows_where(order_by="service, address")),
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
 from typing import Any as Message
 
 from rollout.spec import Endpoint
@@ -38,12 +39,20 @@ class Group:
 
 
 def address_of(endpoint: Message) -> str:
-    """Return an LbEndpoint's address as HOST:PORT, or "" when it is no socket address."""
+    """Return an LbEndpoint's address as HOST:PORT, as Envoy's stats have it, or "" when it is no socket address."""
     if not endpoint.endpoint.address.HasField("socket_address"):
         return ""
     socket = endpoint.endpoint.address.socket_address
-    host = f"[{socket.address}]" if ":" in socket.address else socket.address
+    host = f"[{_shortest(socket.address)}]" if ":" in socket.address else socket.address
     return f"{host}:{socket.port_value}"
+
+
+def _shortest(address: str) -> str:
+    """Return an IPv6 address as it is written in short; what is none, Envoy refuses."""
+    try:
+        return str(IPv6Address(address))
+    except ValueError:
+        return address
 
 
 def policy(assignment: Message) -> bytes:

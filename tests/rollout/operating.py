@@ -10,6 +10,7 @@ from typing import Any
 
 from rollout.backends import Backends
 from rollout.controller import Controller, Order, Outside
+from rollout.health import Probed
 from rollout.ledger import Ledger
 from rollout.metrics import BackendStats, ClusterStats, Query, Scrape
 from rollout.observer import Stats
@@ -58,13 +59,14 @@ SHOP = files(checkout={"eu/eu-1": ("10.0.0.1:80", "10.0.0.2:80"), "us/us-1": ("1
 
 @dataclass
 class Engine:
-    """The engine and what is around it. `ill` are backends that the Envoy finds unhealthy."""
+    """The engine and what is around it. The Envoy finds `ill` backends unhealthy; `probed` is what our probes find."""
 
     store: SqliteStore
     text: str = SHOP
     now_s: float = 100.0
     cache: Cache = field(default_factory=Cache)
     ill: set[str] = field(default_factory=set)
+    probed: dict[tuple[str, ...], Mapping[str, Probed]] = field(default_factory=dict)
     latest: dict[str, Scrape] = field(default_factory=dict)
     told: list[Operation] = field(default_factory=list)
     envoy: Wire | None = None
@@ -77,7 +79,7 @@ class Engine:
         self.publisher = Publisher(self.cache)
         self.survey: Callable[[Query], Awaitable[Mapping[str, Any]]] = self._answers
         outside = Outside(
-            Stats(lambda: self.latest, dict),
+            Stats(lambda: self.latest, dict, wall=self.wall, probed=lambda *version: self.probed.get(version)),
             self._ask,
             lambda: self.now_s,
             self.wall,

@@ -157,6 +157,18 @@ def test_what_is_still_ill_after_a_mark_is_marked_again() -> None:
     assert world.marked() == {ONE}
 
 
+def test_what_was_found_of_a_backend_goes_with_it() -> None:
+    world = World()
+    world.looks()
+    for ill in world.ill.values():
+        ill.add(ONE)
+    world.looks(2)
+    assert world.marked() == {ONE}
+    world.books.put_version(Version("checkout", "v2", (parse_endpoint(TWO),)))
+    world.looks(2)
+    assert world.ailing.findings("checkout") == ()
+
+
 def test_an_envoy_that_does_not_know_of_the_lifting_has_no_vote() -> None:
     world = World()
     world.looks()
@@ -178,16 +190,19 @@ def test_a_backend_that_was_never_healthy_is_no_matter_for_the_fleet() -> None:
     assert world.marked() == frozenset()
 
 
-def test_the_last_backend_of_a_version_is_used_all_the_same() -> None:
-    world = World()
-    world.looks()
-    for ill in world.ill.values():
-        ill.update({OLD, ONE, TWO})
-    world.looks()
-    assert world.marked() == {TWO}
-    kept = {each.address for each in world.ailing.findings("checkout") if each.kept}
-    assert kept == {OLD, ONE}
-    world.looks(3)
+def test_all_backends_of_a_version_are_used_where_none_is_healthy() -> None:
+    """One alone would get the traffic of many; and where probes find nobody healthy, the way to them may be broken."""
+    world = World(checks="", settings=PROBE)
+    world.known["checkout", "v2"] = {ONE: BAD, TWO: Probed(healthy=True)}
+    world.look()
+    assert world.marked() == {ONE}
+    world.known["checkout", "v2"][TWO] = BAD
+    world.known["checkout", "initial"] = {OLD: BAD}
+    world.looks(2)
+    assert world.marked() == frozenset()
+    assert {each.address for each in world.ailing.findings("checkout") if each.kept} == {OLD, ONE, TWO}
+    world.known["checkout", "v2"][ONE] = Probed(healthy=True)
+    world.look()
     assert world.marked() == {TWO}
 
 
@@ -208,6 +223,41 @@ def test_what_our_own_probes_find_ill_is_ill_until_they_find_otherwise() -> None
     assert world.marked() == frozenset()
 
 
+def test_what_was_ill_before_a_restart_is_so_until_probes_tell() -> None:
+    world = World(checks="", settings=PROBE)
+    world.books.ill = {"checkout": frozenset({OLD, TWO})}
+    world.ailing.restore(world.books.ill)
+    assert world.look() == {"checkout"}
+    assert world.marked() == {TWO}  # the other is the last of its version
+    world.known["checkout", "v2"] = {ONE: Probed(), TWO: Probed(why="connection refused", streak=1)}
+    assert world.look() == frozenset()
+    world.known["checkout", "v2"] = {ONE: Probed(healthy=True), TWO: Probed(healthy=True)}
+    assert world.look() == {"checkout"}
+    world.known["checkout", "v2"] = {}
+    world.looks(2)
+    assert world.marked() == frozenset()
+
+
+def test_what_was_ill_before_a_restart_is_nothing_where_no_strategy_probes() -> None:
+    world = World(checks="")
+    world.books.ill = {"checkout": frozenset({TWO})}
+    world.ailing.restore(world.books.ill)
+    assert world.look() == {"checkout"}
+    assert world.marked() == frozenset()
+
+
+def test_who_is_ill_is_to_be_saved_when_that_has_changed() -> None:
+    world = World(checks="", settings=PROBE)
+    world.ailing.restore({"checkout": frozenset({ONE}), "cart": frozenset({ONE})})
+    world.known["checkout", "v2"] = {ONE: BAD, TWO: Probed(healthy=True)}
+    world.look()
+    assert world.ailing.to_save() == {"cart": frozenset()}
+    assert world.ailing.to_save() == {}
+    world.known["checkout", "v2"] = {ONE: Probed(healthy=True), TWO: BAD}
+    world.look()
+    assert world.ailing.to_save() == {"checkout": frozenset({TWO})}
+
+
 def test_probes_without_a_word_of_it_in_the_strategy_mark_nobody() -> None:
     world = World(checks="")
     world.known["checkout", "v2"] = {ONE: BAD, TWO: BAD}
@@ -222,7 +272,7 @@ def test_a_candidate_before_its_first_traffic_may_have_no_usable_backend() -> No
     assert world.marked() == {ONE, TWO}
     world.books.rollouts["checkout"] = replace(world.rollout, state=State(Phase.SHIFTING, 0.0))
     world.look()
-    assert len(world.marked()) == 1
+    assert world.marked() == frozenset()
 
 
 def test_what_operators_have_marked_or_let_go_leaves_the_others_to_be_kept() -> None:

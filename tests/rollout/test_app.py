@@ -121,6 +121,14 @@ async def test_adopt_names_the_first_version_and_is_idempotent(server: Running) 
         (f"{CHECKOUT}/drains", {"backend": "nowhere"}, 400, "nowhere"),
         (f"{CHECKOUT}/drains", {}, 400, "backend"),
         (f"{CHECKOUT}/drains", [], 400, "JSON object"),
+        (f"{CHECKOUT}/rollouts", {**V2, "service": "cart"}, 400, "service: is not 'checkout'"),
+        (f"{CHECKOUT}/undo", {"to": "\ud800"}, 400, "surrogates not allowed"),  # what cannot be saved ends no server
+        (f"{CHECKOUT}/undo", {"to": 7}, 400, "to: must be text, but is 7"),
+        (f"{CHECKOUT}/undo", {"to": "v 7", "endpoints": ["127.0.0.1:80"]}, 400, "version name"),
+        (f"{CHECKOUT}/adopt", {"version": "v1", "verison": "v2"}, 400, "verison"),
+        (f"{CHECKOUT}/health", {"backend": "127.0.0.1:9001", "health": "unhealthy", "resaon": "x"}, 400, "resaon"),
+        (f"{CHECKOUT}/health", {"backend": "127.0.0.1:9001", "health": "unhealthy", "reason": [1]}, 400, "reason"),
+        ("/v1/config/reload", {"force": True}, 400, "force: is no field here; there are none"),
         ("/v1/nowhere", {}, 404, "Not Found"),
     ],
 )
@@ -132,6 +140,13 @@ async def test_bad_request_is_a_problem_and_changes_nothing(
     assert (found, problem["status"]) == (status, status)
     assert says in problem["detail"]
     assert (await server.get(CHECKOUT), await server.snapshot()) == before
+
+
+@pytest.mark.parametrize(("number", "status"), [("0", 404), ("9" * 18, 404), ("9" * 5_000, 400), ("-1", 400)])
+async def test_a_number_that_is_no_rollouts_is_said(server: Running, number: str, status: int) -> None:
+    await server.begin()
+    found, problem = await server.get(f"{CHECKOUT}/rollouts/{number}")
+    assert (found, problem["status"]) == (status, status)
 
 
 async def test_second_rollout_is_refused_and_the_same_again_is_not(server: Running) -> None:
@@ -202,6 +217,8 @@ async def test_bad_configuration_is_refused_whole_and_the_last_good_one_serves(
     assert await server.snapshot() == before
     write(server.configs, resources())
     assert (await server.post("/v1/config/reload", {}))[0] == 200
+    asked = (await server.get("/v1/operations"))[1]["operations"]
+    assert any(each["result"].startswith("InvalidConfig: ") for each in asked if each["verb"] == "config reload")
 
 
 async def test_sighup_reads_the_configuration_again(server: Running) -> None:

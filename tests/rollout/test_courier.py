@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from aiohttp import web
 from rollout.courier import PROVIDED_BYTES, Agreed, Courier, Refused
 from rollout.errors import InvalidSpec, Unavailable
 from rollout.hooks import Call, Hook
-from rollout.message import Endpoints, Message, about, key_of_call, message
+from rollout.message import Endpoints, Message, about, key_of_call, key_of_event, message
 from rollout.metrics.sources import Commands, open_session
 from rollout.permit import Permit
 from rollout.record import Rollout
@@ -152,6 +152,12 @@ async def test_a_webhook_gets_the_moment_as_json_with_a_signature_and_a_key(cour
     assert [name.lower() for name in told].count("idempotency-key") == 1
 
 
+def test_an_event_that_a_server_tells_again_otherwise_has_another_key() -> None:
+    known = rollout(Hook.model_validate({"at": "event", "command": "x"}))
+    assert key_of_event(known, 0) == key_of_event(replace(known), 0)
+    assert key_of_event(known, 0) != key_of_event(replace(known, changed_at=AT + timedelta(seconds=1)), 0)
+
+
 async def test_without_a_secret_there_is_no_signature(courier: Courier, site: Site) -> None:
     await courier.deliver(letter(url=f"http://{site.address}/agree"), 1)
     assert "X-Rollout-Signature" not in site.told[0][0]
@@ -236,6 +242,17 @@ async def test_a_command_has_the_json_on_stdin_and_its_values_in_the_environment
     assert wanted.items() <= environment.items()
     assert VARIABLE not in environment
     assert (tmp_path / "words").read_text() == "$candidate\n"
+
+
+async def test_what_is_too_long_for_an_environment_is_on_stdin_only(courier: Courier, tmp_path: Path) -> None:
+    script(tmp_path, "migrate", f"cat > {tmp_path}/stdin; env > {tmp_path}/env")
+    said = letter(command="migrate")
+    said = replace(said, said={**said.said, "endpoints": ("10.100.100.100:8080@europe-west/eu-1",) * 10_000})
+    assert await courier.deliver(said, 1) == Agreed()
+    assert (tmp_path / "stdin").read_bytes() == said.body(1)
+    environment = (tmp_path / "env").read_text()
+    assert "ROLLOUT_SERVICE=checkout" in environment
+    assert "ROLLOUT_ENDPOINTS" not in environment
 
 
 async def test_a_command_that_fails_refuses_with_the_end_of_what_it_says(courier: Courier, tmp_path: Path) -> None:

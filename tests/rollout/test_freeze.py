@@ -16,7 +16,7 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-FRIDAY = {"days": ["fri"], "from": "16:00", "to": "24:00"}
+FRIDAY: dict[str, object] = {"days": ["fri"], "from": "16:00", "to": "24:00"}
 
 
 @pytest.mark.parametrize(

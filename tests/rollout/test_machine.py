@@ -354,7 +354,7 @@ GONE = "its old version is being let go, and `rollout undo` goes back to it when
         (
             ROLLING_BACK,
             Command.PAUSE,
-            "cannot pause a rollout that is rolling back; it goes back, and `rollout retry` begins anew when it has ended",
+            "cannot pause a rollout that is rolling back; `rollout retry` begins it anew when this has ended",
         ),
         (DRAINING, Command.PROMOTE, f"cannot promote a rollout that is draining; {GONE}"),
         (

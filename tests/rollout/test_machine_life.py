@@ -383,7 +383,8 @@ def test_what_cannot_be_undone_and_failed_may_have_done_its_work() -> None:
     given = hooked("provision", reversible=False)
     asking = step(given, PENDING, 1.0, answers=no("0", "no answer within 10 s (4 attempts)"))
     assert (asking.phase, asking.resume, asking.point) == (Phase.PAUSED, Phase.PENDING, "ask")
-    assert asking.reason.startswith("the provision hook 'ask': no answer within 10 s (4 attempts); 'ask' cannot be undone")
+    why = "no answer within 10 s (4 attempts); 'ask' cannot be undone"
+    assert asking.reason.startswith(f"the provision hook 'ask': {why}")
     again = advance(given, asking, seen(2.0, wanted(given, asking), command=Command.RESUME, **ANN))[0]
     assert wanted_hooks(given, step(given, again, 3.0)) == ["0"]
 

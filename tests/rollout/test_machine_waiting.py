@@ -20,6 +20,13 @@ def with_hook(kind: str, **others: Any) -> Strategy:
     return strategy(hooks=[{"at": kind, "command": "ask"}], **others)
 
 
+def test_a_stage_that_has_passed_holds_to_its_end_though_its_time_limit_comes_before() -> None:
+    given = strategy(stages=[{"weight": "10%", "hold": "55s", "timeout": "60s"}, "100%"])
+    late = replace(passed(), converged_s=40.0)
+    assert step(given, late, 80.0) == late
+    assert step(given, late, 95.0).stage == 1
+
+
 # --- a freeze ---
 
 

@@ -21,7 +21,7 @@ from rollout.state import Awaited, Phase, State
 LIMIT_S = 10.0
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 FAST = {"interval": "10ms", "backoff": "10ms", "timeout": "1s"}
-PENDING = State(Phase.PENDING, 0.0)
+PENDING = State(Phase.PENDING, 0.0, awaited=Awaited.HOOK)
 PAUSED = State(Phase.PAUSED, 0.0, resume=Phase.PENDING)
 Script = Callable[[Message, int], Awaitable[Reply]]
 
@@ -318,6 +318,19 @@ async def test_each_change_of_phase_or_stage_is_told_once_and_in_order() -> None
     ]
     assert len({said.key for said, _ in setup.calls("log")}) == 4
     assert setup.untold == []
+
+
+async def test_who_listens_is_told_that_somebody_is_waited_for_but_not_of_hooks() -> None:
+    known = rollout({"at": "event", "name": "log"}, state=State(Phase.SHIFTING, 0.0))
+    setup = Setup([known], {"log": agree})
+    async with messaging(setup) as messenger:
+        whom = (None, Awaited.HOOK, Awaited.APPROVAL, None, Awaited.THAW)
+        states = (replace(known.state, awaited=awaited, waiting=f"for {awaited}") for awaited in whom)
+        for before, after in pairwise(replace(known, state=state) for state in states):
+            messenger.changed(after, before)
+        await eventually(lambda: len(setup.told) == 3)
+    waiting = [(said.said.get("awaiting"), said.said.get("waiting")) for said, _ in setup.calls("log")]
+    assert waiting == [("approval", "for approval"), (None, None), ("thaw", "for thaw")]
 
 
 async def test_a_hook_that_is_slow_to_hear_misses_the_oldest_and_hears_how_many() -> None:

@@ -1,77 +1,87 @@
-"""Operations that meet each other, a slow disk, slow Envoys and the end of a rollout: nothing is done twice or lost."""
+"""Operations that meet a slow disk, slow Envoys, each other or the end of a rollout: nothing is lost or done twice."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rollout.backends import Scaling
-from rollout.errors import Conflict, Unavailable, Unknown
-from rollout.marking import Marking
-from rollout.record import Change
-from rollout.spec import parse_endpoint
-from rollout.state import Command, Phase
+from rollout.errors import Conflict, RolloutError, Unavailable, Unknown
 from rollout.ledger import Ledger
+from rollout.marking import Marking
+from rollout.metrics import Query
+from rollout.record import Change, DropQueued
+from rollout.spec import parse_endpoint
+from rollout.state import Awaited, Command, Phase
 from tests.rollout.operating import Engine, deployment, files, running
+from xds.errors import InvalidConfig, Problem
 
 EU, EU_TWO, US = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+STABLE = deployment("initial", EU, EU_TWO, US)
 V2 = deployment("v2", "10.0.0.11:80", "10.0.0.12:80")
 V3 = deployment("v3", "10.0.0.21:80")
-V1 = deployment("initial", EU, EU_TWO, US)
 
 
-async def test_what_hangs_on_the_disk_is_not_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def added(address: str) -> Scaling:
+    return Scaling((parse_endpoint(address),))
+
+
+class Disk:
+    """Between the engine and its store: writes wait while `works` is not set, and `refuse` may say that they fail."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.works = asyncio.Event()
+        self.works.set()
+        self.refuse: Callable[[Sequence[Change]], bool] = lambda _: False
+        self._save = engine.store.save
+        engine.store.save = self._saved  # type: ignore[method-assign]  # the store itself stays as it is
+
+    async def _saved(self, changes: Sequence[Change], *, engine_s: float) -> None:
+        await self.works.wait()
+        if self.refuse(changes):
+            raise Unavailable("the disk is full")
+        await self._save(changes, engine_s=engine_s)
+
+
+@pytest.mark.parametrize("verb", ["deploy", "scale"])
+async def test_what_hangs_on_the_disk_keeps_others_out_until_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
     monkeypatch.setattr("rollout.saver.WAIT_LIMIT_S", 0.05)
     async with running(tmp_path) as engine:
-        engine.connect()
-        goes_on = asyncio.Event()
-        save = engine.store.save
+        disk = Disk(engine)
+        disk.works.clear()
 
-        async def hanging(changes: list[Change], *, engine_s: float) -> None:
-            await goes_on.wait()
-            await save(changes, engine_s=engine_s)
+        async def ask(version: str, address: str) -> None:
+            if verb == "deploy":
+                await engine.operations.deploy(deployment(version, address), "ann")
+            else:
+                await engine.backends.scale("checkout", "initial", added(address), "ann")
 
-        engine.store.save = hanging
         with pytest.raises(Unavailable):
-            await engine.operations.deploy(V2, "ann")
-        with pytest.raises(Conflict, match="being saved"):
-            await engine.operations.deploy(V2, "ann")
-        goes_on.set()
+            await ask("v2", "10.0.0.8:80")
+        for _ in range(2):
+            with pytest.raises(Conflict, match="another change of 'checkout' is being saved"):
+                await ask("v3", "10.0.0.9:80")
+        disk.works.set()
         await engine.saved()
-        assert not engine.saving.done()
-        assert engine.rollout().id == 1
+        assert not engine.saving.done()  # a second rollout 1 would have ended the server
+        books = engine.controller.books
+        assert "10.0.0.8:80" in books.addresses("checkout", "v2" if verb == "deploy" else "initial")
+        await engine.backends.scale("checkout", "initial", added("10.0.0.10:80"), "ann")
 
 
-async def test_scale_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollout.saver.WAIT_LIMIT_S", 0.05)
-    async with running(tmp_path) as engine:
-        engine.connect()
-        goes_on = asyncio.Event()
-        save = engine.store.save
+def meanwhile(engine: Engine, happens: Callable[[], Awaitable[object]]) -> None:
+    """Have something happen while Envoys are asked for the first time."""
+    ask = engine.survey
 
-        async def hanging(changes: list[Change], *, engine_s: float) -> None:
-            await goes_on.wait()
-            await save(changes, engine_s=engine_s)
-
-        engine.store.save = hanging
-        with pytest.raises(Unavailable):
-            await engine.backends.scale("checkout", "initial", Scaling((parse_endpoint("10.0.0.8:80"),)), "ann")
-        with pytest.raises(Conflict, match="being saved"):
-            await engine.backends.scale("checkout", "initial", Scaling((parse_endpoint("10.0.0.9:80"),)), "ann")
-        goes_on.set()
-        await engine.saved()
-        assert "10.0.0.8:80" in engine.controller.books.addresses("checkout", "initial")
-
-
-def slow(engine: Engine, meanwhile: Callable[[], Awaitable[object]]) -> None:
-    answers = engine.survey
-
-    async def survey(query: Any) -> Mapping[str, Any]:
-        engine.survey = answers
-        found = await answers(query)
-        await meanwhile()
+    async def survey(query: Query) -> Mapping[str, Any]:
+        engine.survey = ask
+        found = await ask(query)
+        await happens()
         return found
 
     engine.survey = survey
@@ -83,17 +93,16 @@ async def test_a_backend_that_leaves_while_envoys_are_asked_does_not_come_back(t
         await engine.backends.scale("checkout", "initial", Scaling((), frozenset({US})), "ann")
 
         async def left() -> None:
-            for _ in range(30):
+            while engine.controller.books.backends("checkout"):
                 await engine.step()
-            assert US not in engine.controller.books.addresses("checkout", "initial")
 
-        slow(engine, left)
+        meanwhile(engine, left)
         await engine.backends.scale("checkout", "initial", Scaling((), frozenset({EU_TWO})), "ann")
-        assert US not in engine.health("checkout@initial")
+        assert engine.health("checkout@initial") == {EU: "HEALTHY", EU_TWO: "DRAINING"}
 
 
 @pytest.mark.parametrize("verb", ["drain", "scale", "mark"])
-async def test_orphans(tmp_path: Path, verb: str) -> None:
+async def test_nothing_is_kept_of_a_version_that_ends_while_envoys_are_asked(tmp_path: Path, verb: str) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
         await engine.operations.deploy(V2, "ann")
@@ -103,144 +112,140 @@ async def test_orphans(tmp_path: Path, verb: str) -> None:
             await engine.order(Command.ABORT)
             await engine.ended()
 
-        slow(engine, ended)
+        meanwhile(engine, ended)
         marking = Marking(engine.controller, Ledger(engine.controller.saver, engine.wall, engine.told.append))
+        asked: Mapping[str, Callable[[], Awaitable[None]]] = {
+            "drain": lambda: engine.backends.drain("checkout", "10.0.0.11:80", "ann"),
+            "scale": lambda: engine.backends.scale("checkout", "v2", Scaling((), frozenset({"10.0.0.11:80"})), "ann"),
+            "mark": lambda: marking.unhealthy("checkout", "10.0.0.11:80", "", "ann"),
+        }
         with pytest.raises((Unknown, Conflict)):
-            match verb:
-                case "drain":
-                    await engine.backends.drain("checkout", "10.0.0.11:80", "ann")
-                case "scale":
-                    await engine.backends.scale("checkout", "v2", Scaling((), frozenset({"10.0.0.11:80"})), "ann")
-                case "mark":
-                    await marking.unhealthy("checkout", "10.0.0.11:80", "", "ann")
-        await engine.step()
+            await asked[verb]()
         books = engine.controller.books
-        assert books.backends("checkout") == ()
-        assert books.marks == {}
-        assert not engine.controller.in_progress("checkout")
+        assert (books.backends("checkout"), books.marks, engine.controller.in_progress("checkout")) == ((), {}, False)
+        # What would have been left over would have been drained, or marked, in the next rollout to that version.
         await engine.operations.retry("checkout", "ann")
-        await engine.step()
         assert books.addresses("checkout", "v2") == ("10.0.0.11:80", "10.0.0.12:80")
 
 
-async def test_supersede_back_twice(tmp_path: Path) -> None:
+async def test_superseding_by_the_stable_version_takes_back_once(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
         await engine.operations.deploy(V2, "ann")
         await engine.until(Phase.SHIFTING)
         for _ in range(2):
-            assert (await engine.operations.supersede(V1, "ann")).candidate == "v2"
+            assert (await engine.operations.supersede(STABLE, "ann")).candidate == "v2"
         await engine.ended()
-        await engine.operations.supersede(V1, "ann")
+        assert (await engine.operations.supersede(STABLE, "ann")).id == 1
+        results = [result for verb, _, result in await engine.log() if verb == "supersede"]
+        assert results == ["taken back", "no change"]
 
 
-async def test_undo_in_a_freeze(tmp_path: Path) -> None:
-    frozen = {"timezone": "UTC", "windows": [{"from": "00:02", "to": "23:59"}]}
-    async with running(tmp_path) as engine:
-        engine.connect()
-        await engine.operations.deploy(deployment("v2", "10.0.0.11:80", freeze=frozen), "ann")
-        await engine.completed()
-        print(engine.wall())
-        engine.now_s = 300
-        back = await engine.operations.undo("checkout", "ann")
-        print(back.strategy.freeze)
-        await engine.completed()
-
-
-async def test_adopt_keeps_drained(tmp_path: Path) -> None:
-    async with running(tmp_path) as engine:
-        engine.connect()
-        await engine.backends.drain("checkout", US, "ann")
-        for _ in range(50):
-            await engine.step()
-        assert US not in engine.controller.books.addresses("checkout", "initial")
-        await engine.operations.adopt("checkout", "v1", "ann")
-        assert US not in engine.controller.books.addresses("checkout", "v1")
-    async with running(tmp_path) as engine:
-        assert US not in engine.controller.books.addresses("checkout", "v1")
-
-
-TWO = files(cart={"": ("10.1.0.1:80",)}, checkout={"": (EU,)})
-
-
-async def test_dequeued_while_another_begins(tmp_path: Path) -> None:
-    async with running(tmp_path, TWO) as engine:
-        engine.connect()
-        operations = engine.operations
-        for service in ("cart", "checkout"):
-            await operations.deploy(deployment("v2", f"10.2.0.{len(service)}:80", service=service), "ann")
-        for service in ("cart", "checkout"):
-            await operations.supersede(deployment("v3", f"10.3.0.{len(service)}:80", service=service), "ann")
-        while engine.controller.in_progress("cart") or engine.controller.in_progress("checkout"):
-            engine.now_s += 0.2
-            engine.envoy.now_s = engine.now_s
-            engine._take()
-            engine.latest["edge-1"] = engine._scrape()
-            engine.controller.reconcile()
-            await engine.saved()
-        goes_on = asyncio.Event()
-        save = engine.store.save
-
-        async def hanging(changes: list[Change], *, engine_s: float) -> None:
-            await goes_on.wait()
-            await save(changes, engine_s=engine_s)
-
-        engine.store.save = hanging
-        beginning = asyncio.get_running_loop().create_task(operations.begin_queued())
-        await asyncio.sleep(0.01)
-        taking = asyncio.get_running_loop().create_task(operations.dequeue("checkout", "ann"))
-        await asyncio.sleep(0.01)
-        goes_on.set()
-        await taking
-        await beginning
-        assert engine.controller.rollout("checkout").candidate == "v2"
-
-
-async def test_faulty_queue_asked_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["undo", "supersede"])
+async def test_back_to_the_stable_version_is_not_followed_by_what_is_queued(tmp_path: Path, verb: str) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
         await engine.operations.deploy(V2, "ann")
         await engine.until(Phase.SHIFTING)
         await engine.operations.supersede(V3, "ann")
-        await engine.backends.scale("checkout", "initial", Scaling((parse_endpoint("10.0.0.21:80"),)), "ann")
+        if verb == "undo":
+            await engine.operations.undo("checkout", "bob")
+        else:
+            await engine.operations.supersede(STABLE, "bob")
         await engine.ended()
         await engine.step()
-        assert engine.controller.books.queued["checkout"].fault
-        await engine.backends.scale("checkout", "initial", Scaling((), frozenset({"10.0.0.21:80"})), "ann")
-        for _ in range(30):
+        assert (engine.rollout().candidate, engine.controller.books.queued) == ("v2", {})
+        assert (await engine.log())[-1] == (verb, "bob", "v3 taken out of the queue")
+
+
+async def test_what_is_taken_out_of_the_queue_while_another_service_begins_does_not_begin(tmp_path: Path) -> None:
+    services = ("cart", "checkout")
+    async with running(tmp_path, files(cart={"": ("10.1.0.1:80",)}, checkout={"": (EU,)})) as engine:
+        for number, service in enumerate(services):
+            await engine.operations.deploy(deployment("v2", f"10.2.{number}.1:80", service=service), "ann")
+            await engine.operations.supersede(deployment("v3", f"10.3.{number}.1:80", service=service), "ann")
+        while any(engine.controller.in_progress(service) for service in services):
+            engine.now_s += 0.2
+            engine.controller.reconcile()
+            await engine.saved()
+        # Both are written in one go, for the disk is full until both are there.
+        Disk(engine).refuse = lambda changes: DropQueued("checkout") not in changes
+        loop = asyncio.get_running_loop()
+        beginning = loop.create_task(engine.operations.begin_queued())
+        await asyncio.sleep(0)
+        taking = loop.create_task(engine.operations.dequeue("checkout", "ann"))
+        await asyncio.gather(beginning, taking)
+        candidates = [engine.rollout(service).candidate for service in services]
+        assert candidates == ["v3", "v2"]
+
+
+async def test_a_drained_backend_stays_so_when_its_version_gets_a_name(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await engine.backends.drain("checkout", US, "ann")
+        while engine.controller.books.draining():
             await engine.step()
-        print(engine.controller.books.queued, engine.rollout().state.phase)
-        await engine.operations.retry("checkout", "ann")
-        print("queued after retry", engine.controller.books.queued)
+        await engine.operations.adopt("checkout", "v1", "ann")
+        assert engine.controller.books.addresses("checkout", "v1") == (EU, EU_TWO)
+    async with running(tmp_path) as engine:
+        assert engine.controller.books.addresses("checkout", "v1") == (EU, EU_TWO)
 
 
-async def test_deploy_again_while_going_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", ["10m", "0s"])
+async def test_no_freeze_keeps_a_version_from_coming_back(tmp_path: Path, window: str) -> None:
+    freeze = {"windows": [{"from": "00:03", "to": "08:00"}]}
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
-        await engine.until(Phase.SHIFTING)
-        await engine.order(Command.ABORT)
-        print((await engine.operations.deploy(V2, "ann")).state.phase)
-
-
-async def test_queue_with_secrets_survives(tmp_path: Path) -> None:
-    hooks = [{"at": "event", "url": "http://127.0.0.1:9/x", "headers": {"Authorization": "Bearer abc"}}]
-    three = deployment("v3", "10.0.0.21:80", hooks=hooks, checks=[{"name":"x","metric": "p99", "max": "5ms"}], sticky={"cookie": "u", "ttl": "1h"}, gate={"alpha": 0.01}, hold_back="1m")
-    async with running(tmp_path) as engine:
-        engine.connect()
-        await engine.operations.deploy(V2, "ann")
-        await engine.until(Phase.SHIFTING)
-        await engine.operations.supersede(three, "ann")
-        now = engine.now_s
-    async with running(tmp_path, now_s=now) as engine:
-        await engine.operations.supersede(three, "ann")
-        assert (await engine.log())[-1][-1] == "no change"
-
-
-async def test_waves_undo(tmp_path: Path) -> None:
-    async with running(tmp_path) as engine:
-        engine.connect()
-        await engine.operations.deploy(deployment("v2", "10.0.0.11:80"), "ann")
+        second = deployment("v2", "10.0.0.11:80", freeze=freeze, rollback_window=window)
+        await engine.operations.deploy(second, "ann")
         await engine.completed()
+        engine.now_s = 200.0
+        assert engine.wall().time() > time(0, 3)
         back = await engine.operations.undo("checkout", "ann")
+        assert (back.candidate, back.strategy.freeze) == ("initial", None)
         await engine.completed()
+        await engine.operations.deploy(second, "ann")
+        await engine.step()
+        assert engine.rollout().state.awaited is Awaited.THAW
+
+
+async def test_retry_of_a_version_that_is_forgotten_says_what_retry_can_do(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        await engine.operations.deploy(V2, "ann")
+        await engine.order(Command.ABORT)
+        await engine.ended()
+        await engine.operations.forget("checkout", "v2", "ann")
+        with pytest.raises(Unknown, match=r"runs \(known: none\); deploy it with its backends"):
+            await engine.operations.retry("checkout", "ann")
+
+
+@pytest.mark.parametrize("error", [InvalidConfig((Problem("all.yaml", "has no clusters"),)), Conflict("not now")])
+async def test_a_refusal_is_noted_whoever_refuses(tmp_path: Path, error: Exception) -> None:
+    async with running(tmp_path) as engine:
+        ledger = Ledger(engine.controller.saver, engine.wall, engine.told.append)
+        with pytest.raises((RolloutError, InvalidConfig)), ledger.asked("", "config reload", "ann"):
+            raise error
+        assert await engine.log(None) == [("config reload", "ann", f"{type(error).__name__}: {error}")]
+
+
+async def shifted(engine: Engine) -> None:
+    """Have v1 replaced by v2, and v1 again."""
+    for number, version in enumerate(("v1", "v2"), start=1):
+        await engine.operations.deploy(deployment(version, f"10.0.{number}.1:80"), "ann")
+        await engine.completed()
+    await engine.operations.undo("checkout", "ann")
+
+
+@pytest.mark.parametrize("end", ["completed", "aborted"])
+async def test_an_undo_leaves_the_stages_to_later_ones(tmp_path: Path, end: str) -> None:
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await shifted(engine)
+        if end == "completed":
+            await engine.completed()
+        else:
+            await engine.order(Command.ABORT)
+            await engine.ended()
+        engine.now_s += 3600
+        back = await engine.operations.undo("checkout", "ann", "v2" if end == "completed" else "v1")
+        assert [stage.weight_bp for stage in back.strategy.stages] == [5_000, 10_000]
