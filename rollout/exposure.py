@@ -1,6 +1,7 @@
 """Who gets the candidate: a share of all requests, those that match, testers by a header, users who stay."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -17,6 +18,7 @@ PERCENT_SCHEMA = {  # above 0%, to 100%, no finer than 0.01%
 }
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_BROKEN = ("missing )", "unbalanced parenthesis", "unterminated character set", "nothing to repeat")
 _OURS = (":", "x-envoy-")
 
 
@@ -64,6 +66,8 @@ class Matcher(Spec):
             raise ValueError("present: false would match nearly everybody; write present: true")
         if "" in (self.exact, self.prefix, self.regex):
             raise ValueError("is empty; to match any value write present: true")
+        if self.regex is not None:
+            _check_regex(self.regex)
         return self
 
 
@@ -133,6 +137,19 @@ class Sticky(Spec):
     @classmethod
     def _cookie(cls, value: str | None) -> str | None:
         return value and cookie_name(value)
+
+
+def _check_regex(text: str) -> None:
+    """Raise ValueError for what is none in any dialect; an Envoy would refuse all routes for it, once it is served.
+
+    Envoy's own, RE2, is another one than Python's: about the rest an Envoy decides.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            re.compile(text)
+    except re.error as error:
+        if error.msg.startswith(_BROKEN):
+            raise ValueError(f"'{text}' is no regular expression: {error.msg}; mend it") from error
 
 
 def header_name(value: str) -> str:

@@ -39,6 +39,8 @@ class Saver:
         self._waiting: list[Saving] = []
         self._unsaved: Counter[str] = Counter()
         self._awake = asyncio.Event()
+        self.limit_s = WAIT_LIMIT_S
+        """So long somebody waits for a save at the most."""
         self.fault = ""
         """What is wrong with the disk; "" while it works."""
 
@@ -61,13 +63,13 @@ class Saver:
         return next((each for each in waiting if each.then is not None), None)
 
     async def wait(self, saving: Saving) -> None:
-        """Return once it is saved. Raises Unavailable after WAIT_LIMIT_S; it is tried again all the same."""
+        """Return once it is saved. Raises Unavailable after `limit_s`; it is tried again all the same."""
         try:
-            async with asyncio.timeout(WAIT_LIMIT_S):
+            async with asyncio.timeout(self.limit_s):
                 await saving.saved.wait()
         except TimeoutError as error:
             why = self.fault or "the disk does not answer"
-            raise Unavailable(f"not saved within {WAIT_LIMIT_S:g} s: {why}; it is tried again until it is") from error
+            raise Unavailable(f"not saved within {self.limit_s:g} s: {why}; it is tried again until it is") from error
 
     async def run(self) -> None:
         """Save in order, until cancelled."""

@@ -22,6 +22,9 @@ SavedVerdict = Annotated[
     BeforeValidator(lambda saved: verdict_from_json(saved) if isinstance(saved, Mapping) else saved),
 ]
 
+InOrder = PlainSerializer(sorted, when_used="json")
+"""A set is written in order, so that the same thing is the same bytes."""
+
 
 class Phase(StrEnum):
     PENDING = "pending"
@@ -111,7 +114,7 @@ class Split:
     """
 
     candidate_bp: int
-    present: frozenset[Role]
+    present: Annotated[frozenset[Role], InOrder]
     draining: Role | None = None
     match: tuple[Match, ...] = ()
     mirror_bp: int = 0
@@ -159,7 +162,7 @@ class State:
     back_bp: int = 0
     waiting: str = ""
     lapsed_s: float | None = None
-    called: frozenset[str] = frozenset()
+    called: Annotated[frozenset[str], InOrder] = frozenset()
     point: str = ""
     wave: int = -1
     peers: int = 1
@@ -192,7 +195,7 @@ class Seen:
     looked_s: float = -1.0
     look: Look | None = None
     past: Past | None = None
-    leaving: frozenset[str] = frozenset()
+    leaving: Annotated[frozenset[str], InOrder] = frozenset()
     active: Active | None = None
     retired: bool = False
     frozen: str = ""

@@ -10,6 +10,7 @@ from rollout.api.views import operation_view, queued_view, rollout_view, service
 from rollout.backends import Scaling
 from rollout.controller import Order
 from rollout.errors import InvalidSpec, Unknown
+from rollout.marking import Health, Marking
 from rollout.record import Rollout
 from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command
@@ -22,6 +23,7 @@ class Changes:
 
     def __init__(self, backstage: Backstage) -> None:
         self._is = backstage
+        self._marking = Marking(backstage.controller, backstage.ledger)
 
     def routes(self) -> list[web.RouteDef]:
         service = "/v1/services/{service}"
@@ -33,6 +35,7 @@ class Changes:
             web.post(service + "/commands/{command}", self.command),
             web.post(service + "/drains", self.drain),
             web.post(service + "/undrains", self.undrain),
+            web.post(service + "/health", self.mark),
             web.post(service + "/adopt", self.adopt),
             web.get(service + "/versions", self.versions),
             web.put(service + "/versions/{version}", self.place),
@@ -93,6 +96,20 @@ class Changes:
             await backends.undrain_location(_service(request), text(body, "location"), caller(request))
         else:
             await backends.undrain(_service(request), _address(body), caller(request))
+        return self._view(request)
+
+    async def mark(self, request: web.Request) -> web.Response:
+        body, service = await body_of(request), _service(request)
+        known_fields(body, "backend", "health", "reason")
+        address, word = parse_endpoint(text(body, "backend")).address, text(body, "health")
+        match word:
+            case Health.UNHEALTHY:
+                reason = text(body, "reason") if body.get("reason") else ""
+                await self._marking.unhealthy(service, address, reason, caller(request))
+            case Health.HEALTHY:
+                await self._marking.healthy(service, address, caller(request))
+            case _:
+                raise InvalidSpec(f"health: '{word}' is neither healthy nor unhealthy")
         return self._view(request)
 
     async def adopt(self, request: web.Request) -> web.Response:

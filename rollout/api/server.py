@@ -12,14 +12,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from rollout.api.backstage import Backstage
 from rollout.api.changes import Changes
-from rollout.api.requests import body_of, caller, known_fields, text
 from rollout.api.views import dump_story, fleet_view, service_view, summary
 from rollout.bootstrap import is_loopback
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
-from rollout.marking import Health, Marking
 from rollout.record import JournalEntry, Rollout
 from rollout.replay import dump_recording, recording
-from rollout.spec import parse_endpoint
 from xds.errors import InvalidConfig
 
 BODY_LIMIT = 1024 * 1024
@@ -40,7 +37,6 @@ def application(backstage: Backstage) -> web.Application:
 class _Api:
     def __init__(self, backstage: Backstage) -> None:
         self._is = backstage
-        self._marking = Marking(backstage.controller, backstage.ledger)
 
     def routes(self) -> list[web.RouteDef]:
         service = "/v1/services/{service}"
@@ -53,7 +49,6 @@ class _Api:
             web.get(service + "/rollouts", self.history),
             web.get(service + "/rollouts/{id}", self.explain),
             web.get(service + "/rollouts/{id}/record", self.record),
-            web.post(service + "/health", self.mark),
             web.get("/v1/rollouts", self.list_rollouts),
             web.get("/v1/fleet", self.fleet),
         ]
@@ -96,20 +91,6 @@ class _Api:
         rollout, entries = await self._journal(request)
         text = await asyncio.to_thread(dump_recording, recording(rollout, entries))
         return web.Response(body=text, content_type="application/json")
-
-    async def mark(self, request: web.Request) -> web.Response:
-        body, service = await body_of(request), request.match_info["service"]
-        known_fields(body, "backend", "health", "reason")
-        address, word = parse_endpoint(text(body, "backend")).address, text(body, "health")
-        match word:
-            case Health.UNHEALTHY:
-                reason = text(body, "reason") if body.get("reason") else ""
-                await self._marking.unhealthy(service, address, reason, caller(request))
-            case Health.HEALTHY:
-                await self._marking.healthy(service, address, caller(request))
-            case _:
-                raise InvalidSpec(f"health: '{word}' is neither healthy nor unhealthy")
-        return web.json_response(self._service(request))
 
     async def fleet(self, _request: web.Request) -> web.Response:
         failures = {node: failure.why for node, failure in self._is.failures().items()}

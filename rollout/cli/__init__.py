@@ -10,7 +10,6 @@ from rollout.cli import (
     commands,
     envoys,
     forecasting,
-    health,
     linting,
     offline,
     operations,
@@ -86,7 +85,7 @@ app.command()(operations.scale)
 version.command(name="list")(operations.list_versions)
 version.command(name="remove")(operations.remove_version)
 app.command()(operations.log)
-app.command()(health.mark)
+app.command()(operations.mark)
 app.command()(operations.adopt)
 app.command()(envoys.fleet)
 config.command()(envoys.reload)

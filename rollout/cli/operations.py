@@ -9,6 +9,7 @@ from rollout import screen
 from rollout.caller import DONE, Caller, Changes, follow, follow_drains
 from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, VersionName, Wait, parsed
 from rollout.client import Client, path_of
+from rollout.marking import Health
 from rollout.spec import Endpoint, parse_endpoint
 
 Json = Mapping[str, Any]
@@ -103,6 +104,28 @@ def undrain(
     """Take back a backend that is drained, or all of a location: they get requests again."""
     path = path_of("services", service, "undrains")
     Caller(server, as_json).post(path, _which(backend, location), lambda view: screen.services_table([view]))
+
+
+def mark(
+    service: ServiceName,
+    backend: Annotated[str, typer.Argument(help="HOST:PORT as `rollout list` shows it.")],
+    health: Annotated[Health, typer.Argument(help="What it is from now on.")],
+    *,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for others.")] = "",
+    server: Server = UNSAID,
+    as_json: AsJson = False,
+) -> None:
+    """Have no Envoy send a backend anything new, or take that back.
+
+    What runs on it goes on. Refused for the last healthy one of a version. `healthy` takes a mark away; what probes or
+    Envoys find of the backend counts all the same.
+
+    Example: rollout mark checkout 10.0.0.21:8080 unhealthy --reason "its disk is full"
+    """
+    address = parsed("BACKEND", backend, parse_endpoint).address
+    body = {"backend": address, "health": health.value, "reason": reason}
+    path = path_of("services", service, "health")
+    Caller(server, as_json).post(path, body, lambda view: screen.health_of(view, address))
 
 
 def _which(backend: str | None, location: str | None) -> Json:

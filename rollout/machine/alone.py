@@ -1,6 +1,7 @@
 """One step of what moves by itself: a rollout without waves, or one location of a wave."""
 
 from rollout.gate import Fail
+from rollout.machine.asking import irrevocable
 from rollout.machine.orders import obey
 from rollout.machine.phases import failed, step
 from rollout.machine.planned import behind
@@ -13,7 +14,7 @@ _GOING_BACK = (Command.ABORT, Command.REJECT)
 
 def moved(strategy: Strategy, state: State, seen: Seen) -> State:
     """Return the next state. Raises Conflict for a command that the phase does not allow."""
-    known = judged(strategy, converging(strategy, state, seen), seen)
+    known = judged(strategy, converging(strategy, irrevocable(strategy, state, seen), seen), seen)
     fails = behind(known) is Phase.SHIFTING and isinstance(known.verdict, Fail) and seen.command not in _GOING_BACK
     if fails and isinstance(known.verdict, Fail) and not (known.point and seen.command):
         # From a pause, too, which stops going forward only; and whatever else is asked for in this moment.

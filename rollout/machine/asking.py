@@ -95,6 +95,15 @@ def under_way(strategy: Strategy, state: State, kind: HookKind) -> bool:
     return any(strategy.hooks[call.number].at is kind for call in calls(strategy, state))
 
 
+def irrevocable(strategy: Strategy, state: State, seen: Seen) -> State:
+    """Take in who has agreed and cannot be undone: before all else, for a way back rests on it."""
+    for call in calls(strategy, state):
+        answer = seen.answers.get(call.key)
+        if answer is not None and answer.agreed and not strategy.hooks[call.number].reversible:
+            state = _agreed(strategy, state, call)
+    return state
+
+
 def of_kind(strategy: Strategy, *kinds: HookKind) -> tuple[Call, ...]:
     """Return the calls of hooks that are called once in a rollout."""
     return tuple(call for kind in kinds for call in _each(strategy, kind))

@@ -10,7 +10,8 @@ from rollout.state import Phase, Role, Split, State
 
 DONE = frozenset({Phase.RETAINING, Phase.ROLLED_BACK})
 """Where a lane ends, until all of them do."""
-_PREVIEWED = frozenset({Phase.WARMING, Phase.SHIFTING, Phase.RETAINING})
+# Not while warming: a route to a cluster that an Envoy does not have yet would hold up another service's way back.
+_PREVIEWED = frozenset({Phase.SHIFTING, Phase.RETAINING})
 
 
 def wanted(strategy: Strategy, state: State) -> Split:
@@ -84,7 +85,7 @@ def weight_bp(strategy: Strategy, state: State) -> int:
 
 
 def share_bp(strategy: Strategy, state: State) -> float:
-    """Return the candidate's wanted share of all traffic in basis points; in waves as if locations had equal traffic."""
+    """Return the candidate's wanted share of all traffic in basis points; in waves as if locations were alike."""
     if not in_waves(strategy, state):
         return weight_bp(strategy, state)
     return sum(map(lane_bp, state.lanes.values())) / max((lane.peers for lane in state.lanes.values()), default=1)

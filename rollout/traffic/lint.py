@@ -113,6 +113,16 @@ def unobservable(services: Mapping[str, Entry]) -> Iterator[Problem]:
             yield Problem(at(entry, "track_cluster_stats"), what)
 
 
+def panicking(services: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Yield a warning for each service whose own settings send requests to backends that are let go or bad."""
+    for entry in services.values():
+        threshold = entry.message.common_lb_config.healthy_panic_threshold.value
+        if threshold:
+            what = f"is {threshold:g}: where fewer % of backends are healthy, Envoys send requests to those that are"
+            what = f"{what} drained or marked unhealthy, too; leave it out, or write 0"
+            yield Problem(at(entry, "common_lb_config.healthy_panic_threshold"), what)
+
+
 def without_copies(type_: ResourceType, entry: Entry, paths: Iterable[str]) -> Iterator[Problem]:
     """Yield a warning where routes to services are that a rollout puts none before; `paths` are those of the routes."""
     inside = next((path for path in paths if _MATCHER.search(path)), None)

@@ -123,6 +123,7 @@ def overlay(config: Config) -> Overlay:
             *elsewhere.values(),
             *unreached,
             *lint.unobservable(services),
+            *lint.panicking(services),
             *lint.uneven(tcp, services),
             *(each for key, found in places.items() if found for each in _unmultiplied(key, routes[key], found)),
         ),

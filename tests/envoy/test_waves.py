@@ -59,6 +59,7 @@ async def test_locations_move_in_waves_and_one_that_fails_is_the_only_one_that_s
         await world.kill_server()
         await world.start_server()
         assert standing(await world.service())["eu/eu-1"][1] == 100
+        await until_standing(world, "us/us-1", "shifting")  # it may have been killed before that was saved
         path = "/v1/services/checkout/commands/promote"
         await world.client.post(path, {"location": "us-1"})
         await world.until_phase("completed", within_s=40)

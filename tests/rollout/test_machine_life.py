@@ -100,6 +100,12 @@ def test_the_preview_ends_with_the_way_back_and_in_the_same_push() -> None:
     assert not wanted(given, aborted).preview
 
 
+def test_the_preview_begins_when_every_envoy_has_the_candidate() -> None:
+    given = strategy(preview={})
+    assert not wanted(given, WARMING).preview
+    assert wanted(given, STAGE).preview
+
+
 def test_a_check_of_one_stage_does_not_hold_another() -> None:
     check = {"name": "slow", "metric": "p99", "max": "1ms"}
     given = strategy(stages=[{"weight": "10%", "checks": [check]}, "50%", "100%"])

@@ -168,6 +168,14 @@ def test_what_cannot_be_undone_counts_from_its_call_on() -> None:
     assert (demanded.phase, demanded.resume) == (Phase.PAUSED, Phase.WARMING)
 
 
+@pytest.mark.parametrize("verdict", [FAIL, Inconclusive("not every Envoy has had 50 % for the whole of this look")])
+def test_what_cannot_be_undone_and_has_agreed_counts_whatever_else_is_seen(verdict: Verdict) -> None:
+    given = hooked("confirm-promotion", reversible=False)
+    asking = replace(passed(1), awaited=Awaited.HOOK, verdict=verdict)
+    agreed = step(given, asking, 20.0, answers=yes("0"))
+    assert (agreed.point, agreed.loser, agreed.called) == ("ask", None, frozenset({"0"}))
+
+
 # --- people ---
 
 

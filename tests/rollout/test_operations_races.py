@@ -47,11 +47,9 @@ class Disk:
 
 
 @pytest.mark.parametrize("verb", ["deploy", "scale"])
-async def test_what_hangs_on_the_disk_keeps_others_out_until_it_is_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
-    monkeypatch.setattr("rollout.saver.WAIT_LIMIT_S", 0.05)
+async def test_what_hangs_on_the_disk_keeps_others_out_until_it_is_saved(tmp_path: Path, verb: str) -> None:
     async with running(tmp_path) as engine:
+        engine.controller.saver.limit_s = 0.05
         disk = Disk(engine)
         disk.works.clear()
 

@@ -168,6 +168,15 @@ def test_service_without_a_route_is_warned_of() -> None:
     ]
 
 
+def test_service_that_would_use_drained_backends_in_a_panic_is_warned_of() -> None:
+    for value, warned in ((0, 0), (50, 1)):
+        cluster = service("checkout", common_lb_config={"healthy_panic_threshold": {"value": value}})
+        found = warnings({**SHOP, "clusters": [cluster], "routes": [routes({"cluster": "checkout"})]})
+        assert [each.partition(": where")[0] for each in found] == [
+            "shop.yaml: clusters[0] 'checkout': common_lb_config.healthy_panic_threshold: is 50"
+        ] * warned
+
+
 def test_service_whose_backends_cannot_be_watched_is_warned_of() -> None:
     cluster = service("checkout", track_cluster_stats={"timeout_budgets": True})
     [warning] = warnings({**SHOP, "clusters": [cluster], "routes": [routes({"cluster": "checkout"})]})

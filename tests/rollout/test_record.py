@@ -198,6 +198,12 @@ def test_an_observation_comes_back_as_it_was_saved(seen: Seen) -> None:
     assert load_seen(dump_seen(seen)) == seen
 
 
+def test_sets_are_saved_in_order_whatever_they_grew_from() -> None:
+    keys = [str(number) for number in range(100)]
+    saved = json.loads(dump_state(replace(start(0.0, "deployed"), called=frozenset(keys))))
+    assert saved["called"] == sorted(keys)
+
+
 @given(drains)
 def test_a_drain_comes_back_as_it_was_saved(drain: Drain) -> None:
     assert load_drain(dump_drain(drain)) == drain

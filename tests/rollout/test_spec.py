@@ -116,6 +116,23 @@ def test_a_bad_strategy_is_refused_with_path_value_and_remedy(text: str, told: s
     assert str(refused.value) == told
 
 
+def matching(regex: str) -> str:
+    return json.dumps({"stages": [{"match": {"headers": {"x-user": {"regex": regex}}}}, "100%"]})
+
+
+@pytest.mark.parametrize("regex", ["(beta", "beta)", "[a-z", "*"])
+def test_what_is_no_regular_expression_is_refused_before_an_envoy_refuses_its_routes_for_it(regex: str) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        parse_strategy(matching(regex))
+    told = str(refused.value)
+    assert told.startswith(f"strategy: stages[0].match[0].headers.x-user: '{regex}' is no regular expression: ")
+
+
+@pytest.mark.parametrize("regex", [r"\pL+", r"ann\z", "[[:alpha:]]+", "(?i)beta", r"\Q.\E"])
+def test_what_only_envoys_own_dialect_knows_is_taken(regex: str) -> None:
+    assert parse_strategy(matching(regex)).stages[0].match
+
+
 def test_what_is_no_yaml_is_refused_with_the_place() -> None:
     with pytest.raises(InvalidSpec, match=r"s\.yaml is no YAML: (.|\n)*line 1, column 10"):
         parse_strategy("stages: [", "s.yaml")

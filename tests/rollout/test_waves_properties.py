@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rollout.errors import Conflict
 from rollout.machine import by_location, in_waves
 from rollout.record import dump_seen, dump_state, load_seen, load_state
-from rollout.state import ENDED, Command, Phase, State
+from rollout.state import ENDED, Command, Phase, Role, State
 from tests.rollout.fleet import Fleet, Site, fleet, locations, summary
 
 NAMES = locations(5)
@@ -53,6 +53,10 @@ def check(world: Fleet, before: State) -> None:
         assert (world.served.candidate_bp, world.served.by_location) == (0, {})
     seen = world.steps[-1][1] if world.steps else None
     assert seen is None or load_seen(dump_seen(seen)) == seen
+    gone_back = {name for name, lane in before.lanes.items() if lane.loser is Role.CANDIDATE}
+    if seen is not None and seen.command is None:
+        assert not by_location(state).keys() & gone_back or not in_waves(world.strategy, state)
+        assert state.phase is not Phase.RETAINING or not gone_back, summary(before)
     for name, lane in state.lanes.items():
         known = before.lanes.get(name)
         rises = known is not None and lane.stage > known.stage and lane.phase is Phase.SHIFTING

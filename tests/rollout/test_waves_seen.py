@@ -9,14 +9,15 @@ import pytest
 
 from rollout.api.views import dump_story, service_view
 from rollout.errors import InvalidSpec
-from rollout.places import LANE_LOOK_S
+from rollout.places import AT_ONCE, LANE_LOOK_S
 from rollout.screen import service_panel
 from rollout.spec import parse_strategy
 from rollout.state import Command, Phase
 from rollout.story import story
-from tests.rollout.proxies import Engine, engine
+from tests.rollout.proxies import Engine, Proxy, engine, proxy
 from tests.rollout.test_screen import shown, words
 from tests.rollout.test_waves_fleet import EU, US, at_wave, proxies, strategy
+from xds.cache import Cache
 
 ALL = [{"locations": "all"}]
 SLOW = [{"weight": "10%", "hold": "1h", "timeout": "2h"}, "100%"]
@@ -71,6 +72,36 @@ async def test_a_command_takes_no_look_of_any_location_away(tmp_path: Path) -> N
         assert all(place.look is None for place in seen.places.values())
         seen = world.controller.observer.observe(world.rollout, None, "")
         assert all(place.look is not None for place in seen.places.values())
+
+
+async def test_who_stays_away_fails_its_own_location_however_many_they_are(tmp_path: Path) -> None:
+    def crowded(cache: Cache) -> dict[str, Proxy]:
+        here = {f"eu-{number}": proxy(cache, f"eu-{number}", EU) for number in range(8)}
+        return {**here, "us-1": proxy(cache, "us-1", US)}
+
+    async with engine(tmp_path, crowded) as world:
+        await world.deploy(strategy(waves=ALL, stages=SLOW, disconnected={"policy": "fail", "for": "1s"}))
+        await world.until(at_wave(0))
+        for number in range(7):
+            world.proxies[f"eu-{number}"].wire.session.close(world.clock())
+        world.move(2.0)
+        seen = world.controller.observer.observe(world.rollout, None, "")
+        assert seen.places[US].missing == ()
+        assert seen.places[EU].missing == ("eu-0", "eu-1", "eu-2", "eu-3", "eu-4", "2 more")
+
+
+async def test_of_very_many_locations_some_are_looked_at_at_a_time_each_in_its_turn(tmp_path: Path) -> None:
+    async with engine(tmp_path, proxies(AT_ONCE + 50)) as world:
+        await world.deploy(strategy(waves=ALL, stages=SLOW))
+        await world.until(at_wave(0))
+        looks: list[set[str]] = []
+        for _ in range(16):
+            before = world.state.lanes
+            await world.tick()
+            looked = {name for name, lane in world.state.lanes.items() if lane.looked_s > before[name].looked_s}
+            looks += [looked] if looked else []
+        assert max(map(len, looks)) <= AT_ONCE
+        assert all(one | other == world.state.lanes.keys() for one, other in itertools.pairwise(looks))
 
 
 async def test_with_many_locations_looks_are_rarer_and_all_at_once(tmp_path: Path) -> None:
