@@ -7,7 +7,7 @@ from rollout.controller import Controller
 from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec, Unknown
 from rollout.ledger import Entry, Ledger
-from rollout.record import Backend, DropBackend, PutBackend, PutService, PutVersion, Service, Version
+from rollout.record import Backend, Change, DropBackend, PutBackend, PutService, PutVersion, Service, Version
 from rollout.spare import check_spare
 from rollout.spec import Endpoint
 from rollout.waves import is_in
@@ -158,9 +158,12 @@ class Backends:
         if same and not any(drains.get(each.address) != each for each in leaving):
             return
 
+        marks = self._books.marks_of(service, gone)
+
         def scaled() -> None:
             self._books.settle(Service(service, self._books.stable(service)), version)
             self._drop([*back, *(each for each in leaving if each.removed)])
+            self._books.drop_marks(marks)
             for backend in leaving:
                 if not backend.removed:
                     self._books.put_backend(backend)
@@ -168,7 +171,8 @@ class Backends:
         drops = (DropBackend(service, name, each.address) for each in (*back, *leaving) if each in back or each.removed)
         puts = (PutBackend(each) for each in leaving if not each.removed)
         stable = PutService(Service(service, self._books.stable(service)))
-        await self._controller.change(service, (stable, PutVersion(version), *drops, *puts, entry.result()), scaled)
+        changes: tuple[Change, ...] = (stable, PutVersion(version), *drops, *marks, *puts, entry.result())
+        await self._controller.change(service, changes, scaled)
 
     def _leaving(self, record: Version, going: frozenset[str], drains: Mapping[str, Backend]) -> list[Backend]:
         """Return the backends that go as they are let go from now on."""

@@ -9,6 +9,7 @@ from rollout.record import (
     KEPT_VERSIONS,
     Backend,
     Contents,
+    DropMark,
     Ended,
     Mark,
     Origin,
@@ -103,6 +104,10 @@ class Books:
     def marked(self, service: str) -> frozenset[str]:
         """Return the addresses that operators have marked unhealthy."""
         return frozenset(address for owner, address in self.marks if owner == service)
+
+    def marks_of(self, service: str, addresses: Iterable[str]) -> tuple[DropMark, ...]:
+        """Return what takes away the marks of backends that leave: another machine may have their addresses next."""
+        return tuple(DropMark(service, address) for address in sorted(self.marked(service).intersection(addresses)))
 
     def unhealthy(self, service: str, version: str) -> frozenset[str]:
         """Return the backends of a version that the fleet is told not to use, whoever has found that.
@@ -228,6 +233,10 @@ class Books:
 
     def drop_mark(self, service: str, address: str) -> None:
         self.marks.pop((service, address), None)
+
+    def drop_marks(self, drops: Iterable[DropMark]) -> None:
+        for each in drops:
+            self.drop_mark(each.service, each.address)
 
     def adopt(self, version: Version, backends: Iterable[Backend]) -> None:
         """Have a service's only version, and what was let go of it, under another name."""

@@ -29,7 +29,6 @@ from rollout.record import (
     Change,
     Contents,
     DropBackend,
-    DropMark,
     DropVersion,
     Ended,
     PutBackend,
@@ -363,10 +362,11 @@ class Controller:
     def _retire(self, rollout: Rollout, role: Role) -> None:
         service, winner, loser = rollout.service, name_of(rollout, role.other), name_of(rollout, role)
         past = self.books.past_version(rollout, role, Ended(self.outside.clock(), self.outside.wall()))
+        record = next(each for each in self.books.versions(service) if each.name == loser)
+        marks = self.books.marks_of(service, self.books.placed(record))
 
         def retired() -> None:
-            for each in dropped:
-                self.books.drop_mark(service, each.address)
+            self.books.drop_marks(marks)
             self.books.retire(service, winner, loser)
             self.books.put_past(past)
             self.observer.forget(service)
@@ -374,10 +374,7 @@ class Controller:
             self.publish(service)
             self.freed.set()
 
-        # Its addresses may be another version's next time, and healthy.
-        marks = self.books.marked(service) & set(self.books.addresses(service, loser))
-        dropped = tuple(DropMark(service, address) for address in sorted(marks))
-        gone: tuple[Change, ...] = (DropVersion(service, loser), PutPast(past), *dropped)
+        gone: tuple[Change, ...] = (DropVersion(service, loser), PutPast(past), *marks)
         changes = (PutService(Service(service, winner)), *gone)
         self.saver.put(Saving(changes, service, retired))
 
@@ -421,15 +418,16 @@ class Controller:
 
     def _leave(self, backend: Backend) -> None:
         """Take a backend out of its version, for nothing runs on it any more."""
-        version = self.books.without(backend)
+        version, marks = self.books.without(backend), self.books.marks_of(backend.service, (backend.address,))
 
         def left() -> None:
             self.books.put_version(version)
             self.books.drop_backend(backend)
+            self.books.drop_marks(marks)
             self.publish(backend.service)
 
         gone = DropBackend(backend.service, backend.version, backend.address)
-        self.saver.put(Saving((PutVersion(version), gone), backend.service, left))
+        self.saver.put(Saving((PutVersion(version), gone, *marks), backend.service, left))
 
 
 def _is_urgent(state: State, now_s: float) -> bool:

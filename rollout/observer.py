@@ -268,9 +268,12 @@ class Observer:
         return {name: status for name, status in connected.items() if self._publisher.has(status.node, service)}
 
     def _lags(self, rollout: Rollout) -> tuple[dict[str, str], dict[str, str]]:
-        """Return who is waited for, and who of them refused; going forward needs more than letting a version go."""
+        """Return who is waited for, and who of them refused; going forward needs more than letting a version go.
+
+        On a gradual way back the loser still has a weight: nobody lets it go yet.
+        """
         service, loser = rollout.service, rollout.state.loser
-        if loser is None:
+        if loser is None or rollout.state.back_bp:
             lags = self._publisher.lagging(service, (version.name for version in self._books.versions(service)))
         else:
             lags = self._publisher.letting_go(service, name_of(rollout, loser))

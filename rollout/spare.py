@@ -14,7 +14,8 @@ async def check_spare(controller: Controller, service: str, version: str, going:
         return
     these = ", ".join(sorted(going))
     which = f"{these} is the last healthy backend" if len(going) == 1 else f"{these} are the last healthy backends"
-    raise Conflict(f"{which} of '{version}', which has traffic or may get it back; nothing was changed")
+    what = f"{which} of '{version}', which has traffic or may get it back"
+    raise Conflict(f"{what}; add others first, and wait until they are healthy; nothing was changed")
 
 
 async def healthy_others(controller: Controller, service: str, version: str, going: frozenset[str]) -> frozenset[str]:

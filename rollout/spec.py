@@ -443,7 +443,9 @@ def parse_strategy(text: str, source: str = "strategy") -> Strategy:
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidSpec(f"{source} is no YAML: {error}") from error
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidSpec(f"{source} is no YAML{where}: {what}") from error
     if document is not None and not isinstance(document, dict):
         raise InvalidSpec(f"{source} must be a mapping, but is a {type(document).__name__}")
     try:

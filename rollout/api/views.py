@@ -185,6 +185,7 @@ def summary(rollout: Rollout) -> dict[str, Any]:
         "phase": rollout.state.phase,
         "outcome": outcome(rollout),
         "reason": rollout.state.reason,
+        "origin": rollout.origin.value,
         "started_at": rollout.started_at.isoformat(),
         "changed_at": rollout.changed_at.isoformat(),
     }

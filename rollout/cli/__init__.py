@@ -103,5 +103,6 @@ def main() -> None:
     """Run `rollout`."""
     try:
         app()
-    except OSError as error:  # every other door has its own words: what is left is that nothing can be printed
-        sys.exit(f"error: cannot write the output: {error.strerror or error}")
+    except OSError as error:  # every other door has its own words: what is left is mostly that nothing can be printed
+        where = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+        sys.exit(f"error: {where}: {error.strerror or error}")

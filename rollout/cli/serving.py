@@ -42,7 +42,8 @@ def serve(  # noqa: PLR0913 - one parameter for each option
         str | None, typer.Option(metavar="HOST:PORT", help="gRPC: what each Envoy has (CSDS), health, reflection.")
     ] = None,
     commands: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Programs that strategies may have run as checks; else none.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Programs that strategies may have run as checks and hooks; else none."),
     ] = None,
 ) -> None:
     """Run the server: control plane and rollout engine.

@@ -73,10 +73,15 @@ def due(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, t
 
 
 def _due_by_itself(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """Return what is due: after a wave in which every location went back, none before somebody says so."""
+    """Return what is due: after a wave in which no location has passed, none before somebody says so."""
+    return (state.wave, ()) if _is_lost(strategy, state) else due(strategy, state, free)
+
+
+def _is_lost(strategy: Strategy, state: State) -> bool:
+    """Say whether a wave that others follow has shown nothing: its locations went back, or their Envoys are gone."""
     here = [lane for lane in state.lanes.values() if lane.wave == state.wave]
-    lost = bool(here) and all(lane.loser is Role.CANDIDATE for lane in here)
-    return (state.wave, ()) if lost and state.wave + 1 < len(strategy.waves) else due(strategy, state, free)
+    passed = any(lane.loser is Role.STABLE for lane in here)
+    return bool(here) and not passed and state.wave + 1 < len(strategy.waves)
 
 
 def following_wave(strategy: Strategy, state: State, free: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
@@ -190,8 +195,13 @@ def again(lane: State, seen: Seen, reason: str) -> State:
 
 
 def told(lanes: Mapping[str, State], what: Callable[[State], str]) -> str:
-    """Say something of these lanes, of those once of whom it is the same; only some of it, where it is much."""
-    known = _together({location: what(lane) for location, lane in lanes.items()})
+    """Say something of each of these lanes."""
+    return told_of({location: what(lane) for location, lane in lanes.items()})
+
+
+def told_of(said: Mapping[str, str]) -> str:
+    """Say this of locations, of those once of whom it is the same; only some of it, where it is much."""
+    known = _together(said)
     more = len(known) - REASONS_TOLD
     parts = [f"{told_names(names)}: {each}" for each, names in list(known.items())[:REASONS_TOLD]]
     return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")
@@ -307,8 +317,14 @@ def _ended(strategy: Strategy, state: State, seen: Seen) -> State:
         what = f"wave {number + 1} has no Envoy: none is in {told_names(absent)}"
         return stopped_for(state, seen, Awaited.DECISION, f"{what}; resume goes on without it")
     failed = gone_back(state)
+    if not failed and _is_lost(strategy, state):
+        here = {location: lane.waiting for location, lane in state.lanes.items() if lane.wave == state.wave}
+        what = f"wave {state.wave + 1} has shown nothing: {told_of(here)}; resume goes on without it"
+        return stopped_for(state, seen, Awaited.DECISION, what)
     if not failed:
-        return everywhere(state, seen, "the candidate has passed in every location")
+        gone = tuple(sorted(location for location, lane in state.lanes.items() if lane.waiting == NOBODY))
+        but = f" but {told_names(gone)}: {NOBODY}" if gone else ""
+        return everywhere(state, seen, f"the candidate has passed in every location{but}")
     on = "goes everywhere" if number == len(strategy.waves) - 1 else "begins the next wave"
     what = f"resume tries again, promote {on} all the same, abort takes all back"
     why = told(failed, lambda lane: lane.reason)

@@ -49,7 +49,8 @@ def _choices(rollout: Json) -> Iterator[tuple[str, str]]:
         case "retaining":
             yield "abort", f"back to {stable}, which is still warm"
         case "completed":
-            yield "undo", f"go back to {stable}"
+            # To undo an undo is to have undone once: who wants to go on after all must name the version.
+            yield f"undo --to {stable}" if rollout.get("origin") == "undo" else "undo", f"go back to {stable}"
         case "rolled_back":
             yield "retry", f"try {candidate} again"
 
@@ -75,7 +76,9 @@ def _paused(rollout: Json) -> Iterator[tuple[str, str]]:
     phases = {each["phase"] for each in rollout.get("locations", ())}
     again = begun and "rolled_back" in phases and "paused" not in phases
     yield "resume", "try again where it went back" if again else "judge this stage on" if begun else "go on"
-    if begun:
+    if again:
+        yield "promote", _all_the_same(rollout)
+    elif begun:
         yield "promote", f"{_ahead(rollout)} without the evidence"
     yield _abort(rollout)
 
@@ -84,6 +87,12 @@ def _abort(rollout: Json) -> tuple[str, str]:
     point = rollout["point_of_no_return"]
     undone = f", though '{point}' cannot be undone" if point else ""
     return "abort", f"take all traffic back to {rollout['stable']}{undone}"
+
+
+def _all_the_same(rollout: Json) -> str:
+    """Say where it goes though a location went back."""
+    last = rollout["wave"] == len(rollout["waves"]) - 1
+    return "to 100 % there, too, all the same" if last else "on to the next wave all the same"
 
 
 def _ahead(rollout: Json) -> str:

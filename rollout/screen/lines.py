@@ -37,7 +37,9 @@ def drain_of(view: Json, address: str) -> Text:
     """Say how far this backend of a service is let go."""
     found = next((each for each in view["drains"] if each["backend"] == address), None)
     return (
-        drain_line(found) if found else plain(f"{address} went with its version: ").append("safe to stop", "bold green")
+        drain_line(found)
+        if found
+        else plain(f"{address} is gone from '{view['service']}': ").append("safe to stop", "bold green")
     )
 
 

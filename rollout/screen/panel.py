@@ -120,7 +120,9 @@ def _standing(rollout: Json) -> Iterator[Row]:
 
 def _hook(hook: Json) -> Text:
     """What a hook is doing, or why it does not agree."""
-    line = plain(f"{hook['name']} ({hook['at']}): ").append(hook["state"], HOOKS_SHOWN[hook["state"]])
+    # To refuse is what a rollback hook does while all is well.
+    state = "does not ask for it" if (hook["at"], hook["state"]) == ("rollback", "refused") else hook["state"]
+    line = plain(f"{hook['name']} ({hook['at']}): ").append(state, HOOKS_SHOWN[hook["state"]])
     tries = f", {hook['attempts']} tries" if hook["attempts"] > 1 else ""
     return line.append_text(plain(f"{tries}{': ' if hook['words'] else ''}{hook['words']}"))
 

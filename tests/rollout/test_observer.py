@@ -246,6 +246,16 @@ def test_who_is_gone_may_be_ignored() -> None:
     assert (seen.lagging, seen.fleet) == ({}, 1)
 
 
+def test_nobody_lets_the_candidate_go_yet_on_a_gradual_way_back() -> None:
+    world = World()
+    world.envoy("edge-1")
+    back = replace(world.rollout.state, phase=Phase.ROLLING_BACK, loser=Role.CANDIDATE)
+    world.rollout = replace(world.rollout, state=back)
+    assert "may still use 'checkout@v2'" in world.seen().lagging["edge-1"]
+    world.rollout = replace(world.rollout, state=replace(back, back_bp=500))
+    assert "may still use" not in str(world.seen().lagging)
+
+
 def test_too_few_healthy_backends_are_seen_when_that_lasts() -> None:
     world = World()
     world.envoy("a")

@@ -247,3 +247,25 @@ async def test_an_undo_leaves_the_stages_to_later_ones(tmp_path: Path, end: str)
         engine.now_s += 3600
         back = await engine.operations.undo("checkout", "ann", "v2" if end == "completed" else "v1")
         assert [stage.weight_bp for stage in back.strategy.stages] == [5_000, 10_000]
+
+
+@pytest.mark.parametrize("way", ["leaves", "drained before", "version ends"])
+async def test_a_mark_goes_with_its_backend(tmp_path: Path, way: str) -> None:
+    async with running(tmp_path) as engine:
+        engine.connect()
+        marking = Marking(engine.controller, Ledger(engine.controller.saver, engine.wall, engine.told.append))
+        await marking.unhealthy("checkout", US, "its disk is full", "ann")
+        if way != "leaves":
+            await engine.backends.drain("checkout", US, "ann")
+            await engine.steps(20)
+        if way == "version ends":
+            await engine.operations.deploy(V2, "ann")
+            await engine.completed()
+        else:
+            await engine.backends.scale("checkout", "initial", Scaling((), frozenset({US})), "ann")
+            await engine.steps(20)
+        version = "v2" if way == "version ends" else "initial"
+        await engine.backends.scale("checkout", version, added(US), "ann")  # another machine has this address now
+        assert engine.health(f"checkout@{version}")[US] == "HEALTHY"
+    async with running(tmp_path) as engine:
+        assert engine.controller.books.marks == {}

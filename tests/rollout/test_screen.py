@@ -220,6 +220,7 @@ def test_an_approval_that_is_waited_for_is_told_with_the_verb_that_gives_it() ->
         ({"phase": "retaining"}, ("abort",)),
         ({"phase": "draining"}, ()),
         ({"phase": "completed"}, ("undo",)),
+        ({"phase": "completed", "origin": "undo"}, ("undo --to v1",)),
         ({"phase": "rolled_back"}, ("retry",)),
     ],
 )
@@ -244,6 +245,19 @@ def test_the_track_names_stages_by_what_they_do() -> None:
     text = words(screen.track(rollout(track=stages, stage=2, keep_stable_seconds=60.0)))
     seen = "● warm ● preview + approval ● mirror 25% ▶ [only x-beta=1] ○ 100% ○ keep ○ drain ○ remove ○ done"
     assert text == seen
+
+
+def test_a_rollback_hook_that_does_not_ask_for_it_is_not_told_as_one_that_refuses() -> None:
+    hook = {"name": "on-call", "at": "rollback", "state": "refused", "words": "403 from pager", "attempts": 1}
+    text = words(screen.service_panel(view(rollout(hooks=[hook]))))
+    assert "on-call (rollback): does not ask for it: 403 from pager" in text
+
+
+def test_what_a_promotion_does_where_a_location_went_back_is_said_as_the_pause_says_it() -> None:
+    lanes = [{"phase": "rolled_back"}, {"phase": "retaining"}]
+    paused = rollout(phase="paused", resume="shifting", waves=["eu-1", "all"], locations=lanes)
+    assert ("promote", "to 100 % there, too, all the same") in screen.choices(paused | {"wave": 1})
+    assert ("promote", "on to the next wave all the same") in screen.choices(paused | {"wave": 0})
 
 
 def test_a_gradual_way_back_shows_the_weight_of_now() -> None:

@@ -56,6 +56,20 @@ def test_after_a_wave_of_one_location_that_fails_and_vanishes_comes_none() -> No
     assert (world.state.phase, world.state.wave) == (Phase.PAUSED, 0)
 
 
+def test_after_a_wave_whose_envoys_all_vanish_comes_none_unasked() -> None:
+    world = fleet(4, waves=TWO)
+    world.until(lambda state: EU in state.lanes)
+    world.sites[EU].away = True
+    world.in_phase(Phase.PAUSED)
+    assert world.state.reason == "wave 1 has shown nothing: eu/eu-1: no Envoy is there; resume goes on without it"
+    world.sites[EU].away = False
+    assert world.step().phase is Phase.SHIFTING
+    world.sites[EU].away = True
+    world.in_phase(Phase.PAUSED)
+    assert world.step(command=Command.RESUME).wave == 1
+    world.in_phase(Phase.COMPLETED)
+
+
 def test_a_location_whose_envoys_all_stay_away_fails_where_that_is_wanted() -> None:
     world = fleet(4, waves=ALL, disconnected="fail")
     world.until(lambda state: US in state.lanes)

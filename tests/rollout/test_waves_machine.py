@@ -181,6 +181,7 @@ def test_a_location_that_is_gone_is_not_waited_for() -> None:
     world = at_wave(fleet(8), 2)
     world.sites[US].away = True
     world.in_phase(Phase.COMPLETED)
+    assert world.state.reason == "the candidate has passed in every location but us/us-1: no Envoy is there"
     assert {name for state, _ in world.steps for name, lane in state.lanes.items() if lane.waiting} == {US}
 
 
