@@ -101,6 +101,20 @@ class Books:
         written = {each.address: str(each) for each in (known.endpoints if known else None) or ()}
         return tuple(written.get(address, address) for address in self.addresses(service, version))
 
+    def ran_on(self, service: str, version: str) -> tuple[str, ...]:
+        """Return the addresses of a version's backends; of one that was let go, those that it had."""
+        past = self.past.get((service, version))
+        return self.addresses(service, version) or (past.addresses if past else ())
+
+    def users(self, services: Iterable[str]) -> Mapping[str, frozenset[tuple[str, str]]]:
+        """Return by address which versions, as (service, version), run there."""
+        found: dict[str, set[tuple[str, str]]] = {}
+        for service in services:
+            for version in self.versions(service):
+                for address in self.addresses(service, version.name):
+                    found.setdefault(address, set()).add((service, version.name))
+        return {address: frozenset(each) for address, each in found.items()}
+
     def marked(self, service: str) -> frozenset[str]:
         """Return the addresses that operators have marked unhealthy."""
         return frozenset(address for owner, address in self.marks if owner == service)

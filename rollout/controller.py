@@ -6,7 +6,7 @@ so that neither a disk, nor a metric, nor a hanging Envoy stands in its way.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -207,9 +207,30 @@ class Controller:
         return not self.saver.unsaved(service)
 
     def endpoints(self, rollout: Rollout) -> Endpoints:
-        """Return where a rollout's versions run."""
-        versions = (rollout.stable, rollout.candidate)
-        return Endpoints(*(self.books.endpoints(rollout.service, each) for each in versions))
+        """Return where a rollout's versions run; the one that goes without what another version or service uses."""
+        stable, candidate = (
+            self.books.endpoints(rollout.service, each) for each in (rollout.stable, rollout.candidate)
+        )
+        if rollout.state.phase is not Phase.REMOVING:
+            return Endpoints(stable, candidate)
+        shared = self.still_used(rollout, self.users())
+        return Endpoints(_without(stable, shared), _without(candidate, shared))
+
+    def users(self) -> Mapping[str, frozenset[tuple[str, str]]]:
+        """Return by address which versions, as (service, version), run there."""
+        return self.books.users(self.services())
+
+    def still_used(
+        self, rollout: Rollout, users: Mapping[str, frozenset[tuple[str, str]]]
+    ) -> Mapping[str, tuple[str, ...]]:
+        """Return by address who else runs on backends of the version that goes, as "service version"."""
+        assert rollout.state.loser is not None, rollout
+        loser = name_of(rollout, rollout.state.loser)
+        others = {
+            address: users.get(address, frozenset()) - {(rollout.service, loser)}
+            for address in self.books.ran_on(rollout.service, loser)
+        }
+        return {address: tuple(sorted(" ".join(each) for each in those)) for address, those in others.items() if those}
 
     def names(self, rollout: Rollout) -> Names:
         """Return what a strategy's placeholders stand for."""
@@ -428,6 +449,10 @@ class Controller:
 
         gone = DropBackend(backend.service, backend.version, backend.address)
         self.saver.put(Saving((PutVersion(version), gone, *marks), backend.service, left))
+
+
+def _without(endpoints: tuple[str, ...], addresses: Collection[str]) -> tuple[str, ...]:
+    return tuple(each for each in endpoints if each.partition("@")[0] not in addresses)
 
 
 def _is_urgent(state: State, now_s: float) -> bool:

@@ -394,6 +394,8 @@ def _look_every_s(state: State, connected: int, now_s: float) -> float:
     lasted_s = now_s - state.since_s
     if state.phase is Phase.PAUSED:
         return PAUSED_LOOK_EVERY_S if lasted_s > 60 else LOOK_EVERY_S
+    if state.phase is Phase.RETAINING:
+        return LONG_LOOK_EVERY_S  # a location that is done, while others are not
     if lasted_s < SOON_S:
         return min(LOOK_EVERY_S, max(LOOK_SOON_S, 2 * SCRAPE_ENVOY_S * connected))
     return max(LOOK_EVERY_S, LONG_LOOK_EVERY_S * min(1.0, lasted_s / LONG_STAGE_S))

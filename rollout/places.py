@@ -13,7 +13,7 @@ from rollout.readings import Readings
 from rollout.record import Rollout
 from rollout.roster import named
 from rollout.split import Route, worst
-from rollout.state import Place, Seen, State
+from rollout.state import Phase, Place, Seen, State
 from xds.cache import NodeStatus
 
 FIRST_BASE_S = 0.25  # until every Envoy that has a new weight was read once, which is what increments count from
@@ -98,10 +98,12 @@ class Places:
             since_s = state.lanes[location].since_s
             refused = {**crowd.fresh(here[location].connected, since_s), **places[location].refused}
             places[location] = replace(places[location], refused=refused)
-        looks = self._looks(rollout, seen, crowd, {location: here[location] for location in moving})
-        for location, look in looks.items():
-            places[location] = replace(places[location], looked_s=seen.now_s, look=look)
         told = {node for location in places for node in here[location].lagging}
+        watched = (*moving, *(location for location, lane in state.lanes.items() if lane.phase is Phase.RETAINING))
+        looks = self._looks(rollout, seen, crowd, {location: here[location] for location in watched})
+        for location, look in looks.items():
+            known = places.get(location) or _place(location, here[location], crowd)
+            places[location] = replace(known, looked_s=seen.now_s, look=look)
         return replace(
             seen,
             lagging={node: why for node, why in seen.lagging.items() if node not in told},

@@ -15,6 +15,14 @@ from xds.cache import Cache
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """When something is looked at: the engine's time, and by address which versions, (service, version), run there."""
+
+    now_s: float
+    users: Mapping[str, frozenset[tuple[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Backstage:
     """The engine and its surroundings. `reload` reads envoy-configs again for who asks, and returns its warnings."""
 
@@ -29,3 +37,7 @@ class Backstage:
     reload: Callable[[str], Awaitable[tuple[str, ...]]]
     registry: CollectorRegistry
     token: str | None
+
+    def moment(self) -> Moment:
+        """Return this moment; where many services are shown it is looked at once."""
+        return Moment(self.clock(), self.controller.users())

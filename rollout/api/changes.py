@@ -162,12 +162,12 @@ class Changes:
         return web.json_response({"operations": [operation_view(each) for each in found]})
 
     def _rollout(self, rollout: Rollout, status: int) -> web.Response:
-        view = rollout_view(self._is.controller, rollout, self._is.clock())
+        view = rollout_view(self._is.controller, rollout, self._is.moment())
         queued = queued_view(self._is.controller, rollout.service)
         return web.json_response({**view, "queued": queued}, status=202 if queued and status == 201 else status)
 
     def _view(self, request: web.Request, status: int = 200) -> web.Response:
-        view = service_view(self._is.controller, _service(request), self._is.clock())
+        view = service_view(self._is.controller, _service(request), self._is.moment())
         return web.json_response(view, status=status)
 
 

@@ -65,10 +65,8 @@ class _Api:
         return web.Response(body=generate_latest(self._is.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def list_services(self, _request: web.Request) -> web.Response:
-        controller, now_s = self._is.controller, self._is.clock()
-        return web.json_response(
-            {"services": [service_view(controller, each, now_s) for each in controller.services()]}
-        )
+        controller, now = self._is.controller, self._is.moment()
+        return web.json_response({"services": [service_view(controller, each, now) for each in controller.services()]})
 
     async def get_service(self, request: web.Request) -> web.Response:
         return web.json_response(self._service(request))
@@ -113,7 +111,7 @@ class _Api:
         return rollout, await self._is.store.journal(service, number)
 
     def _service(self, request: web.Request) -> dict[str, Any]:
-        return service_view(self._is.controller, request.match_info["service"], self._is.clock())
+        return service_view(self._is.controller, request.match_info["service"], self._is.moment())
 
 
 def _problem(status: int, title: str, detail: str) -> web.Response:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from rollout.api.backstage import Moment
 from rollout.api.health import unhealthy_view
 from rollout.api.locations import lane_steps, verdict_view, version_weight, waves_view, weight_view
 from rollout.api.stages import stage_view
@@ -31,7 +32,7 @@ def percent(basis_points: int) -> float:
     return basis_points / 100
 
 
-def service_view(controller: Controller, service: str, now_s: float) -> dict[str, Any]:
+def service_view(controller: Controller, service: str, at: Moment) -> dict[str, Any]:
     """A service: its stable version, its versions with their backends, and the rollout in progress or last."""
     rollout = controller.rollout(service)
     return {
@@ -55,7 +56,7 @@ def service_view(controller: Controller, service: str, now_s: float) -> dict[str
         ],
         "unhealthy": unhealthy_view(controller, service),
         "history": _history(controller.observer.historian.history(service, controller.books.stable(service))),
-        "rollout": rollout and rollout_view(controller, rollout, now_s),
+        "rollout": rollout and rollout_view(controller, rollout, at),
         "queued": queued_view(controller, service),
     }
 
@@ -131,7 +132,7 @@ def _history(history: History | None) -> dict[str, Any] | None:
     }
 
 
-def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict[str, Any]:
+def rollout_view(controller: Controller, rollout: Rollout, at: Moment) -> dict[str, Any]:
     """A rollout as it stands; `measured` is what the last look saw while traffic is shifted, else None."""
     state = rollout.state
     in_progress = controller.in_progress(rollout.service)
@@ -139,7 +140,7 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
     return {
         **summary(rollout),
         "in_progress": in_progress,
-        "phase_seconds": round(max(0.0, now_s - state.since_s), 1),
+        "phase_seconds": round(max(0.0, at.now_s - state.since_s), 1),
         "stage": state.stage,
         **_stages(rollout),
         "weight_percent": weight_view(controller, rollout),
@@ -153,7 +154,7 @@ def rollout_view(controller: Controller, rollout: Rollout, now_s: float) -> dict
         "point_of_no_return": state.point,
         "hooks": [_hook(each) for each in controller.outside.hooks(rollout)],
         "loser": state.loser and name_of(rollout, state.loser),
-        "drain": _drain(controller, rollout),
+        "drain": _drain(controller, rollout, at),
     }
 
 
@@ -236,11 +237,12 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _drain(controller: Controller, rollout: Rollout) -> dict[str, Any] | None:
+def _drain(controller: Controller, rollout: Rollout, at: Moment) -> dict[str, Any] | None:
     state = rollout.state
     if state.drain is None or state.loser is None:
         return None
     version, draining = name_of(rollout, state.loser), state.phase is Phase.DRAINING
+    still_used = controller.still_used(rollout, at.users)
     active = controller.observer.activity.on_version(rollout.service, version) if draining else None
     return {
         "version": version,
@@ -249,7 +251,8 @@ def _drain(controller: Controller, rollout: Rollout) -> dict[str, Any] | None:
         "idle_looks": state.drain.idle_looks,
         "timed_out": state.drain.timed_out,
         "cut": dict(state.drain.cut),
-        "safe_to_stop": state.phase in ENDED,
+        "still_used": {address: list(others) for address, others in still_used.items()},
+        "safe_to_stop": state.phase in ENDED and not still_used,
     }
 
 

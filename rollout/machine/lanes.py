@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from rollout.gate import Evidence, Fail, Inconclusive, Past
+from rollout.gate import Evidence, Fail, Inconclusive, Past, judge
 from rollout.hooks import Call, HookKind
 from rollout.machine import alone, asking
 from rollout.machine.asking import asked, demanding, of_kind, refusing
 from rollout.machine.lending import called_in, calls_into, in_lane, kept, lent, of_wave
-from rollout.machine.moves import enter, pause, take_back, to_stage, wait
+from rollout.machine.moves import enter, pause, roll_back, take_back, to_stage, wait
 from rollout.machine.phases import overdue
-from rollout.machine.planned import DONE, in_waves, lane_bp, plan, strategy_of, wanted
+from rollout.machine.planned import DONE, in_waves, lane_bp, plan, plan_of, strategy_of, wanted
 from rollout.machine.seeing import percent
 from rollout.spec import OnFailure, Strategy
 from rollout.state import Awaited, Phase, Place, Role, Seen, Split, State
@@ -245,8 +245,10 @@ def step_of_lane(strategy: Strategy, state: State, location: str, seen: Seen) ->
 
 def _moved(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
     lane, place = state.lanes[location], seen.places.get(location)
-    if lane.phase in DONE or place is None:
+    if place is None or lane.phase is Phase.ROLLED_BACK:
         return lane
+    if lane.phase is Phase.RETAINING:
+        return _watched(strategy, state, location, seen)
     if place.missing and lane.loser is None:  # they may be all that there were
         return step_of_lane(strategy, state, location, seen)
     if not seen.connected:
@@ -254,6 +256,20 @@ def _moved(strategy: Strategy, state: State, location: str, seen: Seen) -> State
     if not place.fleet:
         return replace(lane, waiting=NOBODY, converged_s=None)
     return _again_there(state, lane, seen) if lane.waiting == NOBODY else step_of_lane(strategy, state, location, seen)
+
+
+def _watched(strategy: Strategy, state: State, location: str, seen: Seen) -> State:
+    """Judge a location that is done by its errors, for as long as others are not: what has gone bad there goes back."""
+    lane, place = state.lanes[location], seen.places[location]
+    if place.look is None or place.looked_s <= lane.looked_s:
+        return lane
+    of_lane = strategy_of(strategy, lane)
+    evidence, verdict = judge(of_lane.gate, (), lane.evidence, place.look, plan_of(of_lane, lane)[-1])
+    known = replace(lane, evidence=evidence, looked_s=place.looked_s)
+    if isinstance(verdict, Fail):
+        known = replace(known, verdict=verdict)
+        return known if state.point else roll_back(known, seen, verdict.reason)
+    return replace(known, verdict=verdict) if evidence.alone.since_s is not None else known
 
 
 def _again_there(state: State, lane: State, seen: Seen) -> State:

@@ -82,6 +82,9 @@ def notes(warnings: Sequence[str], done: str) -> Text:
 def drain_words(drain: Json, *, safe: bool) -> Text:
     cut = ", ".join(f"{node}: {'unknown' if count < 0 else count}" for node, count in sorted(drain["cut"].items()))
     ran = f"the drain timeout is over, requests still running: {cut or 'none seen'}; " if drain["timed_out"] else ""
+    if drain.get("still_used"):
+        used = ", ".join(f"{address} serves {' and '.join(others)}" for address, others in drain["still_used"].items())
+        return plain(f"{ran}{used}; ").append("do not stop what is used", "bold yellow")
     if safe and drain["cut"]:
         return plain(ran).append("stopping it now cuts what still runs", "bold yellow")
     if safe:

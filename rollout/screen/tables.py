@@ -113,7 +113,8 @@ def fleet_table(nodes: Sequence[Json]) -> RenderableType:
 
 
 def _acked(word: str, each: Json) -> Text:
-    line = Text(f"{word} {each['acked'][:VERSION_DIGITS] or 'nothing yet'}")
+    # Over delta an Envoy that came back with what is served is sent nothing, and has nothing to ACK.
+    line = Text(f"{word} {each['acked'][:VERSION_DIGITS] or ('nothing yet' if each['waiting'] else 'as it had')}")
     if each["nack"]:
         line.append(" NACK", "bold red")
     elif each["waiting"]:

@@ -8,7 +8,6 @@ from rollout.exposure import FULL_BP
 from rollout.gate import Host, Look, Past, Stratum
 from rollout.hooks import Answer
 from rollout.machine import advance, due
-from rollout.machine.planned import DONE
 from rollout.spec import Strategy
 from rollout.state import Command, Phase, Place, Retire, Role, Seen, Serve, Split, State, start
 from tests.rollout.judging import usual
@@ -112,7 +111,7 @@ class Fleet:
         free = tuple(sorted(set(here) - state.lanes.keys()))
         waves = bool(self.strategy.waves) and (state.resume or state.phase) is Phase.SHIFTING
         _, joining = due(self.strategy, state, free) if waves else (0, ())
-        moving = [name for name, lane in state.lanes.items() if lane.phase not in DONE]
+        moving = [name for name, lane in state.lanes.items() if lane.phase is not Phase.ROLLED_BACK]
         return Seen(
             self.now_s,
             len(here),

@@ -374,6 +374,7 @@ def test_the_fleet_shows_acked_versions_and_a_nack_in_the_words_of_the_envoy() -
         "clusters": {"acked": "0123456789abcdef", "waiting": False, "nack": None},
         "routes": {"acked": "fedcba9876543210", "waiting": False, "nack": nack},
         "endpoints": {"acked": "", "waiting": True, "nack": None},
+        "listeners": {"acked": "", "waiting": False, "nack": None},
     }
     node = {
         "node": "edge-1",
@@ -395,6 +396,7 @@ def test_the_fleet_shows_acked_versions_and_a_nack_in_the_words_of_the_envoy() -
         "clusters 01234567",
         "routes fedcba98 NACK",
         "endpoints nothing yet waiting",
+        "listeners as it had",
         "edge-1 refused routes 1 min 1 s ago: route: unknown cluster 'cart'",
         "edge-1: cannot read its stats: connection refused",
         "gone for 2 min 5 s",

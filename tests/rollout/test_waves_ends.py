@@ -7,7 +7,7 @@ import pytest
 from rollout.errors import Conflict
 from rollout.hooks import Answer
 from rollout.machine import calls
-from rollout.state import Awaited, Command, Phase, Place, Seen
+from rollout.state import Awaited, Command, Phase, Place, Role, Seen, State
 from tests.rollout.fleet import GATE, Fleet, fleet, phases
 
 EU, US = "eu/eu-1", "us/us-1"
@@ -242,3 +242,29 @@ def test_a_command_for_a_location_that_went_back_names_what_tries_it_again() -> 
     world.until(lambda state: US in state.lanes and state.lanes[US].phase is Phase.ROLLED_BACK)
     with pytest.raises(Conflict, match=r"us/us-1: .*resume --location 'us/us-1'"):
         world.step(command=Command.PROMOTE, location=US)
+
+
+def _left(state: State) -> bool:
+    """Say whether the first location, or all of them, go back."""
+    return state.phase is Phase.ROLLING_BACK or (EU in state.lanes and state.lanes[EU].loser is Role.CANDIDATE)
+
+
+@pytest.mark.parametrize("on_failure", ["location", "all"])
+def test_a_location_that_is_done_and_goes_bad_while_others_move_goes_back(on_failure: str) -> None:
+    slow = [{"weight": "10%", "hold": "5m", "timeout": "10m"}, "100%"]
+    waves = [{"locations": ["eu-1"]}, {"locations": "all", "stages": slow}]
+    world = fleet(2, waves=waves, on_failure=on_failure, gate={**GATE, "alone_timeout": "10s"})
+    world.until(lambda state: state.wave == 1)
+    assert phases(world.state)[EU] is Phase.RETAINING
+    world.sites[EU].errors = 0.4
+    world.until(_left)
+    world.step()
+    assert EU not in world.served.by_location
+    assert (world.state.phase is Phase.ROLLING_BACK) == (on_failure == "all")
+
+
+def test_a_location_that_is_done_and_stays_good_stays_done() -> None:
+    waves = [{"locations": ["eu-1"]}, {"locations": "all", "stages": [{"weight": "10%", "hold": "60s"}, "100%"]}]
+    world = fleet(2, waves=waves)
+    world.until(lambda state: state.wave == 1)
+    assert world.in_phase(Phase.COMPLETED, Phase.ROLLED_BACK).phase is Phase.COMPLETED

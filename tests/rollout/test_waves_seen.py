@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rollout.api.backstage import Moment
 from rollout.api.views import dump_story, service_view
 from rollout.errors import InvalidSpec
 from rollout.places import AT_ONCE, LANE_LOOK_S
@@ -24,7 +25,7 @@ SLOW = [{"weight": "10%", "hold": "1h", "timeout": "2h"}, "100%"]
 
 
 def view(world: Engine) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(service_view(world.controller, "checkout", world.clock())))
+    found: dict[str, Any] = json.loads(json.dumps(service_view(world.controller, "checkout", Moment(world.clock(), world.controller.users()))))
     return found
 
 
