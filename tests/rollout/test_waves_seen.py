@@ -25,7 +25,8 @@ SLOW = [{"weight": "10%", "hold": "1h", "timeout": "2h"}, "100%"]
 
 
 def view(world: Engine) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(service_view(world.controller, "checkout", Moment(world.clock(), world.controller.users()))))
+    moment = Moment(world.clock(), world.controller.users())
+    found: dict[str, Any] = json.loads(json.dumps(service_view(world.controller, "checkout", moment)))
     return found
 
 
