@@ -1,4 +1,4 @@
-"""COMPOSITION ROOT: Settings, serve(). Alone constructs, starts tasks and reads the clock and the files."""
+"""COMPOSITION ROOT: serve(). Alone constructs, starts tasks and reads the clock and the files."""
 
 import asyncio
 import contextlib
@@ -43,6 +43,7 @@ from rollout.prober import Prober, World
 from rollout.provision import provided
 from rollout.record import Operation, Rollout
 from rollout.saver import Saving
+from rollout.settings import Settings
 from rollout.signals import Signals
 from rollout.store import Store
 from rollout.store.sqlite import open_store
@@ -65,32 +66,6 @@ GRACE_S = 2.0
 XDS_GRACE_S = 5.0  # at most; streams end one after the other, and when none is left the server stops
 LOGGED_REFUSALS = Rate(per_s=5, burst=50)  # a fleet without access tries again for as long as it has none
 STATUS_GRACE_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What `rollout serve` takes. `xds` and `admin` are HOST:PORT to listen on.
-
-    `envoy_admin_port` is where an Envoy's stats are read when its node.metadata does not say it.
-    `token`: what changes by the API need; None is allowed on loopback only.
-    `xds_cert`, `xds_key`: PEM files for TLS on the xDS port, None for plain text. `xds_client_ca`: the authorities of
-    the certificates that clients must show, None when they need none. `xds_authz`: the rules of who may have what.
-    `xds_status`: HOST:PORT of the status port, None for no such port. `commands`: the folder of the programs that
-    strategies may have run as checks, None for none.
-    """
-
-    configs: Path = Path("envoy-configs")
-    data: Path = Path("data")
-    xds: str = "127.0.0.1:18000"
-    admin: str = "127.0.0.1:18080"
-    envoy_admin_port: int = 9901
-    token: str | None = None
-    xds_cert: Path | None = None
-    xds_key: Path | None = None
-    xds_client_ca: Path | None = None
-    xds_authz: Path | None = None
-    xds_status: str | None = None
-    commands: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

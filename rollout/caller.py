@@ -85,7 +85,7 @@ class Caller:
         """Tell what is wrong and exit with 1."""
         for error in errors:
             if self.as_json:
-                typer.echo(json.dumps({"error": _problem(error)}, indent=2))
+                typer.echo(json.dumps({"error": _problem(error)}))  # one line, for it may come behind others
             else:
                 for line in _lines(error):
                     say(f"error: {line}")

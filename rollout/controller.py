@@ -269,9 +269,10 @@ class Controller:
         if not unserved:
             return ""
         more = f" and {len(unserved) - 3} more" if len(unserved) > 3 else ""
-        versions = " and ".join(f"'{each.name}'" for each in self.books.versions(service))
+        names = [f"'{each.name}'" for each in self.books.versions(service)]
+        own = "has endpoints of its own" if len(names) == 1 else "have endpoints of their own"
         what = f"service '{service}': its endpoints in envoy-configs are not served ({', '.join(unserved[:3])}{more})"
-        return f"{what}: {versions} has endpoints of its own, which `rollout scale` changes; take these out of the file"
+        return f"{what}: {' and '.join(names)} {own}, which `rollout scale` changes; take these out of the file"
 
     def obey(self, service: str, order: Order) -> None:
         """Do what an operator wants, which waits for nothing. Raises Unknown or Conflict."""

@@ -13,6 +13,9 @@ from rollout.fields import Spec
 _CLOCK = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])")
 MIDNIGHT = time(0)
 MOST_WINDOWS = 100
+MOST_JOINED = 50  # windows that follow each other, each day one: a freeze that goes on beyond has no end in sight
+WEEK = timedelta(days=7)
+NEVER = datetime.combine(date.max, time.max)
 
 
 class Day(StrEnum):
@@ -67,6 +70,15 @@ class Window(Spec):
             return self.dates[0] <= day <= self.dates[1]
         return not self.days or tuple(Day)[day.weekday()] in self.days
 
+    def ends(self, now: datetime) -> datetime:
+        """Return when the span ends that a local time is inside of."""
+        if self.dates is not None and self.start == self.end:  # one span of whole days, not one for each day
+            last = self.dates[1]
+            return NEVER if last == date.max else datetime.combine(last + timedelta(days=1), self.end)
+        began_today = self.begins_on(now.date()) and now.time() >= self.start
+        goes_on = self.end <= self.start and began_today
+        return datetime.combine(now.date() + timedelta(days=goes_on), self.end)
+
     def covers(self, now: datetime) -> bool:
         """Say whether a local time is inside."""
         clock = now.time()
@@ -93,12 +105,36 @@ class Freeze(Spec):
         return value
 
     def why(self, now: datetime) -> str:
-        """Return why nothing may advance at this time, "" when it may."""
-        local = now.astimezone(ZoneInfo(self.timezone))
+        """Return why nothing may advance at this time, and until when; "" when it may.
+
+        It is the same text for as long as a window lasts, for each other one is a step of the journal.
+        """
+        local = now.astimezone(ZoneInfo(self.timezone)).replace(tzinfo=None)
         window = next((each for each in self.windows if each.covers(local)), None)
         if window is None:
             return ""
         days = " ".join(window.days) or "every day"
         when = f"{window.dates[0]} to {window.dates[1]}" if window.dates else days
         span = "" if window.start == window.end == MIDNIGHT else f" {window.start:%H:%M}-{window.end:%H:%M}"
-        return f"frozen {when}{span} {self.timezone}" + (f": {window.reason}" if window.reason else "")
+        frozen = f"frozen {when}{span} {self.timezone}{self._until(local)}"
+        return f"{frozen}: {window.reason}" if window.reason else frozen
+
+    def _until(self, local: datetime) -> str:
+        """Say when a freeze ends: by the day, or the date where it lasts for a week or more; "" for no end in sight."""
+        end = self._thaw(local)
+        if end is None:
+            return ""
+        lasts_long = self._thaw(end - WEEK) == end  # asked from its end, so that the words do not change in it
+        day = f"{end:%Y-%m-%d}" if lasts_long else tuple(Day)[end.weekday()].capitalize()
+        return f" until {day} {end:%H:%M}"
+
+    def _thaw(self, local: datetime) -> datetime | None:
+        """Return when it is not frozen any more: windows without a gap between them are one. None: not in sight."""
+        for _ in range(MOST_JOINED):
+            ends = [each.ends(local) for each in self.windows if each.covers(local)]
+            if not ends:
+                return local
+            local = max(ends)
+            if local == NEVER:
+                break
+        return None

@@ -1,12 +1,20 @@
 """When a backend counts as healthy: by answers in a row to our own probes, and by what most Envoys find."""
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from rollout.probe import ProbeSpec
 
 ENVOYS_LEAST = 2  # one alone keeps its verdict to itself
 MARKED_S, MARKED_LONGEST_S = 15.0, 120.0
 STREAK_COUNTED = 1000
+
+
+class Health(StrEnum):
+    """What operators may mark a backend as; healthy takes a mark away."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
 
 
 @dataclass(frozen=True, slots=True)

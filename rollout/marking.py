@@ -1,7 +1,5 @@
 """What operators say of the health of single backends: marks, which the whole fleet follows."""
 
-from enum import StrEnum
-
 from rollout.controller import Controller
 from rollout.errors import InvalidSpec, Unknown
 from rollout.ledger import Ledger
@@ -9,13 +7,6 @@ from rollout.record import DropMark, Mark, PutMark
 from rollout.spare import check_spare
 
 REASON_LIMIT = 300
-
-
-class Health(StrEnum):
-    """What a backend may be marked as; healthy takes a mark away."""
-
-    HEALTHY = "healthy"
-    UNHEALTHY = "unhealthy"
 
 
 class Marking:

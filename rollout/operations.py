@@ -33,6 +33,7 @@ from rollout.state import Command, Phase, Role, start
 from rollout.traffic.fitting import check_fits
 
 QUEUE_TICK_S = 1.0
+VERSIONS_SAID = 5
 _SAY_WHERE = "give its backends with --endpoint"
 
 
@@ -171,28 +172,42 @@ class Operations:
                 raise Conflict(f"'{service}' has had no rollout, so there is nothing to undo")
             if self._controller.in_progress(service):
                 return await self._undo_present(current, Order(Command.ABORT, by, why=f"undone by {by}"), to, entry)
-            # One that went back, or was an undo, is not undone: asked again, traffic would swing to and fro.
-            undone = current.state.loser is Role.CANDIDATE or current.origin is Origin.UNDO
-            target = to or (self._books.stable(service) if undone else current.stable)
-            if target == self._books.stable(service):
+            if self.nothing_to_undo(service, to):
                 return current
+            target = to or current.stable
             known = Version(service, target, endpoints) if endpoints else self._past(service, target, _SAY_WHERE)
             version, strategy = known, self._back_by(service, target, current)
             self._outside.permit(strategy)
             self._check_free(version, self._books.stable(service))
             return await self._begin(version, strategy, Origin.UNDO, f"back to {target}: undone by {by}", entry)
 
+    def nothing_to_undo(self, service: str, to: str = "") -> str:
+        """Say why an undo would change nothing now, and what does; "" where it would, or is refused."""
+        current = self._books.rollouts.get(service)
+        if current is None:
+            return ""
+        if self._controller.in_progress(service):
+            drops = current.state.loser is Role.CANDIDATE and service in self._books.queued
+            return "" if drops else _undone_already(current, to)
+        stable = self._books.stable(service)
+        # One that went back, or was an undo, is not undone: asked again, traffic would swing to and fro.
+        taken_back, was_undo = current.state.loser is Role.CANDIDATE, current.origin is Origin.UNDO
+        if (to or (stable if taken_back or was_undo else current.stable)) != stable:
+            return ""
+        why = f" since rollout {current.id}, an undo" if was_undo else ""
+        why = f", for rollout {current.id} to '{current.candidate}' was taken back" if taken_back else why
+        others = ", ".join(each.name for each in self._books.past_versions(service)[:VERSIONS_SAID])
+        what = f"'{stable}' has the traffic already{why}"
+        return f"{what}; `rollout undo {service} --to VERSION` goes to another one ({others})" if others else what
+
     async def _undo_present(self, current: Rollout, order: Order, to: str, entry: Entry) -> Rollout:
-        back = current.state.loser is Role.CANDIDATE
-        if to == current.candidate and not back:
+        if self.nothing_to_undo(current.service, to):
             return current
-        if back and to in ("", current.stable):
+        if current.state.loser is Role.CANDIDATE and to in ("", current.stable):
             return await self._stay_back(current, entry)
         if to not in ("", current.stable):
             what = f"a rollout of '{current.service}' is in progress ({current.stable} -> {current.candidate})"
             raise Conflict(f"{what}; abort it first, then undo --to {to}")
-        if current.origin is Origin.UNDO and not to:
-            return current
         if not _can_go_back(current):
             what = f"'{current.stable}' is being let go already"
             raise Conflict(f"{what}; ask again when the rollout has ended: `rollout undo` begins one back to it then")
@@ -392,6 +407,19 @@ def _version_of(deployment: Deployment) -> Version:
 
 def _behind(rollout: Rollout) -> Phase:
     return rollout.state.resume or rollout.state.phase
+
+
+def _undone_already(rollout: Rollout, to: str) -> str:
+    """Say why an undo leaves a rollout in progress as it is; "" where it does not."""
+    number, stable, candidate = rollout.id, rollout.stable, rollout.candidate
+    if rollout.state.loser is Role.CANDIDATE:
+        return f"rollout {number} goes back to '{stable}' already" if to in ("", stable) else ""
+    if to == candidate:
+        return f"rollout {number} goes to '{candidate}' already"
+    if to or rollout.origin is not Origin.UNDO:
+        return ""
+    remedy = f"`rollout undo {rollout.service} --to {stable}` stays with '{stable}' after all"
+    return f"rollout {number} goes back to '{candidate}' already; {remedy}"
 
 
 def _can_go_back(rollout: Rollout) -> bool:

@@ -10,7 +10,8 @@ from rollout.api.views import operation_view, queued_view, rollout_view, service
 from rollout.backends import Scaling
 from rollout.controller import Order
 from rollout.errors import InvalidSpec, Unknown
-from rollout.marking import Health, Marking
+from rollout.health import Health
+from rollout.marking import Marking
 from rollout.record import Rollout
 from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command
@@ -61,7 +62,9 @@ class Changes:
         body = await body_of(request)
         known_fields(body, "to", "endpoints")
         to, given = maybe_text(body, "to"), endpoints(body, "endpoints")
-        return self._rollout(await self._is.operations.undo(_service(request), caller(request), to, given), status=201)
+        unchanged = self._is.operations.nothing_to_undo(_service(request), to)
+        rollout = await self._is.operations.undo(_service(request), caller(request), to, given)
+        return self._rollout(rollout, status=200 if unchanged else 201, unchanged=unchanged)
 
     async def retry(self, request: web.Request) -> web.Response:
         known_fields(await body_of(request))
@@ -161,10 +164,11 @@ class Changes:
         found = await self._is.store.operations(service, OPERATIONS_LIMIT)
         return web.json_response({"operations": [operation_view(each) for each in found]})
 
-    def _rollout(self, rollout: Rollout, status: int) -> web.Response:
+    def _rollout(self, rollout: Rollout, status: int, **more: str) -> web.Response:
         view = rollout_view(self._is.controller, rollout, self._is.moment())
         queued = queued_view(self._is.controller, rollout.service)
-        return web.json_response({**view, "queued": queued}, status=202 if queued and status == 201 else status)
+        answer = {**view, "queued": queued, **more}
+        return web.json_response(answer, status=202 if queued and status == 201 else status)
 
     def _view(self, request: web.Request, status: int = 200) -> web.Response:
         view = service_view(self._is.controller, _service(request), self._is.moment())

@@ -151,6 +151,7 @@ def rollout_view(controller: Controller, rollout: Rollout, at: Moment) -> dict[s
         "resume": state.resume,
         "awaiting": state.awaited,
         "waiting": state.waiting,
+        "approved": shifting and state.approved == state.stage,
         "point_of_no_return": state.point,
         "hooks": [_hook(each) for each in controller.outside.hooks(rollout)],
         "loser": state.loser and name_of(rollout, state.loser),

@@ -6,22 +6,12 @@ from typing import Annotated
 
 import typer
 
-from rollout.cli import (
-    commands,
-    envoys,
-    forecasting,
-    linting,
-    offline,
-    operations,
-    recordings,
-    services,
-    serving,
-    storing,
-)
 from rollout.cli.options import DEFAULTS, server_url
+from rollout.cli.verbs import Verbs
 
 app = typer.Typer(
     name="rollout",
+    cls=Verbs,
     help="Move a service's traffic to a new version through a fleet of Envoys, and back when it is worse.",
     epilog="Exit codes: 0 done or nothing in progress, 1 error, 2 wrong usage, 3 rolled back, 4 in progress.",
     no_args_is_help=True,
@@ -29,12 +19,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config = typer.Typer(help="The configuration that a server serves.", no_args_is_help=True, rich_markup_mode=None)
-store = typer.Typer(help="What a server remembers, in its data folder.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(config, name="config")
-version = typer.Typer(help="The versions of a service.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(version, name="version")
-app.add_typer(store, name="store")
+for group, about in (
+    ("config", "The configuration that a server serves."),
+    ("version", "The versions of a service."),
+    ("store", "What a server remembers, in its data folder."),
+):
+    app.add_typer(typer.Typer(cls=Verbs, help=about, no_args_is_help=True, rich_markup_mode=None), name=group)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -59,44 +49,6 @@ def _main(
     ] = False,
 ) -> None:
     context.obj = server
-
-
-app.command()(serving.serve)
-app.command()(services.deploy)
-app.command()(services.status)
-app.command()(services.watch)
-app.command(name="list")(services.list_services)
-app.command()(operations.undo)
-app.command()(operations.retry)
-app.command()(operations.dequeue)
-app.command()(commands.promote)
-app.command()(commands.skip_stage)
-app.command()(commands.approve)
-app.command()(commands.reject)
-app.command()(commands.pause)
-app.command()(commands.resume)
-app.command()(commands.abort)
-app.command()(services.history)
-app.command()(services.explain)
-app.command()(recordings.replay)
-app.command()(operations.drain)
-app.command()(operations.undrain)
-app.command()(operations.scale)
-version.command(name="list")(operations.list_versions)
-version.command(name="remove")(operations.remove_version)
-app.command()(operations.log)
-app.command()(operations.mark)
-app.command()(operations.adopt)
-app.command()(envoys.fleet)
-config.command()(envoys.reload)
-app.command(name="lint")(linting.lint_files)
-app.command()(linting.schema)
-app.command()(envoys.bootstrap)
-app.command()(offline.simulate)
-app.command()(forecasting.forecast)
-store.command()(storing.check)
-store.command()(storing.backup)
-store.command()(storing.restore)
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from rollout import screen
-from rollout.caller import DONE, Caller, Changes, follow, follow_drains
+from rollout.caller import DONE, Caller, Changes, follow, follow_drains, say
 from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, VersionName, Wait, parsed
 from rollout.client import Client, path_of
-from rollout.marking import Health
+from rollout.health import Health
 from rollout.spec import Endpoint, parse_endpoint
 
 Json = Mapping[str, Any]
@@ -53,9 +53,11 @@ def retry(service: ServiceName, *, wait: Wait = False, server: Server = UNSAID, 
 def _begin(caller: Caller, service: str, verb: str, body: Json, *, wait: bool) -> None:
     async def work(client: Client) -> int:
         rollout = await client.post(path_of("services", service, verb), body)
+        if wait and rollout.get("unchanged"):
+            say(screen.begun(rollout).plain)
         if wait:
             return await follow(client, service, rollout["id"], Changes(caller.as_json).tell)
-        caller.show(rollout, screen.rollout_line)
+        caller.show(rollout, screen.begun)
         return DONE
 
     caller.run(work, interrupted=f"left; the rollout goes on: `rollout watch {service}` shows it")

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from yarl import URL
 
-from rollout.app import Settings
 from rollout.errors import InvalidSpec
+from rollout.settings import Settings
 
 DEFAULTS = Settings()
 Parsed = TypeVar("Parsed")

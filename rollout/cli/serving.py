@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from rollout.app import Listening, Settings
+from rollout.app import Listening
 from rollout.app import serve as run_server
 from rollout.bootstrap import split_address
 from rollout.caller import Caller, token
 from rollout.cli.options import DEFAULTS, parsed
 from rollout.errors import RolloutError
+from rollout.settings import Settings
 from xds.errors import XdsError
 
 

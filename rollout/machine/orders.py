@@ -1,5 +1,6 @@
 """What an operator may ask of a rollout in progress, and what becomes of it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rollout.errors import Conflict
@@ -17,6 +18,11 @@ from rollout.machine.moves import (
 from rollout.machine.planned import behind, lower_bp, plan_of, stage_of
 from rollout.spec import Pace, Strategy
 from rollout.state import Awaited, Command, Phase, Role, Seen, State
+
+_WORDS: Mapping[Command, str] = {
+    Command.PROMOTE_FULL: "fully promote a rollout",
+    Command.SKIP_STAGE: "skip a stage of a rollout",
+}
 
 
 def obey(strategy: Strategy, state: State, seen: Seen, command: Command) -> State:
@@ -40,8 +46,8 @@ def obey(strategy: Strategy, state: State, seen: Seen, command: Command) -> Stat
         case Command.PROMOTE_FULL:
             following = _promoted_full(strategy, state, seen, f"promoted to 100 % by {who}")
     if following is None:
-        word, phase = command.replace("_", " "), state.phase.replace("_", " ")
-        raise Conflict(f"cannot {word} a rollout that is {phase}{_remedy(state, command)}")
+        what, phase = _WORDS.get(command, f"{command} a rollout"), state.phase.replace("_", " ")
+        raise Conflict(f"cannot {what} that is {phase}{_remedy(state, command)}")
     return following
 
 

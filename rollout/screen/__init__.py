@@ -3,6 +3,7 @@
 from rollout.screen.evidence import against, progress, progress_words, verdict_text
 from rollout.screen.following import awaited_words, choices, station
 from rollout.screen.lines import (
+    begun,
     deployed,
     drain_line,
     drain_of,
@@ -36,6 +37,7 @@ __all__ = [
     "WAITING_LIMIT",
     "against",
     "awaited_words",
+    "begun",
     "choices",
     "deployed",
     "drain_line",

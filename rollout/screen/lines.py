@@ -21,10 +21,18 @@ def rollout_line(rollout: Json) -> Text:
     if rollout["awaiting"]:
         why = f": {rollout['waiting']}" if rollout["waiting"] else ""
         line.append_text(plain(f"; {awaited_words(rollout)}{why}"))
+    if rollout.get("approved"):
+        line.append("; approved")
     if rollout["phase"] in BEFORE_STAGES and rollout["stages_note"]:
         stages = ", ".join(map(station, rollout["track"]))
         line.append_text(plain(f"; stages: {stages} ({rollout['stages_note']})"))
     return line
+
+
+def begun(rollout: Json) -> Text:
+    """Say where a rollout stands that was just asked for, or why nothing was changed for it."""
+    why = rollout.get("unchanged")
+    return plain(f"{rollout['service']}: nothing was changed: {why}") if why else rollout_line(rollout)
 
 
 def drain_line(drain: Json) -> Text:

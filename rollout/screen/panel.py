@@ -15,11 +15,13 @@ from rollout.screen.lines import drain_line, drain_words, queued_line, unhealthy
 from rollout.screen.locations import locations_table, wave_words
 from rollout.screen.track import track
 from rollout.screen.words import (
+    COPIES,
     NOTHING,
     Json,
     duration,
     judged,
     measured,
+    measured_share,
     milliseconds,
     move,
     percent,
@@ -153,7 +155,8 @@ def _versions(view: Json) -> Table:
         column.justify = "right"
     for version in view["versions"]:
         role = _role(rollout, version["version"])
-        figures = _figures(look, role) if look else [plain(", ".join(version["backends"]) or NOTHING)]
+        where = plain(", ".join(version["backends"]) or NOTHING)
+        figures = _figures(rollout, look, role) if rollout and look else [where]
         label = plain(version["version"]).append(f" ({role})" if role else "", "dim")
         made.add_row(label, percent(version["weight_percent"]), *figures)
     return made
@@ -165,12 +168,13 @@ def _role(rollout: Json | None, version: str) -> str:
     return "stable" if version == rollout["stable"] else "candidate" if version == rollout["candidate"] else ""
 
 
-def _figures(look: Json, role: str) -> list[Text]:
+def _figures(rollout: Json, look: Json, role: str) -> list[Text]:
     if role not in ("stable", "candidate"):
         return [Text(NOTHING)] * 5
-    counts, weight = look[role], look["weight_percent"]
+    counts, had = look[role], measured_share(rollout, look)
+    left = 100.0 if had == COPIES else round(100 - look["weight_percent"], 2)
     return [
-        Text(percent(weight if role == "candidate" else round(100 - weight, 2))),
+        Text(had if role == "candidate" else percent(left)),
         Text(f"{counts['requests']:,}"),
         Text(share(counts["error_share"]), "bold red" if counts["errors"] else ""),
         Text(milliseconds(counts["p50_ms"])),

@@ -18,8 +18,8 @@ def versions_table(view: Json) -> RenderableType:
             plain(version["version"], "bold"), plain(state), percent(version["weight_percent"]), _where(version)
         )
     for past in view["past"]:
-        state = "served" if past["served"] else "was taken back"
-        ended = f"{state} until {instant(past['ended_at']):%Y-%m-%d %H:%M} (UTC)"
+        state = "served until" if past["served"] else "was taken back at"
+        ended = f"{state} {instant(past['ended_at']):%Y-%m-%d %H:%M} (UTC)"
         undo = f"for {duration(past['undo_seconds'])} more" if past["undo_seconds"] else NOTHING
         rows.add_row(plain(past["version"]), plain(ended, "dim"), NOTHING, _where(past), undo)
     return rows

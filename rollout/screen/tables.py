@@ -12,6 +12,7 @@ from rollout.screen.words import (
     duration,
     instant,
     measured,
+    measured_share,
     move,
     percent,
     phase_words,
@@ -70,7 +71,7 @@ def status_table(services: Sequence[Json]) -> RenderableType:
             plain(move(rollout)),
             _phase_cell(service),
             percent(rollout["weight_percent"]),
-            percent(look["weight_percent"]) if look else NOTHING,
+            measured_share(rollout, look) if look else NOTHING,
             plain(verdict["verdict"], style_of(verdict["verdict"])) if verdict else NOTHING,
         )
     return rows

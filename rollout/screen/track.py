@@ -61,7 +61,8 @@ def _steps(rollout: Json) -> Iterator[_Step]:
     for number, each in enumerate(stages[: 0 if untouched else stage + 1] if back else stages):
         shifting = phase == "shifting" and number == stage
         behind = not warming and (number < stage or (number == stage and phase != "shifting"))
-        yield _Step(_stage_name(each), reached=behind, here=shifting)
+        approved = number == stage and rollout.get("approved")
+        yield _Step(_stage_name(each, "approved" if approved else ""), reached=behind, here=shifting)
     if back:
         yield from _back(rollout, phase)
     elif rollout["keep_stable_seconds"]:
@@ -82,8 +83,10 @@ def _waves(rollout: Json, phase: str, *, back: bool) -> Iterator[_Step]:
         yield _Step(f"wave {number + 1}: {words}", reached=behind, here=shifting)
 
 
-def _stage_name(stage: Json) -> str:
+def _stage_name(stage: Json, said: str) -> str:
     name = station(stage).replace(" %", "%")
+    if said:
+        return f"{name}, {said}"
     return f"{name} + approval" if stage["approve"] else name
 
 

@@ -23,6 +23,7 @@ STYLES: Mapping[str, str] = {
 BEFORE_STAGES = ("pending", "warming")
 ENDED = ("completed", "rolled_back")
 NOTHING = "-"
+COPIES = "copies"
 
 
 def plain(value: object, style: str = "") -> Text:
@@ -92,6 +93,15 @@ def judged(rollout: Json) -> bool:
 def measured(rollout: Json) -> Json | None:
     """Return the figures of the last look, while looks are taken: they stay what they were when the drain begins."""
     return rollout["measured"] if judged(rollout) else None
+
+
+def measured_share(rollout: Json, look: Json) -> str:
+    """Return which share of requests the candidate had in a look; copies of requests are none."""
+    track = rollout["track"]
+    mirrors = not rollout.get("locations") and rollout["stage"] < len(track)
+    if mirrors and track[rollout["stage"]]["kind"] == "mirror":
+        return COPIES
+    return percent(look["weight_percent"])
 
 
 def table(*columns: str) -> Table:

@@ -15,10 +15,11 @@ import aiohttp
 import pytest
 import yaml
 
-from rollout.app import Listening, Settings, serve
+from rollout.app import Listening, serve
 from rollout.demo.processes import until
 from rollout.demo.world import configuration
 from rollout.errors import Conflict, RolloutError
+from rollout.settings import Settings
 from xds.errors import InvalidConfig, XdsError
 
 CHECKOUT = "/v1/services/checkout"

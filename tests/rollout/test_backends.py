@@ -226,3 +226,7 @@ async def test_endpoints_of_the_files_that_are_served_are_no_reason_to_warn(tmp_
         assert "'v2' has endpoints of its own" in engine.warnings[0]
     async with running(tmp_path, files(checkout={"": ("10.0.0.11:80",)}), now_s) as engine:
         assert engine.warnings == ()
+    async with running(tmp_path, now_s=now_s) as engine:
+        await engine.operations.deploy(deployment("v4", "10.0.0.13:80"), "ann")
+    async with running(tmp_path, now_s=now_s) as engine:
+        assert "'v2' and 'v4' have endpoints of their own" in engine.warnings[0]

@@ -277,7 +277,7 @@ def test_a_server_that_is_not_there_is_an_error_that_says_what_to_do() -> None:
 
 def test_with_json_an_error_is_json_on_stdout() -> None:
     result = rollout("status", "--json")
-    assert (result.exit_code, result.stderr) == (1, "")
+    assert (result.exit_code, result.stderr, result.stdout.count("\n")) == (1, "", 1)
     error = json.loads(result.stdout)["error"]
     assert error["title"] == "Unavailable"
     assert "connection refused" in error["detail"]
@@ -387,7 +387,7 @@ def test_a_rollout_is_deployed_paused_resumed_aborted_and_explained(server: Serv
     assert call("status").exit_code == 4
     again = call("deploy", "checkout", "v3", "--endpoint", "127.0.0.1:7004")
     assert (again.exit_code, "in progress" in again.stderr) == (1, True)
-    assert "cannot promote" in call("promote", "checkout", "--full").stderr
+    assert "cannot fully promote" in call("promote", "checkout", "--full").stderr
     assert "paused by ann" in call("pause", "checkout").stdout
     assert "resumed by ann" in call("resume", "checkout").stdout
     aborted = json.loads(call("abort", "checkout", "--json").stdout)

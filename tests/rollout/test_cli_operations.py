@@ -73,7 +73,13 @@ def test_a_rollout_is_superseded_undone_and_tried_again(server: Server) -> None:
     until(begun, "v3 to begin")
     assert "undone by ann" in call(server, "undo", "checkout")
     until(lambda: not service(server, "checkout")["in_progress"], "v3 to be taken back")
-    assert "undone by ann" in call(server, "undo", "checkout")
+    said = call(server, "undo", "checkout")
+    assert "nothing was changed: 'initial' has the traffic already, for rollout 2 to 'v3' was taken back;" in said
+    assert "; `rollout undo checkout --to VERSION` goes to another one (v3, v2)" in said
+    assert json.loads(call(server, "undo", "checkout", "--json"))["unchanged"].startswith("'initial' has the traffic")
+    waited = rollout("undo", "checkout", "--wait", "--json", server=server.url)
+    assert (waited.exit_code, "nothing was changed" in waited.stderr) == (3, True)
+    assert [json.loads(line)["in_progress"] for line in waited.stdout.splitlines()] == [False]
     assert "tried again by ann" in call(server, "retry", "checkout")
     assert service(server, "checkout")["rollout"]["id"] == 3
     asked = {
@@ -122,7 +128,7 @@ def test_versions_are_listed_and_only_past_ones_are_forgotten(server: Server) ->
     assert "in progress; wait for its end, or abort it" in refused(server, "version", "remove", "shop", "v2")
     call(server, "abort", "shop")
     until(lambda: not service(server, "shop")["in_progress"], "the rollout to be taken back")
-    assert "v2 was taken back until" in call(server, "version", "list", "shop")
+    assert "v2 was taken back at 2" in call(server, "version", "list", "shop")
     call(server, "version", "remove", "shop", "v2")
     assert server.get("/v1/services/shop/versions")["past"] == []
     assert "has no past version 'v2'" in refused(server, "version", "remove", "shop", "v2")

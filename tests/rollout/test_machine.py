@@ -365,7 +365,12 @@ GONE = "its old version is being let go, and `rollout undo` goes back to it when
         (
             PAUSED_WARMING,
             Command.PROMOTE_FULL,
-            "cannot promote full a rollout that is paused; the candidate has had no traffic yet",
+            "cannot fully promote a rollout that is paused; the candidate has had no traffic yet",
+        ),
+        (
+            WARMING,
+            Command.SKIP_STAGE,
+            "cannot skip a stage of a rollout that is warming; the candidate has had no traffic yet",
         ),
         (WARMING, Command.RESUME, "cannot resume a rollout that is warming; it is not paused"),
         (STAGE, Command.RESUME, "cannot resume a rollout that is shifting; it is not paused"),

@@ -209,7 +209,7 @@ def test_a_freeze_is_seen_by_the_wall_clock_while_a_rollout_may_go_forward() -> 
     world = World()
     assert world.seen().frozen == ""
     with_strategy(world, freeze={"windows": [{"days": ["fri"], "from": "16:00"}]})
-    assert world.seen().frozen == "frozen fri 16:00-00:00 UTC"
+    assert world.seen().frozen == "frozen fri 16:00-00:00 UTC until Sat 00:00"
     now_s = world.now_s
     world.wall -= timedelta(hours=2)
     assert world.seen().frozen == ""

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from rollout.api.backstage import Moment
+from rollout.api.views import rollout_view
 from rollout.errors import Conflict, InvalidSpec, Unknown
 from rollout.record import Origin
-from rollout.spec import parse_endpoint
+from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command, Phase, Role
 from tests.rollout.operating import Engine, deployment, files, running
 
@@ -188,7 +190,10 @@ async def test_undo_of_a_rollout_in_progress_takes_it_back_once(tmp_path: Path) 
         engine.connect()
         await engine.operations.deploy(V2, "ann")
         await engine.until(Phase.SHIFTING)
+        assert engine.operations.nothing_to_undo("checkout") == ""
+        assert engine.operations.nothing_to_undo("checkout", "v2") == "rollout 1 goes to 'v2' already"
         undone = await engine.operations.undo("checkout", "bob")
+        assert engine.operations.nothing_to_undo("checkout") == "rollout 1 goes back to 'initial' already"
         assert (undone.state.loser, undone.state.reason) == (Role.CANDIDATE, "undone by bob")
         await engine.operations.undo("checkout", "bob")
         await engine.ended()
@@ -200,14 +205,23 @@ async def test_undo_goes_back_to_the_version_before_in_one_stage_within_the_wind
     async with running(tmp_path) as engine:
         engine.connect()
         await shifted(engine, "v1", "v2")
+        assert engine.operations.nothing_to_undo("checkout") == ""
         for _ in range(2):
             back = await engine.operations.undo("checkout", "bob")
+        assert engine.operations.nothing_to_undo("checkout") == (
+            "rollout 3 goes back to 'v1' already; `rollout undo checkout --to v2` stays with 'v2' after all"
+        )
         assert (back.id, back.candidate, back.origin, len(back.strategy.stages)) == (3, "v1", Origin.UNDO, 1)
         assert engine.controller.books.addresses("checkout", "v1") == ("10.0.1.1:80",)
         await engine.completed()
         # To undo twice is to undo once: traffic must not swing back to what was undone.
         assert (await engine.operations.undo("checkout", "bob")).id == 3
         assert engine.controller.books.stable("checkout") == "v1"
+        assert engine.operations.nothing_to_undo("checkout") == (
+            "'v1' has the traffic already since rollout 3, an undo; "
+            "`rollout undo checkout --to VERSION` goes to another one (v2, initial)"
+        )
+        assert engine.operations.nothing_to_undo("checkout", "v2") == ""
 
 
 async def test_undo_after_the_window_goes_through_the_stages(tmp_path: Path) -> None:
@@ -349,6 +363,20 @@ async def test_rollouts_of_services_in_one_route_are_independent(tmp_path: Path)
         assert phases == {"cart": Phase.ROLLED_BACK, "checkout": Phase.COMPLETED, "search": Phase.PAUSED}
         weights = {name: engine.controller.books.weight_bp(name, "v2") for name in names}
         assert weights == {"cart": 0, "checkout": 10_000, "search": 5_000}
+
+
+async def test_an_approval_before_the_stage_has_passed_is_told(tmp_path: Path) -> None:
+    stages = [{"weight": "50%", "approve": True}, "100%"]
+    asks = {"version": "v2", "endpoints": ["10.0.0.11:80"], "strategy": {"stages": stages}}
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await engine.operations.deploy(parse_deployment({"service": "checkout", **asks}), "ann")
+        await engine.until(Phase.SHIFTING)
+        for approved in (False, True):
+            moment = Moment(engine.now_s, engine.controller.users())
+            view = rollout_view(engine.controller, engine.rollout(), moment)
+            assert (view["stage"], view["approved"]) == (0, approved)
+            await engine.order(Command.APPROVE, "bob")
 
 
 async def test_the_log_has_who_asked_for_what_and_what_came_of_it(tmp_path: Path) -> None:

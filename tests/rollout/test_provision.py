@@ -11,9 +11,10 @@ import pytest
 import yaml
 from aiohttp import web
 
-from rollout.app import Listening, Settings, serve
+from rollout.app import Listening, serve
 from rollout.demo.processes import until
 from rollout.demo.world import configuration
+from rollout.settings import Settings
 
 STABLE = "127.0.0.1:9001"
 SERVICE = "/v1/services/checkout"

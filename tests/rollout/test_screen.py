@@ -247,6 +247,27 @@ def test_the_track_names_stages_by_what_they_do() -> None:
     assert text == seen
 
 
+def test_what_a_mirror_sends_is_measured_as_copies() -> None:
+    stages = [stage("mirror", mirror_percent=33.0), stage(weight_percent=100.0)]
+    look = {**rollout()["measured"], "weight_percent": 25.0}
+    mirroring = rollout(track=stages, stage=0, weight_percent=0.0, measured=look)
+    text = words(screen.service_panel(view(mirroring)))
+    assert "v1 (stable) 90 % 100 % 270" in text
+    assert "v2 (candidate) 10 % copies 30" in text
+    assert "0 % copies" in words(screen.status_table([view(mirroring)]))
+    assert "v2 (candidate) 10 % 25 % 30" in words(screen.service_panel(view(mirroring | {"stage": 1})))
+
+
+def test_an_approval_that_came_early_is_shown() -> None:
+    stages = [stage(weight_percent=50.0, approve=True), stage(weight_percent=100.0, approve=True)]
+    waiting = rollout(track=stages, stage=0, approved=False)
+    assert "▶ [50% + approval] ○ 100% + approval" in words(screen.track(waiting))
+    assert "approved" not in words(screen.rollout_line(waiting))
+    approved = waiting | {"approved": True}
+    assert "▶ [50%, approved] ○ 100% + approval" in words(screen.track(approved))
+    assert words(screen.rollout_line(approved)).endswith("); approved")
+
+
 def test_a_rollback_hook_that_does_not_ask_for_it_is_not_told_as_one_that_refuses() -> None:
     hook = {"name": "on-call", "at": "rollback", "state": "refused", "words": "403 from pager", "attempts": 1}
     text = words(screen.service_panel(view(rollout(hooks=[hook]))))

@@ -18,12 +18,13 @@ import yaml
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from rollout.app import Listening, Settings, serve
+from rollout.app import Listening, serve
 from rollout.bootstrap import Proxy, XdsTls, bootstrap
 from rollout.cli import app
 from rollout.demo.processes import until
 from rollout.demo.world import configuration
 from rollout.errors import RolloutError
+from rollout.settings import Settings
 from tests.xds.certificates import Authority, server_files, uri
 from tests.xds.client import Wire
 from xds import proto

@@ -14,12 +14,13 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from rollout.app import Listening, Settings, serve
+from rollout.app import Listening, serve
 from rollout.checks import CheckSpec, Names
 from rollout.demo.world import configuration
 from rollout.errors import InvalidSpec, Unavailable
 from rollout.metrics.sources import Answer, Commands, Source, Sources, open_session
 from rollout.metrics.sources.command import MAX_OUTPUT_BYTES
+from rollout.settings import Settings
 
 LIMIT_S = 20.0
 NAMES = Names('check"out\\', "v1", "v2", "checkout@v1", "checkout@v2")

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rollout.app import Listening, Settings, _status_token, serve
+from rollout.app import Listening, _status_token, serve
 from rollout.demo.world import configuration
 from rollout.errors import InvalidSpec
+from rollout.settings import Settings
 from xds.edge.grpcio import SERVICE as ADS
 from xds.edge.status import CSDS
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rollout.app import Settings
 from rollout.demo.processes import until
 from rollout.record import PutRollout, Rollout
+from rollout.settings import Settings
 from rollout.state import Phase, Role, State
 from rollout.store.reserve import open_reserve
 from rollout.store.sqlite import open_store
