@@ -4,7 +4,18 @@ from collections.abc import Callable, Iterable, Mapping
 
 from rollout.books import Books
 from rollout.metrics import Scrape
-from rollout.readiness import FEW_FOR_S, Census, Hopeful, Senses, census, healthy_through, unready, with_probes
+from rollout.readiness import (
+    FEW_FOR_S,
+    Census,
+    Health,
+    Hopeful,
+    Senses,
+    census,
+    dead,
+    healthy_through,
+    unready,
+    with_probes,
+)
 from rollout.record import Rollout
 from rollout.traffic.publisher import Publisher
 from xds.cache import NodeStatus
@@ -30,8 +41,8 @@ class Checkup:
         checked = rollout.strategy.probe is None and self._publisher.health_checked(service)
         return unready(hopeful, by_node, None if checked else self._senses.probed(service, version))
 
-    def few_healthy(self, rollout: Rollout, connected: Mapping[str, NodeStatus], stale_s: float) -> str:
-        """Say which version has had too few healthy backends for a while, "" when none; older answers are `stale_s`."""
+    def found(self, rollout: Rollout, connected: Mapping[str, NodeStatus], stale_s: float) -> Health:
+        """Say what has been wrong with the health of both versions for a while; older answers are `stale_s`."""
         now_s, service = self._clock(), rollout.service
         latest = self._senses.latest()
         fresh = [
@@ -39,13 +50,13 @@ class Checkup:
             for node, status in connected.items()
             if node in latest and latest[node].started_s >= max(now_s - stale_s, status.since_s)
         ]
-        counted = (self._census(rollout, each, fresh) for each in (rollout.stable, rollout.candidate))
-        found = (each.below(rollout.strategy.min_healthy) for each in counted if each is not None)
-        few = "; ".join(why for why in found if why)
-        if not few:
+        stable, candidate = (self._census(rollout, each, fresh) for each in (rollout.stable, rollout.candidate))
+        found = (each.below(rollout.strategy.min_healthy) for each in (stable, candidate) if each is not None)
+        now = Health("; ".join(why for why in found if why), dead(candidate, stable))
+        if not now.few and not now.dead:
             self._few_s.pop(service, None)
-            return ""
-        return few if now_s - self._few_s.setdefault(service, now_s) >= FEW_FOR_S else ""
+            return now
+        return now if now_s - self._few_s.setdefault(service, now_s) >= FEW_FOR_S else Health()
 
     def forget(self, service: str) -> None:
         """Drop what is known of a rollout that is over, or does not go on."""

@@ -108,9 +108,9 @@ class Observer:
             command=command,
             by=by,
         )
-        if state.phase is Phase.SHIFTING:
-            few = self._checkup.few_healthy(rollout, connected, stale_after_s(len(everyone)))
-            seen = replace(seen, unhealthy=few)
+        if (state.resume or state.phase) is Phase.SHIFTING:
+            health = self._checkup.found(rollout, connected, stale_after_s(len(everyone)))
+            seen = replace(seen, unhealthy=health.few, dead=health.dead)
         else:
             self._checkup.forget(service)
         self._unready.pop(service, None)

@@ -53,6 +53,21 @@ class Census:
         return f"{self.version}: {self.healthy} of {self.total} backends healthy (min_healthy {100 * share:g}%)"
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is wrong, "" where nothing is: `few` healthy backends; a candidate that is `dead` beside a stable one."""
+
+    few: str = ""
+    dead: str = ""
+
+
+def dead(candidate: Census | None, stable: Census | None) -> str:
+    """Say that no backend of the candidate is healthy while some of stable are, "" when that is not so."""
+    if candidate is None or stable is None or candidate.healthy or not stable.healthy:
+        return ""
+    return f"no backend of {candidate.version} is healthy, and {stable.version} has {stable.healthy} of {stable.total}"
+
+
 def enough(share: float, backends: int) -> int:
     return math.ceil(share * backends - 1e-9)  # 0.07 * 100 is a little more than 7
 

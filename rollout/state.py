@@ -178,8 +178,9 @@ class Seen:
     `refused` those that NACKed. `unready` says what of the candidate is not healthy through which Envoy, None where
     nobody has looked. `looked_s` stamps `look`, the increments since the look before. `past` is what stable did before,
     where stages are planned by it. `leaving` are the candidate's backends that are let go. `retired`: the loser's
-    record is gone. `frozen` says why nothing may advance now, "" when it may. `unhealthy` says which version has too
-    few healthy backends, "" when none. `missing` are Envoys that stay away for longer than the strategy bears.
+    record is gone. `frozen` says why nothing may advance now, "" when it may. `dead` says that no backend of the
+    candidate is healthy while some of stable are, "" when that is not so. `unhealthy` says which version has too few
+    healthy backends, "" when none. `missing` are Envoys that stay away for longer than the strategy bears.
     `answers` has by key what hooks said that are wanted now. `locations` are those of the fleet that are in no
     wave yet, `places` has what is seen of each location that is in a wave, or may join one now. `command` is what `by`
     wants of `location` ("": of all), and `why` the reason that it has instead of its own.
@@ -200,6 +201,7 @@ class Seen:
     retired: bool = False
     frozen: str = ""
     unhealthy: str = ""
+    dead: str = ""
     missing: tuple[str, ...] = ()
     answers: Mapping[str, Answer] = field(default_factory=dict)
     locations: tuple[str, ...] = ()

@@ -155,8 +155,8 @@ class Gate:
         default=30.0,
         metadata=_duration(
             86_400,
-            "At 100 %, where nothing compares: so long above twice stable's errors of before, and it fails; "
-            "null: it never does.",
+            "At 100 %, where nothing compares: so long above twice stable's errors of before (or these and "
+            "the margin), and it fails; null: it never does.",
         ),
     )
     min_rps: float = field(

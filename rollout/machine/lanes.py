@@ -36,8 +36,8 @@ def stepped(strategy: Strategy, state: State, seen: Seen) -> State:
 def _reason_to_go_back(strategy: Strategy, state: State, seen: Seen) -> str:
     """Say why all locations are taken back, whatever each of them shows; "" when they are not."""
     asked_for = demanding(strategy, seen) or (refusing(strategy, seen) if state.phase is Phase.SHIFTING else "")
-    if asked_for:
-        return asked_for
+    if asked_for or (seen.dead and state.lanes):
+        return asked_for or seen.dead
     budget, cost = strategy.gate.error_budget, sum(lane.evidence.excess for lane in state.lanes.values())
     if budget is not None and cost >= budget:
         return f"all locations together have had {cost:.0f} bad answers too many, and the error budget is {budget}"

@@ -20,7 +20,7 @@ from rollout.machine.moves import (
     to_stage,
     wait,
 )
-from rollout.machine.planned import behind, loser_of, lower_bp, plan, step_of, wanted
+from rollout.machine.planned import behind, loser_of, lower_bp, plan, step_of, wanted, weight_bp
 from rollout.machine.seeing import held_s, percent, refusal, settled, undecided, waiting_for
 from rollout.spec import OnTimeout, Stage, Strategy
 from rollout.state import SETTLE_S, Awaited, Phase, Role, Seen, State
@@ -51,8 +51,9 @@ def _reason_to_go_back(strategy: Strategy, state: State, seen: Seen) -> str:
         return ""
     demanded = demanding(strategy, seen) if behind(state) is not Phase.PENDING else ""
     refused = refusing(strategy, seen) if state.phase is Phase.SHIFTING else ""
-    if demanded or refused:
-        return demanded or refused
+    dead = seen.dead if behind(state) is Phase.SHIFTING and weight_bp(strategy, state) else ""
+    if demanded or refused or dead:
+        return demanded or refused or dead
     if seen.missing:
         gone_s = strategy.disconnected.limit.total_seconds()
         return f"{', '.join(seen.missing)} stayed away for longer than {gone_s:g} s (disconnected: fail)"

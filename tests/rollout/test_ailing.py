@@ -14,7 +14,7 @@ from rollout.drain import Drain
 from rollout.health import MARKED_S, Probed, Ward
 from rollout.metrics import BackendStats, ClusterStats, Failure, Scrape
 from rollout.probe import ProbeSpec
-from rollout.readiness import FEW_FOR_S, Senses
+from rollout.readiness import FEW_FOR_S, Health, Senses
 from rollout.record import Backend, Mark, Rollout, Version
 from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, Role, Split, State
@@ -337,10 +337,12 @@ def test_too_few_healthy_backends_are_told_when_that_lasts() -> None:
     for _ in range(int(FEW_FOR_S) + 2):
         world.now_s += 1.0
         world.scrapes = {name: world.scrape(name) for name in ENVOYS}
-        told.append(world.checkup.few_healthy(world.rollout, world.connected(), 5.0))
+        told.append(world.checkup.found(world.rollout, world.connected(), 5.0).few)
     assert told == [*[""] * int(FEW_FOR_S), *["v2: 0 of 2 backends healthy (min_healthy 50%)"] * 2]
+    now = world.checkup.found(world.rollout, world.connected(), 5.0)
+    assert now.dead == "no backend of v2 is healthy, and initial has 1 of 1"
     world.now_s += 10.0
-    assert world.checkup.few_healthy(world.rollout, world.connected(), 5.0) == ""  # nobody has told lately
+    assert world.checkup.found(world.rollout, world.connected(), 5.0) == Health()  # nobody has told lately
 
 
 def test_wards_of_a_version_are_all_its_backends() -> None:

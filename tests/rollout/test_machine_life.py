@@ -261,6 +261,22 @@ def test_too_few_healthy_backends_pause() -> None:
     assert (after.phase, after.reason) == (Phase.PAUSED, "v2: 1 of 4 backends healthy (min_healthy 50%)")
 
 
+DEAD = "no backend of v2 is healthy, and v1 has 2 of 2"
+
+
+@pytest.mark.parametrize("phase", [Phase.SHIFTING, Phase.PAUSED])
+def test_a_candidate_without_a_healthy_backend_goes_back_where_stable_has_some(phase: Phase) -> None:
+    state = replace(passed(2), phase=phase, resume=Phase.SHIFTING if phase is Phase.PAUSED else None)
+    after = step(strategy(), state, 20.0, unhealthy="v2: 0 of 2 backends healthy", dead=DEAD)
+    assert (after.phase, after.reason) == (Phase.ROLLING_BACK, DEAD)
+
+
+def test_a_candidate_that_only_testers_reach_may_be_dead_for_a_while() -> None:
+    given = kinds()
+    mirroring = replace(STAGE, stage=1)
+    assert step(given, mirroring, 20.0, unhealthy="v2: 0 of 2 backends healthy", dead=DEAD).phase is Phase.PAUSED
+
+
 def test_an_envoy_that_stays_away_fails_it_where_that_is_wanted() -> None:
     given = strategy(disconnected={"policy": "fail", "for": "60s"})
     after = step(given, passed(), 20.0, missing=("envoy-2",))

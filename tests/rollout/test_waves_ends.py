@@ -268,3 +268,10 @@ def test_a_location_that_is_done_and_stays_good_stays_done() -> None:
     world = fleet(2, waves=waves)
     world.until(lambda state: state.wave == 1)
     assert world.in_phase(Phase.COMPLETED, Phase.ROLLED_BACK).phase is Phase.COMPLETED
+
+
+def test_a_candidate_without_a_healthy_backend_goes_back_everywhere() -> None:
+    world = fleet(4, waves=ALL)
+    world.until(lambda state: US in state.lanes)
+    seeing(world, dead="no backend of v2 is healthy, and v1 has 2 of 2")
+    assert world.step().phase is Phase.ROLLING_BACK
