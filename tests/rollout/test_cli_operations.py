@@ -1,7 +1,6 @@
 """The verbs of operators on the command line, against a real server without Envoys, and a scripted one for waiting."""
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,32 +8,18 @@ from typing import Any
 import pytest
 
 from rollout.cli import app
-from tests.rollout.test_cli import Script, Server, configuration, ended_by, python, rollout, scripted, view, words
+from tests.rollout.commandline import Script, Server, configuration, rollout, scripted, serving, view, words
 
 LIMIT_S = 30.0
 ONE, TWO = "127.0.0.1:7001", "127.0.0.1:7002"
-QUICK = "drain_timeout: 100ms\n"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    configs = folder / "envoy-configs"
-    configs.mkdir()
     text = configuration(("cart", "checkout", "search", "shop", "stock"))
     located = text.replace("  - lb_endpoints:", "  - locality: { region: eu, zone: eu-1 }\n    lb_endpoints:")
-    (configs / "all.yaml").write_text(located)
-    places = ("--configs", str(configs), "--data", str(folder / "data"))
-    with python("serve", *places, "--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0") as process:
-        assert process.stderr is not None
-        with ended_by(process):
-            ready = next((line for line in process.stderr if "admin API on" in line), "")
-        found = re.search(r"xDS on (\S+), admin API on (http://[\d.:]+)", ready)
-        assert found is not None, "the server did not become ready"
-        yield Server(found[2], found[1], configs)
-        process.terminate()
-        with ended_by(process):
-            process.communicate()
+    with serving(tmp_path_factory.mktemp("server"), located) as running:
+        yield running
 
 
 def call(server: Server, *arguments: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +24,8 @@ from rollout.permit import Permit
 from rollout.record import Rollout
 from rollout.spec import Strategy
 from rollout.state import Phase, Role, State
+from tests.rollout.waiting import ended, eventually
 
-LIMIT_S = 20.0
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ENDPOINTS = Endpoints(("10.0.0.1:80",), ("10.0.0.5:8080@eu/eu-1",))
 VARIABLE = "ROLLOUT_HOOK_KEY"
@@ -105,19 +105,6 @@ async def fault(courier: Courier, said: Message) -> str:
     with pytest.raises(Unavailable) as caught:
         await courier.deliver(said, 1)
     return str(caught.value)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for is another process
-            await asyncio.sleep(0.01)
-
-
-def ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
-    except OSError:
-        return True
 
 
 # --- webhooks ---

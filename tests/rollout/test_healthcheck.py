@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from rollout.health import Probed, Ward
 from rollout.healthcheck import ANSWER_LIMIT, AT_ONCE, DOUBTFUL_AT_ONCE, HealthChecker, probe
 from rollout.probe import ProbeSpec
+from tests.rollout.waiting import eventually
 
 LIMIT_S = 20.0
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -216,12 +217,6 @@ async def running(world: World) -> AsyncIterator[None]:
             yield
         finally:
             task.cancel()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.01)
 
 
 async def test_backends_are_probed_until_nobody_wants_it_any_more() -> None:

@@ -17,8 +17,8 @@ from rollout.messenger import KEPT_EVENTS, Messenger, Progress, Report, World, b
 from rollout.record import Rollout
 from rollout.spec import Strategy
 from rollout.state import Awaited, Phase, State
+from tests.rollout.waiting import eventually
 
-LIMIT_S = 10.0
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 FAST = {"interval": "10ms", "backoff": "10ms", "timeout": "1s"}
 PENDING = State(Phase.PENDING, 0.0, awaited=Awaited.HOOK)
@@ -110,12 +110,6 @@ async def messaging(setup: Setup) -> AsyncIterator[Messenger]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert not setup.running
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for says nothing by itself
-            await asyncio.sleep(0.005)
 
 
 async def some_ticks() -> None:

@@ -16,8 +16,8 @@ from rollout.prober import KEPT, Prober, World
 from rollout.record import Rollout
 from rollout.spec import Strategy
 from rollout.state import Phase, State
+from tests.rollout.waiting import eventually
 
-LIMIT_S = 10.0
 TICK_S = 0.01
 NAMES = Names("checkout", "v1", "v2", "checkout@v1", "checkout@v2")
 
@@ -77,12 +77,6 @@ async def probing(setup: Setup) -> AsyncIterator[Prober]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for says nothing by itself
-            await asyncio.sleep(0.01)
 
 
 async def taken(prober: Prober, known: Rollout, count: int = 1) -> list[Reading]:

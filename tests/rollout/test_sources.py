@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
@@ -21,6 +21,7 @@ from rollout.errors import InvalidSpec, Unavailable
 from rollout.metrics.sources import Answer, Commands, Source, Sources, open_session
 from rollout.metrics.sources.command import MAX_OUTPUT_BYTES
 from rollout.settings import Settings
+from tests.rollout.waiting import ended, eventually
 
 LIMIT_S = 20.0
 NAMES = Names('check"out\\', "v1", "v2", "checkout@v1", "checkout@v2")
@@ -334,20 +335,6 @@ async def test_a_command_is_killed_when_nobody_wants_its_answer_any_more(sources
         await reading
     pid = int((tmp_path / "pid").read_text())
     await eventually(lambda: ended(pid))
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for is another process
-            await asyncio.sleep(0.01)
-
-
-def ended(pid: int) -> bool:
-    """Say whether a process runs no more; whoever is to collect it may take a while."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
-    except OSError:
-        return True
 
 
 async def test_a_noisy_command_is_not_listened_to_for_long(sources: Sources, tmp_path: Path) -> None:
