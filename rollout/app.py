@@ -42,6 +42,7 @@ from rollout.permit import Permit
 from rollout.prober import Prober, World
 from rollout.provision import provided
 from rollout.record import Operation, Rollout
+from rollout.rights import Asker
 from rollout.saver import Saving
 from rollout.settings import Settings
 from rollout.signals import Signals
@@ -352,7 +353,7 @@ class _Server:
         host = unquote(address.rpartition(":")[0]) if kind in ("ipv4", "ipv6") else "127.0.0.1"
         return f"{host}:{self._settings.envoy_admin_port}"
 
-    async def _reload(self, by: str) -> tuple[str, ...]:
+    async def _reload(self, by: Asker) -> tuple[str, ...]:
         with self._ledger.asked("", "config reload", by) as entry:
             warnings = await self._read_again()
             self._controller.saver.put(Saving((entry.result(),)))
@@ -385,7 +386,7 @@ class _Server:
             await self._hang_up.wait()
             self._hang_up.clear()
             with contextlib.suppress(RolloutError, XdsError):
-                await self._reload("SIGHUP")
+                await self._reload(Asker("SIGHUP", "a signal to the server"))
 
     def _changed(self, rollout: Rollout, before: Rollout | None) -> None:
         state = rollout.state

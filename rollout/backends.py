@@ -8,6 +8,7 @@ from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec, Unknown
 from rollout.ledger import Entry, Ledger
 from rollout.record import Backend, Change, DropBackend, PutBackend, PutService, PutVersion, Service, Version
+from rollout.rights import Asker
 from rollout.spare import check_spare
 from rollout.spec import Endpoint
 from rollout.waves import is_in
@@ -34,16 +35,16 @@ class Backends:
 
     # --- drain ---
 
-    async def drain(self, service: str, address: str, by: str) -> None:
+    async def drain(self, service: str, address: str, by: Asker) -> None:
         """Let one backend go. Raises Unknown, Unavailable, or Conflict for the last healthy one of its version."""
         await self._drain(service, address, by, lambda: self._at(service, address))
 
-    async def drain_location(self, service: str, location: str, by: str) -> None:
+    async def drain_location(self, service: str, location: str, by: Asker) -> None:
         """Let a location's backends go, all or none: "region/zone", a region or a zone. Raises as `drain`."""
         await self._drain(service, f"location {location}", by, lambda: self._located(service, location))
 
     async def _drain(
-        self, service: str, detail: str, by: str, found: Callable[[], Mapping[str, frozenset[str]]]
+        self, service: str, detail: str, by: Asker, found: Callable[[], Mapping[str, frozenset[str]]]
     ) -> None:
         self._controller.check_service(service)
         with self._ledger.asked(service, "drain", by, detail) as entry:
@@ -78,16 +79,16 @@ class Backends:
 
     # --- undrain ---
 
-    async def undrain(self, service: str, address: str, by: str) -> None:
+    async def undrain(self, service: str, address: str, by: Asker) -> None:
         """Take back a backend that is let go, or was. Raises Unknown, Conflict, Unavailable."""
         await self._undrain(service, address, by, lambda: self._at(service, address))
 
-    async def undrain_location(self, service: str, location: str, by: str) -> None:
+    async def undrain_location(self, service: str, location: str, by: Asker) -> None:
         """Take back a location's backends that are let go, or were. Raises Unknown, Conflict, Unavailable."""
         await self._undrain(service, f"location {location}", by, lambda: self._located(service, location))
 
     async def _undrain(
-        self, service: str, detail: str, by: str, found: Callable[[], Mapping[str, frozenset[str]]]
+        self, service: str, detail: str, by: Asker, found: Callable[[], Mapping[str, frozenset[str]]]
     ) -> None:
         self._controller.check_service(service)
         with self._ledger.asked(service, "undrain", by, detail) as entry:
@@ -113,13 +114,13 @@ class Backends:
 
     # --- scale ---
 
-    async def place(self, service: str, version: str, endpoints: tuple[Endpoint, ...], by: str) -> None:
+    async def place(self, service: str, version: str, endpoints: tuple[Endpoint, ...], by: Asker) -> None:
         """Have a version run on just these backends. Raises as `scale`."""
         wanted = {each.address for each in endpoints}
         known = frozenset(self._books.placed(self._version(service, version)))
         await self.scale(service, version, Scaling(endpoints, known - wanted), by)
 
-    async def scale(self, service: str, version: str, wanted: Scaling, by: str) -> None:
+    async def scale(self, service: str, version: str, wanted: Scaling, by: Asker) -> None:
         """Add backends to a version, and let others go, which then leave it.
 
         Raises Unknown, InvalidSpec, Unavailable, or Conflict where none would be left, or what is added is another

@@ -44,6 +44,7 @@ from rollout.record import (
     TakenBack,
     VersionHistory,
 )
+from rollout.rights import Asker
 from rollout.saver import Saver, Saving
 from rollout.spec import Strategy
 from rollout.state import Command, Effect, LetGo, Phase, Retire, Role, Seen, Serve, State
@@ -84,7 +85,7 @@ class Order:
     """What an operator wants of a rollout in progress; `location` "" is all of it, `why` the reason, "" the usual."""
 
     command: Command
-    by: str
+    by: Asker
     location: str = ""
     why: str = ""
 
@@ -338,7 +339,7 @@ class Controller:
             rollout = self.books.rollouts[taken.service]
             if rollout.id == taken.id and (rollout.state.loser is not Role.CANDIDATE or rollout.state.back_bp):
                 with contextlib.suppress(Conflict):
-                    self._decide(rollout, Order(Command.ABORT, by))
+                    self._decide(rollout, Order(Command.ABORT, Asker(by)))
 
     def _decide(self, rollout: Rollout, order: Order | None = None) -> None:
         service = rollout.service
@@ -362,7 +363,7 @@ class Controller:
     def _seen(self, rollout: Rollout, order: Order | None) -> Seen:
         if order is None:
             return self.observer.observe(rollout, None, "")
-        seen = self.observer.observe(rollout, order.command, order.by)
+        seen = self.observer.observe(rollout, order.command, str(order.by))
         return replace(seen, location=order.location, why=order.why)
 
     def _step(self, rollout: Rollout, state: State, because: Seen) -> None:

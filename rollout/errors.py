@@ -5,6 +5,7 @@ RolloutError
 ├── Conflict       the user's fault: right in itself, but not now (a second rollout, the last healthy backend)
 ├── Unknown        the user's fault: no such service, version, endpoint or rollout
 ├── Unavailable    the world's fault: an Envoy's admin, the disk; tried again by the next reconcile
+├── Rehearsed      nobody's fault: what would be done for one who only wants to know; nothing was changed
 └── ApiFault       in `client`: what a server refused, with its problem document
 """
 
@@ -27,3 +28,7 @@ class Unknown(RolloutError):
 
 class Unavailable(RolloutError):
     """Something outside did not answer; the next reconcile tries again."""
+
+
+class Rehearsed(RolloutError):
+    """What would be done is said, and not done."""

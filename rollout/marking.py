@@ -4,6 +4,7 @@ from rollout.controller import Controller
 from rollout.errors import InvalidSpec, Unknown
 from rollout.ledger import Ledger
 from rollout.record import DropMark, Mark, PutMark
+from rollout.rights import Asker
 from rollout.spare import check_spare
 
 REASON_LIMIT = 300
@@ -17,7 +18,7 @@ class Marking:
         self._ledger = ledger
         self._books = controller.books
 
-    async def unhealthy(self, service: str, address: str, reason: str, by: str) -> None:
+    async def unhealthy(self, service: str, address: str, reason: str, by: Asker) -> None:
         """Have no Envoy send a backend anything new until it is marked healthy.
 
         Raises Unknown, InvalidSpec, Unavailable, or Conflict for the last healthy one of its version.
@@ -32,11 +33,11 @@ class Marking:
                 await check_spare(self._controller, service, version, frozenset({address}))
                 await self._controller.up_to_date(service)
                 self._version(service, address)  # its rollout may have ended since, and its version with it
-                mark = Mark(service, address, by, self._controller.outside.wall(), reason)
+                mark = Mark(service, address, str(by), self._controller.outside.wall(), reason)
                 changes = (PutMark(mark), entry.result())
                 await self._controller.change(service, changes, lambda: self._books.put_mark(mark))
 
-    async def healthy(self, service: str, address: str, by: str) -> None:
+    async def healthy(self, service: str, address: str, by: Asker) -> None:
         """Take an operator's mark away, and have Envoys be asked anew. Raises Unknown, Conflict or Unavailable."""
         if (service, address) not in self._books.marks:  # else it may be no version's any more
             self._version(service, address)

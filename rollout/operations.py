@@ -27,6 +27,7 @@ from rollout.record import (
     Service,
     Version,
 )
+from rollout.rights import Asker
 from rollout.saver import Saving
 from rollout.spec import Deployment, Endpoint, Strategy, check_version_name
 from rollout.state import Command, Phase, Role, start
@@ -53,7 +54,7 @@ class Operations:
 
     # --- deploy ---
 
-    async def deploy(self, deployment: Deployment, by: str) -> Rollout:
+    async def deploy(self, deployment: Deployment, by: Asker) -> Rollout:
         """Start a rollout, or return the one that does just this; back to a version that is still warm in one push.
 
         Raises Unknown, Conflict, Unavailable, or InvalidSpec for what may not be done here.
@@ -76,7 +77,7 @@ class Operations:
             self._check_free(version, self._books.stable(service))
             return await self._begin(version, strategy, Origin.DEPLOY, f"deployed by {by}", entry)
 
-    async def supersede(self, deployment: Deployment, by: str) -> Rollout:
+    async def supersede(self, deployment: Deployment, by: Asker) -> Rollout:
         """Take back the rollout in progress, and begin this one when that has ended; return the first.
 
         A deployment that waits already is replaced. Without a rollout in progress it is `deploy`. Raises as that.
@@ -97,7 +98,7 @@ class Operations:
             if version.name == current.stable and self._books.runs(version) and _can_go_back(current):
                 return await self._take_back(current, order, entry)
             self._check_free(version, _winner(current))
-            return await self._queue(Queued(version, strategy, by, self._outside.wall()), order, entry)
+            return await self._queue(Queued(version, strategy, str(by), self._outside.wall()), order, entry)
 
     async def _queue(self, queued: Queued, order: Order, entry: Entry) -> Rollout:
         service = queued.version.service
@@ -112,7 +113,7 @@ class Operations:
         await self._controller.settled(service)
         return self._books.rollouts[service]
 
-    async def dequeue(self, service: str, by: str) -> None:
+    async def dequeue(self, service: str, by: Asker) -> None:
         """Take out the deployment that waits. Raises Unknown or Unavailable."""
         self._controller.check_service(service)
         waiting = self._books.queued.get(service)
@@ -144,7 +145,7 @@ class Operations:
                     await self._begin_queued(queued)
 
     async def _begin_queued(self, queued: Queued) -> None:
-        version, by = queued.version, queued.by
+        version, by = queued.version, Asker(queued.by, "the queue")
         try:
             with self._ledger.asked(version.service, "deploy", by, f"{self._words(version)}, from the queue") as entry:
                 self._controller.check_service(version.service)
@@ -158,7 +159,7 @@ class Operations:
 
     # --- back and again ---
 
-    async def undo(self, service: str, by: str, to: str = "", endpoints: tuple[Endpoint, ...] = ()) -> Rollout:
+    async def undo(self, service: str, by: Asker, to: str = "", endpoints: tuple[Endpoint, ...] = ()) -> Rollout:
         """Go back: a rollout in progress is taken back, a completed one followed by one to the version before.
 
         `to` is another past version, `endpoints` where it runs now. Within the strategy's rollback_window a version
@@ -226,7 +227,7 @@ class Operations:
             return thawed
         return thawed.model_copy(update={"stages": thawed.stages[-1:], "waves": ()})
 
-    async def retry(self, service: str, by: str) -> Rollout:
+    async def retry(self, service: str, by: Asker) -> Rollout:
         """Begin the last rollout again, which was taken back. Raises Unknown, Conflict, Unavailable."""
         current = self._controller.rollout(service)
         with self._ledger.asked(service, "retry", by, current.candidate if current else "") as entry:
@@ -288,7 +289,7 @@ class Operations:
 
     # --- versions ---
 
-    async def adopt(self, service: str, version: str, by: str) -> None:
+    async def adopt(self, service: str, version: str, by: Asker) -> None:
         """Name the version that envoy-configs' endpoints are. Raises InvalidSpec, Unknown or Conflict."""
         check_version_name(version)
         self._controller.check_service(service)
@@ -320,7 +321,7 @@ class Operations:
 
         await self._controller.change(service, changes, adopted)
 
-    async def forget(self, service: str, version: str, by: str) -> None:
+    async def forget(self, service: str, version: str, by: Asker) -> None:
         """Forget a past version. Raises Unknown, Conflict for one that is in use, or Unavailable."""
         self._controller.check_service(service)
         with self._ledger.asked(service, "version remove", by, version) as entry:
@@ -433,5 +434,5 @@ def _winner(rollout: Rollout) -> str:
     return rollout.stable if goes_back else rollout.candidate
 
 
-def _again(version: Version, by: str) -> str:
+def _again(version: Version, by: Asker) -> str:
     return f"{version.name} was deployed again by {by}"

@@ -10,6 +10,7 @@ from rollout.controller import Controller
 from rollout.ledger import Ledger
 from rollout.metrics import Failure
 from rollout.operations import Operations
+from rollout.rights import Asker
 from rollout.store import Store
 from xds.cache import Cache
 
@@ -34,7 +35,7 @@ class Backstage:
     store: Store
     failures: Callable[[], Mapping[str, Failure]]
     clock: Callable[[], float]
-    reload: Callable[[str], Awaitable[tuple[str, ...]]]
+    reload: Callable[[Asker], Awaitable[tuple[str, ...]]]
     registry: CollectorRegistry
     token: str | None
 

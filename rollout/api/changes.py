@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from rollout.api.backstage import Backstage
+from rollout.api.contract import SERVICE, Route
 from rollout.api.requests import body_of, caller, endpoints, known_fields, maybe_text, text
 from rollout.api.views import operation_view, queued_view, rollout_view, service_view, versions_view
 from rollout.backends import Scaling
@@ -13,6 +14,7 @@ from rollout.errors import InvalidSpec, Unknown
 from rollout.health import Health
 from rollout.marking import Marking
 from rollout.record import Rollout
+from rollout.rights import Role
 from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command
 
@@ -26,26 +28,26 @@ class Changes:
         self._is = backstage
         self._marking = Marking(backstage.controller, backstage.ledger)
 
-    def routes(self) -> list[web.RouteDef]:
-        service = "/v1/services/{service}"
-        return [
-            web.post(service + "/rollouts", self.deploy),
-            web.post(service + "/undo", self.undo),
-            web.post(service + "/retry", self.retry),
-            web.delete(service + "/queue", self.dequeue),
-            web.post(service + "/commands/{command}", self.command),
-            web.post(service + "/drains", self.drain),
-            web.post(service + "/undrains", self.undrain),
-            web.post(service + "/health", self.mark),
-            web.post(service + "/adopt", self.adopt),
-            web.get(service + "/versions", self.versions),
-            web.put(service + "/versions/{version}", self.place),
-            web.patch(service + "/versions/{version}", self.scale),
-            web.delete(service + "/versions/{version}", self.forget),
-            web.get(service + "/operations", self.service_operations),
-            web.get("/v1/operations", self.operations),
-            web.post("/v1/config/reload", self.reload),
-        ]
+    def routes(self) -> tuple[Route, ...]:
+        version, operator = SERVICE + "/versions/{version}", Role.OPERATOR
+        return (
+            Route("POST", SERVICE + "/rollouts", self.deploy, "starts a rollout", operator, statuses=(201, 202)),
+            Route("POST", SERVICE + "/undo", self.undo, "goes back", operator, statuses=(200, 201)),
+            Route("POST", SERVICE + "/retry", self.retry, "begins the last one again", operator, statuses=(201,)),
+            Route("DELETE", SERVICE + "/queue", self.dequeue, "takes out what waits", operator),
+            Route("POST", SERVICE + "/commands/{command}", self.command, "steers a rollout in progress", operator),
+            Route("POST", SERVICE + "/drains", self.drain, "lets backends go", operator, statuses=(201,)),
+            Route("POST", SERVICE + "/undrains", self.undrain, "takes backends back", operator),
+            Route("POST", SERVICE + "/health", self.mark, "marks a backend", operator),
+            Route("POST", SERVICE + "/adopt", self.adopt, "names the version of envoy-configs", operator),
+            Route("GET", SERVICE + "/versions", self.versions, "its versions, past ones too", Role.VIEWER),
+            Route("PUT", version, self.place, "has a version run just there", operator),
+            Route("PATCH", version, self.scale, "adds and removes backends", operator),
+            Route("DELETE", version, self.forget, "forgets a past version", operator),
+            Route("GET", SERVICE + "/operations", self.service_operations, "who asked for what", Role.VIEWER),
+            Route("GET", "/v1/operations", self.operations, "who asked for what", Role.VIEWER),
+            Route("POST", "/v1/config/reload", self.reload, "reads envoy-configs again", Role.ADMIN),
+        )
 
     async def deploy(self, request: web.Request) -> web.Response:
         body = await body_of(request)

@@ -7,13 +7,14 @@ from typing import Any
 from aiohttp import web
 
 from rollout.errors import InvalidSpec
+from rollout.rights import Asker
 from rollout.spec import Endpoint, parse_endpoint
 
 
-def caller(request: web.Request) -> str:
+def caller(request: web.Request) -> Asker:
     """Return who asks, by their own word: the token says what they may do."""
     said = request.headers.get("X-Rollout-User", "")[:64].encode("ascii", "replace").decode()
-    return said or f"api client {request.remote}"
+    return Asker(said or f"api client {request.remote}", f"{request.remote}")
 
 
 async def body_of(request: web.Request) -> dict[str, Any]:

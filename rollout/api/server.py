@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -12,25 +12,26 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from rollout.api.backstage import Backstage
 from rollout.api.changes import Changes
+from rollout.api.contract import SERVICE, Handler, Route, add_routes
 from rollout.api.views import dump_story, fleet_view, service_view, summary
 from rollout.bootstrap import is_loopback
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
 from rollout.record import JournalEntry, Rollout
 from rollout.replay import dump_recording, recording
+from rollout.rights import Role
 from xds.errors import InvalidConfig
 
 BODY_LIMIT = 1024 * 1024
 HISTORY_LIMIT = 100
 _NUMBER = re.compile(r"[0-9]{1,18}")
 STATUS: Mapping[type[RolloutError], int] = {InvalidSpec: 400, Unknown: 404, Conflict: 409, Unavailable: 503}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(backstage: Backstage) -> web.Application:
     """Return the API as an aiohttp application."""
     api = _Api(backstage)
     app = web.Application(middlewares=[_problems, _guard(backstage.token)], client_max_size=BODY_LIMIT)
-    app.add_routes([*api.routes(), *Changes(backstage).routes()])
+    add_routes(app, [*api.routes(), *Changes(backstage).routes()])
     return app
 
 
@@ -38,20 +39,20 @@ class _Api:
     def __init__(self, backstage: Backstage) -> None:
         self._is = backstage
 
-    def routes(self) -> list[web.RouteDef]:
-        service = "/v1/services/{service}"
-        return [
-            web.get("/healthz", self.healthy),
-            web.get("/readyz", self.ready),
-            web.get("/metrics", self.metrics),
-            web.get("/v1/services", self.list_services),
-            web.get(service, self.get_service),
-            web.get(service + "/rollouts", self.history),
-            web.get(service + "/rollouts/{id}", self.explain),
-            web.get(service + "/rollouts/{id}/record", self.record),
-            web.get("/v1/rollouts", self.list_rollouts),
-            web.get("/v1/fleet", self.fleet),
-        ]
+    def routes(self) -> tuple[Route, ...]:
+        number, viewer = SERVICE + "/rollouts/{id}", Role.VIEWER
+        return (
+            Route("GET", "/healthz", self.healthy, "says that the server runs", None),
+            Route("GET", "/readyz", self.ready, "says whether a configuration is loaded", None),
+            Route("GET", "/metrics", self.metrics, "the server's own metrics, for Prometheus", viewer),
+            Route("GET", "/v1/services", self.list_services, "the services", viewer),
+            Route("GET", SERVICE, self.get_service, "one service", viewer),
+            Route("GET", SERVICE + "/rollouts", self.history, "its rollouts, newest first", viewer),
+            Route("GET", number, self.explain, "a rollout's story", viewer),
+            Route("GET", number + "/record", self.record, "what a rollout is decided again by", viewer),
+            Route("GET", "/v1/rollouts", self.list_rollouts, "all rollouts, newest first", viewer),
+            Route("GET", "/v1/fleet", self.fleet, "every Envoy", viewer),
+        )
 
     async def healthy(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

@@ -16,6 +16,7 @@ from rollout.metrics import BackendStats, ClusterStats, Query, Scrape
 from rollout.observer import Stats
 from rollout.operations import Operations
 from rollout.record import Operation, Rollout
+from rollout.rights import Asker
 from rollout.spec import Deployment
 from rollout.state import Command, Phase
 from rollout.store.sqlite import SqliteStore, open_store
@@ -30,6 +31,7 @@ ENDPOINTS_MESSAGE = proto.message_class(ENDPOINTS.message)
 EDS = "{ eds_config: { ads: {}, resource_api_version: V3 } }"
 START = datetime(2026, 3, 1, tzinfo=UTC)
 QUICK = {"stages": ["50%", "100%"], "drain_timeout": "1s", "keep_stable": "0s", "rollback_window": "10m"}
+ANN, BOB = Asker("ann"), Asker("bob")
 STEP_S = 0.2
 LIMIT_S = 120.0
 
@@ -189,7 +191,7 @@ class Engine:
         return found
 
     async def order(self, command: Command, by: str = "ann", service: str = "checkout") -> Rollout:
-        return await self.operations.command(service, Order(command, by))
+        return await self.operations.command(service, Order(command, Asker(by)))
 
     def health(self, cluster: str) -> dict[str, str]:
         """Return how each backend of a cluster is served: HEALTHY (or unknown, which is as good), DRAINING..."""

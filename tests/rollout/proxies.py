@@ -22,6 +22,7 @@ from rollout.store import Store
 from rollout.store.sqlite import open_store
 from rollout.traffic.groups import Files
 from rollout.traffic.publisher import Publisher
+from tests.rollout.operating import ANN
 from tests.rollout.test_observer import SHOP
 from tests.xds.client import NODE, Reply, Wire
 from xds.cache import Cache
@@ -153,7 +154,7 @@ class Engine:
         return {proxy.location: proxy.weight_bp for proxy in self.proxies.values()}
 
     async def obey(self, command: Command, location: str = "") -> None:
-        self.controller.obey("checkout", Order(command, "ann", location))
+        self.controller.obey("checkout", Order(command, ANN, location))
         await self.settle()
 
     async def deploy(self, strategy: Strategy) -> None:
@@ -163,7 +164,7 @@ class Engine:
         operations = Operations(
             self.controller, Ledger(self.controller.saver, self.controller.outside.wall, lambda _: None)
         )
-        await operations.deploy(deployment(strategy), "ann")
+        await operations.deploy(deployment(strategy), ANN)
 
 
 def deployment(strategy: Strategy) -> Deployment:

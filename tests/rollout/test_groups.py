@@ -32,6 +32,7 @@ from rollout.store.sqlite import open_store
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.groups import Files, FleetTraffic
 from rollout.traffic.publisher import INITIAL, Publisher, check, untouched
+from tests.rollout.operating import ANN
 from tests.xds.client import PROTOCOLS, Wire
 from xds.cache import Cache
 from xds.errors import InvalidConfig
@@ -570,7 +571,7 @@ async def test_last_backend_of_a_group_is_not_let_go_though_others_have_more(
         control.restore(await store.load(), files(common, edge=text(own)))
         backends = Backends(control, Ledger(control.saver, lambda: datetime.now(UTC), lambda _: None))
         with pytest.raises(Conflict, match="is the last healthy backend"):
-            await backends.drain("checkout", "10.0.0.1:81", "ann")
+            await backends.drain("checkout", "10.0.0.1:81", ANN)
         spare = await healthy_others(control, "checkout", INITIAL, frozenset({"10.0.0.1:80"}))
         assert spare == {"10.0.0.1:82", "10.0.0.1:81"}
     finally:

@@ -11,7 +11,11 @@ from rollout.store.sqlite import open_store
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import check
 from tests.golden.cases import words
-from tests.rollout.operating import deployment, running
+from tests.rollout.operating import (
+    ANN,
+    deployment,
+    running,
+)
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FULL, COLD = (
@@ -65,7 +69,7 @@ async def test_what_probes_have_found_ill_is_so_in_the_first_that_is_served_afte
     bad, good = "10.0.0.11:80", "10.0.0.12:80"
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(deployment("v2", bad, good, probe={"tcp": True}), "ann")
+        await engine.operations.deploy(deployment("v2", bad, good, probe={"tcp": True}), ANN)
         engine.probed["checkout", "v2"] = {bad: Probed(False, 90.0, "refused", 3), good: Probed(healthy=True)}
         await engine.steps(5)
         assert engine.health("checkout@v2") == {bad: "UNHEALTHY", good: "HEALTHY"}

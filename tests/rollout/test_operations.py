@@ -11,7 +11,14 @@ from rollout.errors import Conflict, InvalidSpec, Unknown
 from rollout.record import Origin
 from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command, Phase, Role
-from tests.rollout.operating import Engine, deployment, files, running
+from tests.rollout.operating import (
+    ANN,
+    BOB,
+    Engine,
+    deployment,
+    files,
+    running,
+)
 
 V2 = deployment("v2", "10.0.0.11:80", "10.0.0.12:80")
 V3 = deployment("v3", "10.0.0.21:80")
@@ -21,9 +28,9 @@ V4 = deployment("v4", "10.0.0.31:80")
 async def test_a_superseding_deployment_begins_by_itself_when_the_first_is_taken_back(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.until(Phase.SHIFTING)
-        first = await engine.operations.supersede(V3, "bob")
+        first = await engine.operations.supersede(V3, BOB)
         assert (first.candidate, first.state.loser, first.state.reason) == (
             "v2",
             Role.CANDIDATE,
@@ -45,9 +52,9 @@ async def test_a_superseding_deployment_begins_by_itself_when_the_first_is_taken
 async def test_a_queued_deployment_survives_a_restart_and_an_abort(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.until(Phase.SHIFTING)
-        await engine.operations.supersede(V3, "bob")
+        await engine.operations.supersede(V3, BOB)
         await engine.order(Command.ABORT)
         now_s = engine.now_s
     async with running(tmp_path, now_s=now_s) as engine:
@@ -60,11 +67,11 @@ async def test_a_queued_deployment_survives_a_restart_and_an_abort(tmp_path: Pat
 
 async def test_the_last_superseding_deployment_is_the_one_that_begins(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.step()
-        await engine.operations.supersede(V3, "ann")
-        await engine.operations.supersede(V4, "ann")
-        await engine.operations.supersede(V4, "ann")
+        await engine.operations.supersede(V3, ANN)
+        await engine.operations.supersede(V4, ANN)
+        await engine.operations.supersede(V4, ANN)
         await engine.ended()
         await engine.step()
         assert engine.rollout().candidate == "v4"
@@ -77,20 +84,20 @@ async def test_the_last_superseding_deployment_is_the_one_that_begins(tmp_path: 
 
 async def test_superseding_by_what_is_in_progress_changes_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.step()
         before = engine.rollout()
-        assert await engine.operations.supersede(V2, "ann") == before
+        assert await engine.operations.supersede(V2, ANN) == before
         assert engine.controller.books.queued == {}
 
 
 async def test_a_deployment_is_refused_while_one_is_in_progress_and_says_how_to_supersede(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         with pytest.raises(Conflict, match=r"in progress .* --supersede"):
-            await engine.operations.deploy(V3, "ann")
+            await engine.operations.deploy(V3, ANN)
         with pytest.raises(Conflict, match="belongs to 'initial'"):
-            await engine.operations.supersede(deployment("v3", "10.0.0.1:80"), "ann")
+            await engine.operations.supersede(deployment("v3", "10.0.0.1:80"), ANN)
         assert [result.partition(":")[0] for _, _, result in await engine.log()] == [
             "rollout 1",
             "Conflict",
@@ -100,11 +107,11 @@ async def test_a_deployment_is_refused_while_one_is_in_progress_and_says_how_to_
 
 async def test_what_is_queued_can_be_taken_out(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.step()
-        await engine.operations.supersede(V3, "ann")
+        await engine.operations.supersede(V3, ANN)
         for _ in range(2):
-            await engine.operations.dequeue("checkout", "ann")
+            await engine.operations.dequeue("checkout", ANN)
         await engine.ended()
         await engine.step()
         assert engine.rollout().candidate == "v2"
@@ -113,18 +120,18 @@ async def test_what_is_queued_can_be_taken_out(tmp_path: Path) -> None:
 async def test_a_queued_deployment_that_is_not_possible_any_more_says_why_and_breaks_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.until(Phase.SHIFTING)
-        await engine.operations.supersede(V3, "ann")
+        await engine.operations.supersede(V3, ANN)
         (stable,) = (each for each in engine.controller.books.versions("checkout") if each.name == "initial")
         taken = (*engine.publisher.own_endpoints("checkout"), parse_endpoint("10.0.0.21:80"))
-        await engine.backends.place("checkout", stable.name, taken, "ann")
+        await engine.backends.place("checkout", stable.name, taken, ANN)
         await engine.ended()
         await engine.step()
         queued = engine.controller.books.queued["checkout"]
         assert "10.0.0.21:80 belongs to 'initial'" in queued.fault
         assert not engine.controller.in_progress("checkout")
-        await engine.operations.deploy(V4, "ann")
+        await engine.operations.deploy(V4, ANN)
         assert (engine.rollout().candidate, engine.controller.books.queued) == ("v4", {})
 
 
@@ -134,14 +141,14 @@ async def test_the_old_version_that_is_still_warm_comes_back_when_it_is_deployed
         engine.connect()
         await retained(engine)
         for _ in range(2):
-            await engine.operations.deploy(old, "ann")
+            await engine.operations.deploy(old, ANN)
             assert engine.controller.books.weight_bp("checkout", "initial") == 10_000  # before any Envoy is asked
         assert (await engine.ended()).state.reason.startswith("initial was deployed again by ann")
 
 
 async def retained(engine: Engine) -> None:
     """Bring a rollout to where the old version is kept warm."""
-    await engine.operations.deploy(deployment("v2", "10.0.0.11:80", keep_stable="1h"), "ann")
+    await engine.operations.deploy(deployment("v2", "10.0.0.11:80", keep_stable="1h"), ANN)
     await engine.until(Phase.SHIFTING)
     while engine.rollout().state.phase is Phase.SHIFTING:
         await engine.order(Command.PROMOTE_FULL)
@@ -155,9 +162,9 @@ async def test_undo_and_supersede_take_back_a_rollout_whose_old_version_is_still
             engine.connect()
             await retained(engine)
             if folder == "undo":
-                await engine.operations.undo("checkout", "ann")
+                await engine.operations.undo("checkout", ANN)
             else:
-                await engine.operations.supersede(V3, "ann")
+                await engine.operations.supersede(V3, ANN)
             assert engine.controller.books.weight_bp("checkout", "initial") == 10_000
             await engine.ended()
             await engine.step()
@@ -171,8 +178,8 @@ async def test_a_rollout_that_cannot_be_taken_back_any_more_ends_before_the_next
         engine.now_s += 3600
         await engine.until(Phase.DRAINING)
         with pytest.raises(Conflict, match="ask again when the rollout has ended"):
-            await engine.operations.undo("checkout", "ann")
-        await engine.operations.supersede(V3, "ann")
+            await engine.operations.undo("checkout", ANN)
+        await engine.operations.supersede(V3, ANN)
         await engine.ended()
         await engine.step()
         assert (engine.rollout().stable, engine.rollout().candidate) == ("v2", "v3")
@@ -181,23 +188,23 @@ async def test_a_rollout_that_cannot_be_taken_back_any_more_ends_before_the_next
 async def shifted(engine: Engine, *versions: str) -> None:
     """Complete a rollout to each of these versions."""
     for number, version in enumerate(versions, start=1):
-        await engine.operations.deploy(deployment(version, f"10.0.{number}.1:80"), "ann")
+        await engine.operations.deploy(deployment(version, f"10.0.{number}.1:80"), ANN)
         await engine.completed()
 
 
 async def test_undo_of_a_rollout_in_progress_takes_it_back_once(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.until(Phase.SHIFTING)
         assert engine.operations.nothing_to_undo("checkout") == ""
         assert engine.operations.nothing_to_undo("checkout", "v2") == "rollout 1 goes to 'v2' already"
-        undone = await engine.operations.undo("checkout", "bob")
+        undone = await engine.operations.undo("checkout", BOB)
         assert engine.operations.nothing_to_undo("checkout") == "rollout 1 goes back to 'initial' already"
         assert (undone.state.loser, undone.state.reason) == (Role.CANDIDATE, "undone by bob")
-        await engine.operations.undo("checkout", "bob")
+        await engine.operations.undo("checkout", BOB)
         await engine.ended()
-        assert await engine.operations.undo("checkout", "bob") == engine.rollout()
+        assert await engine.operations.undo("checkout", BOB) == engine.rollout()
         assert engine.rollout().id == 1
 
 
@@ -207,7 +214,7 @@ async def test_undo_goes_back_to_the_version_before_in_one_stage_within_the_wind
         await shifted(engine, "v1", "v2")
         assert engine.operations.nothing_to_undo("checkout") == ""
         for _ in range(2):
-            back = await engine.operations.undo("checkout", "bob")
+            back = await engine.operations.undo("checkout", BOB)
         assert engine.operations.nothing_to_undo("checkout") == (
             "rollout 3 goes back to 'v1' already; `rollout undo checkout --to v2` stays with 'v2' after all"
         )
@@ -215,7 +222,7 @@ async def test_undo_goes_back_to_the_version_before_in_one_stage_within_the_wind
         assert engine.controller.books.addresses("checkout", "v1") == ("10.0.1.1:80",)
         await engine.completed()
         # To undo twice is to undo once: traffic must not swing back to what was undone.
-        assert (await engine.operations.undo("checkout", "bob")).id == 3
+        assert (await engine.operations.undo("checkout", BOB)).id == 3
         assert engine.controller.books.stable("checkout") == "v1"
         assert engine.operations.nothing_to_undo("checkout") == (
             "'v1' has the traffic already since rollout 3, an undo; "
@@ -229,7 +236,7 @@ async def test_undo_after_the_window_goes_through_the_stages(tmp_path: Path) -> 
         engine.connect()
         await shifted(engine, "v1", "v2")
         engine.now_s += 3600
-        back = await engine.operations.undo("checkout", "bob")
+        back = await engine.operations.undo("checkout", BOB)
         assert [stage.weight_bp for stage in back.strategy.stages] == [5_000, 10_000]
 
 
@@ -240,34 +247,34 @@ async def test_undo_to_another_version_remembers_where_it_ran_over_a_restart(tmp
         now_s = engine.now_s
     async with running(tmp_path, now_s=now_s) as engine:
         assert [each.name for each in engine.controller.books.past_versions("checkout")] == ["v2", "v1", "initial"]
-        back = await engine.operations.undo("checkout", "bob", "v1")
+        back = await engine.operations.undo("checkout", BOB, "v1")
         assert (back.candidate, engine.controller.books.addresses("checkout", "v1")) == ("v1", ("10.0.1.1:80",))
-        assert (await engine.operations.undo("checkout", "bob", "v1")).id == back.id
+        assert (await engine.operations.undo("checkout", BOB, "v1")).id == back.id
         with pytest.raises(Conflict, match="abort it first, then undo --to v2"):
-            await engine.operations.undo("checkout", "bob", "v2")
+            await engine.operations.undo("checkout", BOB, "v2")
 
 
 async def test_undo_to_a_version_that_was_taken_back_needs_the_stages(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.until(Phase.SHIFTING)
         await engine.order(Command.ABORT)
         await engine.ended()
-        assert len((await engine.operations.undo("checkout", "ann", "v2")).strategy.stages) == 2
+        assert len((await engine.operations.undo("checkout", ANN, "v2")).strategy.stages) == 2
 
 
 async def test_undo_back_to_the_endpoints_of_envoy_configs_only_while_they_are_the_same(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.completed()
         now_s = engine.now_s
     async with running(tmp_path, files(checkout={"eu/eu-1": ("10.0.0.9:80",)}), now_s) as engine:
         with pytest.raises(Conflict, match=r"other endpoints .*10\.0\.0\.1:80"):
-            await engine.operations.undo("checkout", "ann")
+            await engine.operations.undo("checkout", ANN)
         given = (parse_endpoint("10.0.0.5:80"),)
-        back = await engine.operations.undo("checkout", "ann", "initial", given)
+        back = await engine.operations.undo("checkout", ANN, "initial", given)
         assert (back.candidate, engine.controller.books.addresses("checkout", "initial")) == (
             "initial",
             ("10.0.0.5:80",),
@@ -277,22 +284,22 @@ async def test_undo_back_to_the_endpoints_of_envoy_configs_only_while_they_are_t
 async def test_undo_to_what_nobody_knows_says_what_is_known(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         with pytest.raises(Conflict, match="nothing to undo"):
-            await engine.operations.undo("checkout", "ann")
+            await engine.operations.undo("checkout", ANN)
         engine.connect()
         await shifted(engine, "v1")
         with pytest.raises(Unknown, match=r"'v7' .* \(known: initial\); give its backends with --endpoint"):
-            await engine.operations.undo("checkout", "ann", "v7")
+            await engine.operations.undo("checkout", ANN, "v7")
 
 
 async def test_what_takes_traffic_back_waits_for_no_disk(tmp_path: Path) -> None:
     for folder in ("undo", "supersede"):
         async with running(tmp_path / folder) as engine:
             engine.connect()
-            await engine.operations.deploy(V2, "ann")
+            await engine.operations.deploy(V2, ANN)
             await engine.until(Phase.SHIFTING)
             engine.saving.cancel()
             operations = engine.operations
-            work = operations.undo("checkout", "ann") if folder == "undo" else operations.supersede(V3, "ann")
+            work = operations.undo("checkout", ANN) if folder == "undo" else operations.supersede(V3, ANN)
             asking = asyncio.get_running_loop().create_task(work)
             await asyncio.sleep(0)
             weights = {each.name: each.weight_bp for each in engine.publisher.traffic("checkout").versions}
@@ -304,18 +311,18 @@ async def test_what_takes_traffic_back_waits_for_no_disk(tmp_path: Path) -> None
 async def test_retry_begins_the_same_again(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
-        first = await engine.operations.deploy(V2, "ann")
+        first = await engine.operations.deploy(V2, ANN)
         with pytest.raises(Conflict, match="in progress"):
-            await engine.operations.retry("checkout", "ann")
+            await engine.operations.retry("checkout", ANN)
         await engine.until(Phase.SHIFTING)
         await engine.order(Command.ABORT)
         await engine.ended()
         for _ in range(2):
-            again = await engine.operations.retry("checkout", "bob")
+            again = await engine.operations.retry("checkout", BOB)
         assert (again.id, again.candidate, again.strategy) == (2, "v2", first.strategy)
         assert engine.controller.books.addresses("checkout", "v2") == ("10.0.0.11:80", "10.0.0.12:80")
         await engine.completed()
-        assert (await engine.operations.retry("checkout", "bob")).id == 2
+        assert (await engine.operations.retry("checkout", BOB)).id == 2
 
 
 async def test_only_past_versions_are_forgotten(tmp_path: Path) -> None:
@@ -323,13 +330,13 @@ async def test_only_past_versions_are_forgotten(tmp_path: Path) -> None:
         engine.connect()
         await shifted(engine, "v1")
         with pytest.raises(Conflict, match="has the traffic"):
-            await engine.operations.forget("checkout", "v1", "ann")
-        await engine.operations.deploy(V2, "ann")
+            await engine.operations.forget("checkout", "v1", ANN)
+        await engine.operations.deploy(V2, ANN)
         with pytest.raises(Conflict, match="in progress; wait for its end, or abort it"):
-            await engine.operations.forget("checkout", "v2", "ann")
-        await engine.operations.forget("checkout", "initial", "ann")
+            await engine.operations.forget("checkout", "v2", ANN)
+        await engine.operations.forget("checkout", "initial", ANN)
         with pytest.raises(Unknown, match="it has none"):
-            await engine.operations.forget("checkout", "initial", "ann")
+            await engine.operations.forget("checkout", "initial", ANN)
         now_s = engine.now_s
     async with running(tmp_path, now_s=now_s) as engine:
         assert engine.controller.books.past_versions("checkout") == ()
@@ -338,7 +345,7 @@ async def test_only_past_versions_are_forgotten(tmp_path: Path) -> None:
 async def test_past_versions_are_bounded(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         for number in range(25):
-            await engine.operations.deploy(deployment(f"v{number}", "10.0.0.11:80"), "ann")
+            await engine.operations.deploy(deployment(f"v{number}", "10.0.0.11:80"), ANN)
             await engine.order(Command.ABORT)
             await engine.ended()
         known = [each.name for each in engine.controller.books.past_versions("checkout")]
@@ -352,7 +359,7 @@ async def test_rollouts_of_services_in_one_route_are_independent(tmp_path: Path)
     async with running(tmp_path, shop) as engine:
         engine.connect()
         for number, name in enumerate(names):
-            await engine.operations.deploy(deployment("v2", f"10.2.{number}.1:80", service=name), "ann")
+            await engine.operations.deploy(deployment("v2", f"10.2.{number}.1:80", service=name), ANN)
         for name in names:
             await engine.until(Phase.SHIFTING, service=name)
         await engine.order(Command.ABORT, service="cart")
@@ -370,7 +377,7 @@ async def test_an_approval_before_the_stage_has_passed_is_told(tmp_path: Path) -
     asks = {"version": "v2", "endpoints": ["10.0.0.11:80"], "strategy": {"stages": stages}}
     async with running(tmp_path) as engine:
         engine.connect()
-        await engine.operations.deploy(parse_deployment({"service": "checkout", **asks}), "ann")
+        await engine.operations.deploy(parse_deployment({"service": "checkout", **asks}), ANN)
         await engine.until(Phase.SHIFTING)
         for approved in (False, True):
             moment = Moment(engine.now_s, engine.controller.users())
@@ -381,11 +388,11 @@ async def test_an_approval_before_the_stage_has_passed_is_told(tmp_path: Path) -
 
 async def test_the_log_has_who_asked_for_what_and_what_came_of_it(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
-        await engine.operations.adopt("checkout", "v1", "ann")
-        await engine.operations.adopt("checkout", "v1", "ann")
+        await engine.operations.adopt("checkout", "v1", ANN)
+        await engine.operations.adopt("checkout", "v1", ANN)
         with pytest.raises(InvalidSpec):
-            await engine.operations.adopt("checkout", "v 1", "ann")
-        await engine.operations.deploy(V2, "bob")
+            await engine.operations.adopt("checkout", "v 1", ANN)
+        await engine.operations.deploy(V2, BOB)
         await engine.order(Command.PAUSE, "cat")
         await engine.order(Command.PAUSE, "cat")
         with pytest.raises(Conflict):
@@ -406,9 +413,9 @@ async def test_the_log_has_who_asked_for_what_and_what_came_of_it(tmp_path: Path
 async def test_the_log_keeps_a_bounded_number_for_each_service(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         for _ in range(1_010):
-            await engine.operations.adopt("checkout", "initial", "ann")
+            await engine.operations.adopt("checkout", "initial", ANN)
             if engine.controller.saver.unsaved("") > 40:
                 await engine.saved()
-        await engine.operations.adopt("checkout", "v1", "bob")
+        await engine.operations.adopt("checkout", "v1", BOB)
         log = await engine.log()
         assert (len(log), log[-1]) == (1_000, ("adopt", "bob", "done"))

@@ -10,7 +10,14 @@ import pytest
 from rollout.errors import Conflict
 from rollout.record import Change
 from rollout.state import Command, Phase, Role
-from tests.rollout.operating import LIMIT_S, Engine, deployment, running
+from tests.rollout.operating import (
+    ANN,
+    BOB,
+    LIMIT_S,
+    Engine,
+    deployment,
+    running,
+)
 
 V2 = deployment("v2", "10.0.0.11:80")
 V3 = deployment("v3", "10.0.0.21:80", stages=["100%"])
@@ -62,7 +69,7 @@ async def test_a_superseding_deployment_outlasts_a_death_at_any_save(tmp_path: P
     number, finished, answered = 0, False, set[int]()
 
     async def superseded(engine: Engine) -> None:
-        await engine.operations.supersede(V3, "bob")
+        await engine.operations.supersede(V3, BOB)
         answered.add(number)
         await to_the_end(engine)
 
@@ -71,7 +78,7 @@ async def test_a_superseding_deployment_outlasts_a_death_at_any_save(tmp_path: P
         folder = tmp_path / str(number)
         async with running(folder) as engine:
             engine.connect()
-            await engine.operations.deploy(V2, "ann")
+            await engine.operations.deploy(V2, ANN)
             await engine.until(Phase.SHIFTING)
             finished = await until_death(superseded(engine), Death(engine, number, saved=saved))
             now_s = engine.now_s

@@ -6,7 +6,13 @@ from rollout.api.backstage import Moment
 from rollout.api.views import rollout_view
 from rollout.spec import parse_deployment
 from rollout.state import Command, Phase
-from tests.rollout.operating import QUICK, Engine, files, running
+from tests.rollout.operating import (
+    ANN,
+    QUICK,
+    Engine,
+    files,
+    running,
+)
 
 SHARED = "10.0.0.9:80"
 TEXT = files(checkout={"eu/eu-1": ("10.0.0.1:80",)}, pay={"eu/eu-1": (SHARED,)})
@@ -29,7 +35,7 @@ def told(engine: Engine) -> dict[str, object]:
 async def test_what_another_service_uses_is_not_safe_to_stop_and_terminate_is_not_told_of_it(tmp_path: Path) -> None:
     async with running(tmp_path, text=TEXT) as engine:
         engine.connect()
-        await engine.operations.deploy(V2, "ann")
+        await engine.operations.deploy(V2, ANN)
         await engine.until(Phase.SHIFTING)
         await engine.order(Command.ABORT)
         rollout = await engine.until(Phase.REMOVING)
@@ -41,7 +47,7 @@ async def test_backends_of_one_service_alone_are_safe_to_stop_at_the_end(tmp_pat
     alone = V2.model_copy(update={"endpoints": V2.endpoints[1:]})
     async with running(tmp_path, text=TEXT) as engine:
         engine.connect()
-        await engine.operations.deploy(alone, "ann")
+        await engine.operations.deploy(alone, ANN)
         await engine.until(Phase.SHIFTING)
         await engine.order(Command.ABORT)
         await engine.ended()
