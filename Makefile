@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint check format bench releases gates soak chaos serve clean
+.PHONY: demo page test lint check format bench releases gates soak chaos serve clean
 .DEFAULT_GOAL := test
 
-$(INSTALLED): pyproject.toml hatch_build.py
+$(INSTALLED): pyproject.toml hatch_build.py build_page.py
 	@echo "installing into $(VENV) ..."
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
@@ -20,6 +20,9 @@ $(INSTALLED): pyproject.toml hatch_build.py
 demo: $(INSTALLED)  ## a good version goes out, a broken one comes back, on real Envoys (KEEP=1: leave it running)
 	$(BIN)/python -m rollout.demo $(if $(KEEP),--keep)
 
+page: $(INSTALLED)  ## the web page again, from rollout/web/src (a server reads it when it starts)
+	$(BIN)/python build_page.py
+
 test: $(INSTALLED)  ## all tests, with real Envoys
 	$(BIN)/python -m pytest
 
@@ -28,6 +31,7 @@ lint: $(INSTALLED)  ## style, types and floors
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if command -v npm >/dev/null 2>&1; then $(BIN)/python build_page.py check; else echo "no npm: the page's types are not checked"; fi
 
 check: lint test  ## everything that CI does
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import keyword
 import pkgutil
+import runpy
 import sys
 import typing
 import warnings
@@ -40,11 +41,18 @@ WELL_KNOWN_PACKAGE = "google.protobuf."
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # its configuration type is hatchling's own affair
-    """Writes the descriptors before hatchling collects the wheel's files, for editable installs too."""
+    """Writes the descriptors and the page before hatchling collects the wheel's files, for editable installs too."""
 
     def initialize(self, version: str, build_data: dict[str, typing.Any]) -> None:  # noqa: ARG002
         if self.target_name == "wheel":
             write_descriptors(TARGET)
+        build_page()
+
+
+def build_page() -> None:
+    """Build the web page where that is possible: without it the package is whole, and `GET /` says what is missing."""
+    page = runpy.run_path(str(Path(__file__).with_name("build_page.py")))
+    page["main"]([])
 
 
 def write_descriptors(target: Path) -> bool:

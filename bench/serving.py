@@ -22,7 +22,7 @@ from bench.floor import Floor, canned
 from bench.pipe import answer, questions, raise_file_limit
 from bench.served import Change, Size, changed, digest, digest_of, resources
 from rollout.app import set_memory_aside
-from rollout.signals import Signals
+from rollout.signals import FleetSignals
 from xds.cache import Cache
 from xds.edge.grpcio import GrpcEdge
 from xds.limits import Limits, Rate
@@ -68,9 +68,8 @@ class Product:
     def __init__(self, served: Sequence[Resource], answered: Callable[[], None]) -> None:
         self._cache = Cache()
         self._answered = answered
-        nobody: Any = None  # a controller is asked only when metrics are scraped
-        self._signals = Signals(CollectorRegistry(), nobody, self._cache)
-        events = Events(answered=self._count, responded=lambda _, response: self._signals.responded(response))
+        self._signals = FleetSignals(CollectorRegistry(), self._cache, time.monotonic)
+        events = Events(answered=self._count, responded=self._signals.responded)
         # New streams are let in at once: what is measured here is what they cost.
         limits = Limits(new_streams=Rate(per_s=1_000_000, burst=1_000_000))
         self._edge = GrpcEdge(ControlPlane(self._cache, events, limits=limits), time.monotonic)
@@ -91,9 +90,9 @@ class Product:
         self._snapshot = of_views(following.values())
         self._cache.publish(self._snapshot)
 
-    def _count(self, _: Node, answer: Answer) -> None:
+    def _count(self, node: Node, answer: Answer) -> None:
         assert not answer.rejected
-        self._signals.answered(answer)
+        self._signals.answered(node, answer)
         self._answered()
 
 

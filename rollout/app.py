@@ -41,11 +41,11 @@ from rollout.operations import Operations
 from rollout.permit import Permit
 from rollout.prober import Prober, World
 from rollout.provision import provided
-from rollout.record import Operation, Rollout
+from rollout.record import Backend, Operation, Rollout
 from rollout.rights import Asker
 from rollout.saver import Saving
 from rollout.settings import Settings
-from rollout.signals import Signals
+from rollout.signals import FleetSignals, RolloutSignals, ServerSignals
 from rollout.store import Store
 from rollout.store.sqlite import open_store
 from rollout.traffic.publisher import Publisher, check
@@ -167,13 +167,15 @@ class _Server:
             self._disk,
             Permit(commands, os.environ.get).check,
             self._hooks,
+            self._let_go,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
         self._checker = HealthChecker(self._controller.ailing.wards, self._clock, self._controller.wake)
         self._ledger = Ledger(self._controller.saver, _now, self._asked)
         self._operations = Operations(self._controller, self._ledger)
+        envoys = EnvoyAdmin(self._clock)
         self._scraper = FleetScraper(
-            EnvoyAdmin(self._clock),
+            envoys,
             self._targets,
             self._controller.observer.query,
             self._controller.scrape_every_s,
@@ -183,7 +185,10 @@ class _Server:
         self._prober = Prober(World(self._controller.books.active, self._controller.names, sources.source, self._clock))
         self._messenger = Messenger(self._correspondence(Courier(http, commands, os.environ.get, _now)))
         self._registry = CollectorRegistry()
-        self._signals = Signals(self._registry, self._controller, self._cache)
+        self._signals = FleetSignals(self._registry, self._cache, self._clock, envoys)
+        self._counted = RolloutSignals(self._registry, self._controller, self._clock)
+        saver, failures = self._controller.saver, lambda: self._scraper.failures
+        self._loads = ServerSignals(self._registry, saver, failures).loads
         self._refusals = TokenBucket()
         self._access = Current(read_access(settings.xds_authz))
         plane = ControlPlane(self._cache, self._events(), self._access)
@@ -197,6 +202,7 @@ class _Server:
         self._start_s -= contents.engine_s  # the engine's clock goes on where it stopped
         warnings = self._controller.restore(contents, read_configs(self._settings.configs))
         set_memory_aside()
+        self._loaded()
         for warning in warnings:
             self._log.warning("config", warning=warning)
         self._warn_of_access()
@@ -374,12 +380,19 @@ class _Server:
                 warnings = self._controller.reload(config)
                 set_memory_aside()
         except (RolloutError, XdsError) as error:
+            self._loads.refused += 1
+            self._loads.right = False
             self._log.warning("config refused; the last good one is served", reason=str(error))
             raise
+        self._loaded()
         self._log.info("config reloaded", snapshot=self._cache.fleet and self._cache.fleet.common.version)
         for warning in warnings:
             self._log.warning("config", warning=warning)
         return warnings
+
+    def _loaded(self) -> None:
+        self._loads.loaded += 1
+        self._loads.right, self._loads.loaded_at_s = True, time.time()
 
     async def _reload_on_hang_up(self) -> None:
         while True:
@@ -391,6 +404,7 @@ class _Server:
     def _changed(self, rollout: Rollout, before: Rollout | None) -> None:
         state = rollout.state
         self._messenger.changed(rollout, before)
+        self._counted.changed(rollout, before)
         for lanes in told_lanes({} if before is None else before.state.lanes, state):
             self._log.info("locations", service=rollout.service, rollout=rollout.id, wave=state.wave + 1, what=lanes)
         if before is not None and (before.state.phase, before.state.stage) == (state.phase, state.stage):
@@ -404,7 +418,11 @@ class _Server:
             reason=state.reason,
         )
 
+    def _let_go(self, backend: Backend) -> None:
+        self._counted.let_go(backend)
+
     def _asked(self, done: Operation) -> None:
+        self._counted.asked(done)
         self._log.info(
             "asked", verb=done.verb, service=done.service, by=done.by, detail=done.detail, result=done.result
         )
@@ -421,22 +439,24 @@ class _Server:
 
         def left(status: NodeStatus) -> None:
             self._log.info("envoy disconnected", node=status.node.id)
+            self._signals.left(status)
             self._controller.wake()
 
         def answered(node: Node, answer: Answer) -> None:
             rejection = answer.subscription.rejection
             if answer.rejected and rejection is not None:
                 self._log.warning("NACK", node=node.id, type=str(answer.type), text=rejection.text)
-            self._signals.answered(answer)
+            self._signals.answered(node, answer)
             self._controller.wake()
 
         def refused(peer: Peer, error: XdsError) -> None:
+            self._signals.refused(error)
             if isinstance(error, Forbidden) and self._refusals.try_take(LOGGED_REFUSALS, self._clock()):
                 self._log.warning(
                     "refused", peer=peer.address, identities=sorted(peer.identities or ()), reason=str(error)
                 )
 
-        return Events(joined, left, answered, lambda _, response: self._signals.responded(response), refused)
+        return Events(joined, left, answered, self._signals.responded, refused)
 
 
 def _now() -> datetime:

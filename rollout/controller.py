@@ -67,7 +67,7 @@ class Outside:
     `survey` asks every Envoy one question now. `clock` gives the engine's seconds, which never go back and stand still
     while no server runs; `wall` is for people. `changed` hears each step with the one before, `disk` its faults.
     `permit` raises InvalidSpec for a strategy that asks for what may not be done here. `hooks` says what became of a
-    rollout's.
+    rollout's. `let_go` hears of each single backend whose drain is done.
     """
 
     stats: Stats
@@ -78,6 +78,7 @@ class Outside:
     disk: Callable[[str], None]
     permit: Callable[[Strategy], None] = Permit(Commands(None), lambda _: None).check
     hooks: Callable[[Rollout], tuple[Report, ...]] = lambda _: ()
+    let_go: Callable[[Backend], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +429,8 @@ class Controller:
         )
         if drain == backend.drain:
             return
+        if drain.done:
+            self.outside.let_go(replace(backend, drain=drain))
         if drain.done and backend.leaves:
             self._leave(backend)
             return

@@ -48,6 +48,11 @@ class Saver:
         """Return how many steps of a service wait for the disk."""
         return self._unsaved[service]
 
+    @property
+    def waiting(self) -> int:
+        """How many savings wait for the disk."""
+        return len(self._waiting)
+
     def put(self, saving: Saving) -> Saving:
         self._waiting.append(saving)
         self._unsaved[saving.service] += 1

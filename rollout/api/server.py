@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from rollout.api.backstage import Backstage
 from rollout.api.changes import Changes
 from rollout.api.contract import SERVICE, Handler, Route, add_routes
+from rollout.api.page import Page, read_bundle
 from rollout.api.views import dump_story, fleet_view, service_view, summary
 from rollout.bootstrap import is_loopback
 from rollout.errors import Conflict, InvalidSpec, RolloutError, Unavailable, Unknown
@@ -31,7 +32,7 @@ def application(backstage: Backstage) -> web.Application:
     """Return the API as an aiohttp application."""
     api = _Api(backstage)
     app = web.Application(middlewares=[_problems, _guard(backstage.token)], client_max_size=BODY_LIMIT)
-    add_routes(app, [*api.routes(), *Changes(backstage).routes()])
+    add_routes(app, [*api.routes(), *Changes(backstage).routes(), *Page(read_bundle()).routes()])
     return app
 
 

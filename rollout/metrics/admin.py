@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from rollout.errors import Unavailable
 from rollout.metrics.connection import Connection
 from rollout.metrics.envoy import Query, Scrape, parse_stats, stats_paths
+from rollout.spread import QUICK_S, Spread
 
 FLUSH_PATH = "/stats?type=TextReadouts&filter=%5E%24"
 """With `stats_flush_on_admin` histograms lag one request behind: the answer to this one is thrown away.
@@ -19,12 +20,16 @@ does. What is late is not lost: the next scrape has it."""
 
 
 class EnvoyAdmin:
-    """Reads cluster stats of Envoys; `clock` is in seconds and stamps the scrapes."""
+    """Reads cluster stats of Envoys; `clock` is in seconds and stamps the scrapes.
+
+    `taken` counts how long readings took, `failed` how many came to nothing.
+    """
 
     def __init__(self, clock: Callable[[], float], *, timeout_s: float = 1.0) -> None:
         self.clock = clock
         self._timeout_s = timeout_s
         self._idle: dict[str, Connection] = {}
+        self.taken, self.failed = Spread(QUICK_S), 0
 
     async def scrape(self, address: str, query: Query) -> Scrape:
         """The stats of these clusters at `host:port`; Unavailable, with the address and why, when it cannot be had."""
@@ -34,10 +39,14 @@ class EnvoyAdmin:
                 answers = await self._ask(address, stats_paths(query))
             uptime_s, clusters = parse_stats(answers, query)
         except TimeoutError as error:
+            self.failed += 1
             raise Unavailable(f"no answer from {address} within {self._timeout_s:g} s") from error
         except (OSError, ValueError) as error:
+            self.failed += 1
             raise Unavailable(f"no stats from {address}: {error or type(error).__name__}") from error
-        return Scrape(started_s, self.clock(), clusters, uptime_s, address)
+        ended_s = self.clock()
+        self.taken.add(ended_s - started_s)
+        return Scrape(started_s, ended_s, clusters, uptime_s, address)
 
     def keep(self, addresses: Collection[str]) -> None:
         """Close what is kept open to anywhere else."""

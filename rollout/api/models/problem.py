@@ -1,0 +1,32 @@
+"""What is answered when something is refused, and by the probes."""
+
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+
+class Problem(TypedDict):
+    """Why something was refused (RFC 9457), as `application/problem+json`."""
+
+    type: str
+    """`about:blank`: the status says what kind of problem it is."""
+    title: str
+    """The kind of problem in a few words."""
+    status: int
+    """The HTTP status."""
+    detail: str
+    """What is wrong, where, and what to do."""
+
+
+class Status(TypedDict):
+    """That the server runs."""
+
+    status: Literal["ok"]
+
+
+class Ready(TypedDict):
+    """That a configuration is served."""
+
+    status: Literal["ok"]
+    snapshot: str
+    """The version of what is served: a hash of its content."""
