@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import unquote
 
 import aiohttp
@@ -21,11 +20,11 @@ from rollout import hooks
 from rollout.api.backstage import Backstage
 from rollout.api.server import application
 from rollout.backends import Backends
-from rollout.bootstrap import ADMIN_METADATA, is_loopback, split_address
+from rollout.bootstrap import ADMIN_METADATA, split_address
 from rollout.configs import read_configs
 from rollout.controller import Controller, Outside
 from rollout.courier import Courier
-from rollout.errors import InvalidSpec, RolloutError, Unavailable
+from rollout.errors import RolloutError, Unavailable
 from rollout.gate.checks import Reading
 from rollout.health import Probed
 from rollout.healthcheck import HealthChecker
@@ -46,11 +45,11 @@ from rollout.rights import Asker
 from rollout.saver import Saving
 from rollout.settings import Settings
 from rollout.signals import FleetSignals, RolloutSignals, ServerSignals
+from rollout.starting import check_settings, exposure, read_access, status_token
 from rollout.store import Store
 from rollout.store.sqlite import open_store
 from rollout.traffic.publisher import Publisher, check
-from xds.access import Access, Anyone, Current
-from xds.access import parse as parse_access
+from xds.access import Current
 from xds.cache import Cache, NodeStatus
 from xds.edge.grpcio import GrpcEdge
 from xds.edge.status import Clocks, StatusEdge
@@ -88,65 +87,13 @@ def set_memory_aside() -> None:
 
 async def serve(settings: Settings, ready: Callable[[Listening], None]) -> None:
     """Run the server until SIGINT or SIGTERM; call `ready` once it listens. Raises RolloutError or XdsError."""
-    _check(settings)
+    check_settings(settings)
     store = await open_store(settings.data)
     try:
         async with open_session() as http:
             await _Server(settings, store, http).run(ready)
     finally:
         await store.close()
-
-
-def _check(settings: Settings) -> None:
-    host, _ = split_address(settings.admin)
-    split_address(settings.xds)
-    if settings.token is None and not is_loopback(host):
-        raise InvalidSpec(f"--admin {settings.admin} is not loopback, so changes need a token; set ROLLOUT_TOKEN")
-    if settings.xds_status is not None and _status_token(settings) is None and not _is_local(settings.xds_status):
-        what = f"--xds-status {settings.xds_status} is not loopback, so what it shows of the fleet needs a token"
-        raise InvalidSpec(f"{what}; set ROLLOUT_TOKEN")
-    Commands(settings.commands).check_folder()
-    _check_tls(settings)
-
-
-def _is_local(address: str) -> bool:
-    return is_loopback(split_address(address)[0])
-
-
-def _status_token(settings: Settings) -> str | None:
-    """Return what the client status needs: nothing on loopback, as reading by the admin API there."""
-    return None if settings.xds_status is None or _is_local(settings.xds_status) else settings.token
-
-
-def _check_tls(settings: Settings) -> None:
-    if (settings.xds_cert is None) != (settings.xds_key is None):
-        raise InvalidSpec("--xds-cert and --xds-key go together: give the certificate and its key, or neither")
-    if settings.xds_client_ca is not None and settings.xds_cert is None:
-        raise InvalidSpec("--xds-client-ca needs TLS: give --xds-cert and --xds-key too")
-    if settings.xds_authz is not None and settings.xds_client_ca is None:
-        raise InvalidSpec("--xds-authz needs clients with certificates: give --xds-client-ca too")
-
-
-def _exposure(settings: Settings) -> str | None:
-    """Return what a port that others can reach gives away, None when it does not."""
-    if settings.xds_client_ca is not None or is_loopback(split_address(settings.xds)[0]):
-        return None
-    if settings.xds_cert is None:
-        what = "the xDS port speaks plain text: whoever reaches it reads the fleet's configuration"
-        return f"{what}; give --xds-cert, --xds-key and --xds-client-ca, or keep it in a network of its own"
-    what = "the xDS port asks for no certificate: whoever reaches it reads the fleet's configuration as any node"
-    return f"{what}; give --xds-client-ca"
-
-
-def read_access(path: Path | None) -> Access:
-    """Return the rules of a file, or access without rules. Raises InvalidSpec or InvalidConfig."""
-    if path is None:
-        return Anyone()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSpec(f"cannot read --xds-authz {path}: {error}") from error
-    return parse_access(str(path), text)
 
 
 class _Server:
@@ -212,7 +159,7 @@ class _Server:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up.set)
         async with contextlib.AsyncExitStack() as stack:
             admin = await self._start_api(stack)
-            status = StatusEdge(self._cache, Clocks(self._clock, time.time), _status_token(self._settings))
+            status = StatusEdge(self._cache, Clocks(self._clock, time.time), status_token(self._settings))
             stack.push_async_callback(status.stop, STATUS_GRACE_S)
             port = await self._edge.start(self._settings.xds)
             stack.push_async_callback(self._edge.stop, XDS_GRACE_S)
@@ -263,9 +210,9 @@ class _Server:
             self._log.info("xDS certificate loaded", names=list(found.names), expires=expires)
 
     def _warn_of_access(self) -> None:
-        exposure = _exposure(self._settings)
-        if exposure is not None:
-            self._log.warning("open to others", warning=exposure)
+        exposed = exposure(self._settings)
+        if exposed is not None:
+            self._log.warning("open to others", warning=exposed)
         fleet = self._cache.fleet
         snapshots = () if fleet is None else (fleet.common, *fleet.groups.values())
         if self._settings.xds_authz is None and any(each.views[SECRETS].resources for each in snapshots):

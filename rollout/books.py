@@ -12,6 +12,7 @@ from rollout.record import (
     DropMark,
     Ended,
     Mark,
+    NamedStrategy,
     Origin,
     PastVersion,
     Queued,
@@ -46,6 +47,7 @@ class Books:
     ill: dict[str, frozenset[str]] = field(default_factory=dict)
     queued: dict[str, Queued] = field(default_factory=dict)
     past: dict[tuple[str, str], PastVersion] = field(default_factory=dict)
+    strategies: dict[str, NamedStrategy] = field(default_factory=dict)
     _stable: dict[str, str] = field(default_factory=dict)
     _versions: dict[tuple[str, str], Version] = field(default_factory=dict)
     _backends: dict[tuple[str, str, str], Backend] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Books:
         self.ill = dict(contents.ill)
         self.queued = {each.version.service: each for each in contents.queued}
         self.past = {(each.service, each.name): each for each in contents.past}
+        self.strategies = {each.name: each for each in contents.strategies}
         self.splits = {each.service: wanted(each.strategy, each.state) for each in self.active()}
 
     # --- what is there ---

@@ -3,6 +3,7 @@
 RolloutError
 ├── InvalidSpec    the user's fault: bad strategy, endpoint, version name...; says path, value and remedy
 ├── Conflict       the user's fault: right in itself, but not now (a second rollout, the last healthy backend)
+├── Outdated       the user's fault: what it was made up for has changed since; says what is there now
 ├── Unknown        the user's fault: no such service, version, endpoint or rollout
 ├── Unavailable    the world's fault: an Envoy's admin, the disk; tried again by the next reconcile
 ├── Rehearsed      nobody's fault: what would be done for one who only wants to know; nothing was changed
@@ -22,6 +23,10 @@ class Conflict(RolloutError):
     """What was asked for is not possible in the present state, which is left as it is."""
 
 
+class Outdated(RolloutError):
+    """What was asked for was made up for another state than the present one, which is left as it is."""
+
+
 class Unknown(RolloutError):
     """What was named does not exist."""
 
@@ -31,4 +36,8 @@ class Unavailable(RolloutError):
 
 
 class Rehearsed(RolloutError):
-    """What would be done is said, and not done."""
+    """What would be done is said, and not done; `changes` says whether anything would be."""
+
+    def __init__(self, words: str, *, changes: bool = True) -> None:
+        super().__init__(words)
+        self.changes = changes

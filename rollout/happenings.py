@@ -1,6 +1,6 @@
 """What happens that people and programs want to hear of: events, which are saved in one order with what caused them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +14,11 @@ class Severity(StrEnum):
     NOTICE = "notice"
     WARNING = "warning"
     CRITICAL = "critical"
+
+    def covers(self, least: "Severity") -> bool:
+        """Say whether this matters at least as much."""
+        order = tuple(Severity)
+        return order.index(self) >= order.index(least)
 
 
 class EventKind(StrEnum):
@@ -55,3 +60,30 @@ class Event:
     text: str
     detail: Mapping[str, Any] = field(default_factory=dict)
     id: int = 0
+
+
+def everything(_service: str) -> bool:
+    """Say that any service is wanted."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events somebody wants: of these services and kinds, () for all, and at least this severe.
+
+    `sees` says whether they may know of a service; what concerns the whole fleet everybody may.
+    """
+
+    services: tuple[str, ...] = ()
+    kinds: tuple[EventKind, ...] = ()
+    least: Severity = Severity.INFO
+    sees: Callable[[str], bool] = everything
+
+    def takes(self, event: Event) -> bool:
+        """Say whether an event is one of those."""
+        return (
+            (not self.services or event.service in self.services)
+            and (not self.kinds or event.kind in self.kinds)
+            and event.severity.covers(self.least)
+            and (not event.service or self.sees(event.service))
+        )

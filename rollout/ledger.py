@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from rollout.errors import Rehearsed, RolloutError
+from rollout.errors import InvalidSpec, Outdated, Rehearsed, RolloutError
 from rollout.record import Operation, PutOperation
 from rollout.rights import Asker
 from rollout.saver import Saver, Saving
@@ -23,28 +23,50 @@ class Entry:
     operation: Operation
     told: Callable[[Operation], None]
     rehearses: bool = False
+    stands: Callable[[], None] = lambda: None
     noted: bool = False
 
     def about_to(self, words: str) -> None:
-        """Say what is done now, after all checks and before anything is changed. Raises Rehearsed where that is all."""
+        """Say what is done now, after all checks and before anything is changed. Raises Rehearsed where that is all.
+
+        Raises Outdated when it was asked for another state than the present one: no await may follow before the change.
+        """
+        self.stands()
         if self.rehearses:
             raise Rehearsed(words)
 
+    def same(self, words: str) -> None:
+        """Say why nothing is to do. Raises Rehearsed where somebody only wants to know that."""
+        if self.rehearses:
+            raise Rehearsed(f"nothing: {words}", changes=False)
+
     def result(self, words: str = DONE) -> PutOperation:
         """Return the note of a change, to be saved together with it."""
+        assert not self.rehearses, self.operation  # the verb lacks its about_to()
         self.noted = True
         self.operation = replace(self.operation, result=words[:WORDS_LIMIT])
         self.told(self.operation)
         return PutOperation(self.operation)
 
 
-class Ledger:
-    """Notes operations. `told` hears each of them, too."""
+def _untagged(_service: str) -> str:
+    return ""
 
-    def __init__(self, saver: Saver, wall: Callable[[], datetime], told: Callable[[Operation], None]) -> None:
+
+class Ledger:
+    """Notes operations. `told` hears each of them, too; `tag` tells a service's present state from all others."""
+
+    def __init__(
+        self,
+        saver: Saver,
+        wall: Callable[[], datetime],
+        told: Callable[[Operation], None],
+        tag: Callable[[str], str] = _untagged,
+    ) -> None:
         self._saver = saver
         self._wall = wall
         self._told = told
+        self._tag = tag
 
     @contextlib.contextmanager
     def asked(self, service: str, verb: str, by: Asker, detail: str = "") -> Iterator[Entry]:
@@ -53,16 +75,31 @@ class Ledger:
         `service` must exist, or be "" for what concerns the whole fleet.
         """
         entry = Entry(
-            Operation(self._wall(), service, verb, str(by), detail[:WORDS_LIMIT], ""), self._told, by.rehearses
+            Operation(self._wall(), service, verb, str(by), detail[:WORDS_LIMIT], ""),
+            self._told,
+            by.rehearses,
+            lambda: self._check_tag(service, by),
         )
         try:
+            entry.stands()
             yield entry
+            entry.same("what is asked for is so already")
         except Rehearsed:
             raise
         except (RolloutError, XdsError) as error:
             self._note(entry, f"{type(error).__name__}: {error}")
             raise
         self._note(entry, NO_CHANGE)
+
+    def _check_tag(self, service: str, by: Asker) -> None:
+        if not by.only_if:
+            return
+        if not service:
+            raise InvalidSpec("If-Match: is for what is asked of a service; leave it out here")
+        now = self._tag(service)
+        if now not in by.only_if:
+            what = f"'{service}' has changed since you looked: its ETag is \"{now}\" now"
+            raise Outdated(f"{what}; look again, and ask anew if it is still what you want; nothing was changed")
 
     def _note(self, entry: Entry, words: str) -> None:
         # What was noted is done, though it may not be saved yet; and notes of refusals must not fill the memory.

@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
-from rollout.errors import InvalidSpec
 from rollout.faults import Fault, Path, path_words
 from rollout.hooks import HookKind, at
-from rollout.spec import OnFailure, Pace, Stage, Strategy, faults_of, parse_strategy
+from rollout.spec import OnFailure, Pace, Stage, Strategy, faults_of
 
 _MONDAY = datetime(2024, 1, 1, tzinfo=UTC)  # any: a calendar of weeks says the same of each
 _QUARTER = timedelta(minutes=15)
@@ -40,23 +39,30 @@ def lint(text: str) -> Linted:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        return Linted((_no_yaml(error),))
+        return Linted((no_yaml(error),))
     if document is None:
         return Linted(strategy=Strategy())
     if not isinstance(document, dict):
         return Linted((Finding("", 1, f"must be a mapping, but is a {type(document).__name__}"),))
-    twice = tuple(Finding(path_words(path), line, "stands twice; leave one out") for path, line in _twice(root, ()))
+    return lint_document(document, root)
+
+
+def lint_document(document: Mapping[str, Any], root: yaml.Node | None) -> Linted:
+    """Say what is wrong with a strategy as it is written, or unwise; `root` is where, None for what is in no file."""
+    twice = stands_twice(root)
     wrong = tuple(_found(root, fault) for fault in _faults(document))
     if twice or wrong:
         return Linted((*twice, *wrong))
-    try:
-        strategy = parse_strategy(text)
-    except InvalidSpec as error:  # our own fault if the parser knows what the faults above did not
-        return Linted((Finding("", None, str(error)),))
+    strategy = Strategy.model_validate(document)
     return Linted(warnings=tuple(_found(root, fault) for fault in unwise(strategy, document)), strategy=strategy)
 
 
-def _no_yaml(error: yaml.YAMLError) -> Finding:
+def stands_twice(root: yaml.Node | None) -> tuple[Finding, ...]:
+    """Return the keys that are more than once in a mapping."""
+    return tuple(Finding(path_words(path), line, "stands twice; leave one out") for path, line in _twice(root, ()))
+
+
+def no_yaml(error: yaml.YAMLError) -> Finding:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or "cannot be read"
     return Finding("", mark.line + 1 if mark else None, f"is no YAML: {what}")
@@ -86,10 +92,10 @@ def _short(what: str, name: str) -> str:
 
 
 def _found(root: yaml.Node | None, fault: Fault) -> Finding:
-    return Finding(path_words(fault.path), _line(root, fault.path), fault.what)
+    return Finding(path_words(fault.path), line_of(root, fault.path), fault.what)
 
 
-def _line(node: yaml.Node | None, path: Path) -> int | None:
+def line_of(node: yaml.Node | None, path: Path) -> int | None:
     """Return the line of what a path leads to, or of the last that is there of it."""
     line = node.start_mark.line + 1 if node else None
     for part in path:

@@ -10,7 +10,9 @@ from pydantic import TypeAdapter
 
 from rollout.concealed import WITH_SECRETS
 from rollout.drain import Drain
+from rollout.happenings import Event
 from rollout.history import History
+from rollout.points import Point
 from rollout.spec import Endpoint, Strategy
 from rollout.state import Seen, State
 
@@ -71,6 +73,17 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedStrategy:
+    """A strategy that deployments may name: `text` is the JSON of what a user wrote, `revision` counts its changes."""
+
+    name: str
+    text: str
+    by: str
+    at: datetime
+    revision: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """When something ended: by the engine's clock, and for people."""
 
@@ -96,7 +109,10 @@ class PastVersion:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What somebody asked for, and what came of it; `service` "" is the whole fleet's configuration."""
+    """What somebody asked for, and what came of it; `service` "" is the whole fleet's configuration.
+
+    `origin` is how they asked and from where, as Asker has it; only the audit log keeps it.
+    """
 
     at: datetime
     service: str
@@ -104,6 +120,7 @@ class Operation:
     by: str
     detail: str
     result: str
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +199,7 @@ class Contents:
     marks: tuple[Mark, ...] = ()
     queued: tuple[Queued, ...] = ()
     past: tuple[PastVersion, ...] = ()
+    strategies: tuple[NamedStrategy, ...] = ()
     taken_back: tuple[TakenBack, ...] = ()
     ill: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -239,6 +257,16 @@ class DropQueued:
 
 
 @dataclass(frozen=True, slots=True)
+class PutStrategy:
+    strategy: NamedStrategy
+
+
+@dataclass(frozen=True, slots=True)
+class DropStrategy:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class PutPast:
     """Remember a version that was let go, and forget those beyond KEPT_VERSIONS."""
 
@@ -253,9 +281,33 @@ class DropPast:
 
 @dataclass(frozen=True, slots=True)
 class PutOperation:
-    """Note an operation, and forget those beyond KEPT_OPERATIONS."""
+    """Note an operation, also in the audit log, and forget those beyond KEPT_OPERATIONS; `event` tells of it."""
 
     operation: Operation
+    event: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutAudit:
+    """Note an operation in the audit log alone: what anybody may do so often that it would push others out."""
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class PutEvent:
+    """Save what has happened. It gets its id then, the next of all."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class PutPoints:
+    """Add points to a rollout's charts; older ones become rarer where there are more than POINTS_LIMIT."""
+
+    service: str
+    rollout: int
+    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +355,12 @@ Change = (
     | DropQueued
     | PutPast
     | DropPast
+    | PutStrategy
+    | DropStrategy
     | PutOperation
+    | PutAudit
+    | PutEvent
+    | PutPoints
     | PutNodes
     | PutHistory
 )

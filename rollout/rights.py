@@ -73,12 +73,14 @@ ANYBODY = Identity("", Grant(Role.ADMIN), Via.LOOPBACK)
 class Asker:
     """Who asks for something, for the records: `name`, and `origin`, how and from where, as `token ci from 10.0.0.7`.
 
-    One that `rehearses` wants to know what would happen: nothing is changed, and the verb raises Rehearsed.
+    One that `rehearses` wants to know what would happen: nothing is changed, and the verb raises Rehearsed. `only_if`
+    has the tags of what the request was made up for, () for whatever there is now: see standing.
     """
 
     name: str
     origin: str = ""
     rehearses: bool = False
+    only_if: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name

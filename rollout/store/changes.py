@@ -15,6 +15,7 @@ from rollout.record import (
     DropMark,
     DropPast,
     DropQueued,
+    DropStrategy,
     DropVersion,
     JournalEntry,
     Operation,
@@ -29,6 +30,7 @@ from rollout.record import (
     PutQueued,
     PutRollout,
     PutService,
+    PutStrategy,
     PutVersion,
     Queued,
     Rollout,
@@ -62,6 +64,11 @@ def apply(database: Database, change: Change) -> None:
             _put_queued(database, queued)
         case DropQueued(service):
             database.execute("DELETE FROM queued WHERE service = ?", [service])
+        case PutStrategy(each):
+            row = {"name": each.name, "text": each.text, "who": each.by, "at": to_text(each.at)}
+            database["strategies"].upsert({**row, "revision": each.revision}, pk="name")
+        case DropStrategy(name):
+            database.execute("DELETE FROM strategies WHERE name = ?", [name])
         case PutOperation(operation):
             _put_operation(database, operation)
         case PutNodes(ids):

@@ -10,6 +10,7 @@ from rollout.record import (
     Ended,
     JournalEntry,
     Mark,
+    NamedStrategy,
     Operation,
     Origin,
     PastVersion,
@@ -35,6 +36,10 @@ def to_queued(row: Mapping[str, Any]) -> Queued:
     version = Version(row["service"], row["version"], _endpoints(row["endpoints"]))
     at = datetime.fromisoformat(row["at"])
     return Queued(version, load_strategy(row["strategy"]), row["who"], at, row["fault"])
+
+
+def to_strategy(row: Mapping[str, Any]) -> NamedStrategy:
+    return NamedStrategy(row["name"], row["text"], row["who"], datetime.fromisoformat(row["at"]), row["revision"])
 
 
 def to_past(row: Mapping[str, Any]) -> PastVersion:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+AUDIT_WORDS = ("service", "verb", "who", "origin", "detail", "result")  # beside the id, the time and the hash
 APPLICATION_ID = 0x524F4C4C  # "ROLL": tells our database from any other program's
 
 
@@ -106,6 +107,33 @@ def _create_ill(database: Database) -> None:
     database["ill"].create(ill, pk=("service", "address"), not_null=set(ill))
 
 
+def _create_events(database: Database) -> None:
+    """Ids of events are never given twice, not even when the newest are gone: who follows them counts on it."""
+    database.execute(
+        "CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL, "
+        "severity TEXT NOT NULL, service TEXT NOT NULL, rollout_id INTEGER, text TEXT NOT NULL, detail TEXT NOT NULL)"
+    )
+    points = {"service": str, "rollout_id": int, "at": float, "point": str}
+    database["points"].create(points, pk=("service", "rollout_id", "at"), not_null=set(points))
+
+
+def _create_audit(database: Database) -> None:
+    """Rows that nobody changes: triggers keep programs from it by mistake, the chain of hashes shows it."""
+    words = ", ".join(f"{name} TEXT NOT NULL" for name in ("at", *AUDIT_WORDS, "hash"))
+    database.execute(f"CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, {words})")
+    database["audit"].create_index(["service", "id"])
+    for verb in ("UPDATE", "DELETE"):
+        database.execute(
+            f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+        )
+
+
+def _create_strategies(database: Database) -> None:
+    strategies = {"name": str, "text": str, "who": str, "at": str, "revision": int}
+    database["strategies"].create(strategies, pk="name", not_null=set(strategies))
+
+
 # Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
 MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _create_tables,
@@ -115,4 +143,7 @@ MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _create_marks,
     _remember_operations,
     _create_ill,
+    _create_events,
+    _create_audit,
+    _create_strategies,
 )

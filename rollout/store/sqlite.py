@@ -35,6 +35,7 @@ from rollout.store.rows import (
     to_past,
     to_queued,
     to_rollout,
+    to_strategy,
     to_version,
 )
 from rollout.store.schema import MIGRATIONS
@@ -214,6 +215,7 @@ def _load(files: _Files) -> Contents:
             marks=tuple(map(to_mark, database["marks"].rows_where(order_by="service, address"))),
             queued=tuple(map(to_queued, database["queued"].rows_where(order_by="service"))),
             past=tuple(map(to_past, database["past_versions"].rows_where(order_by="service, name"))),
+            strategies=tuple(map(to_strategy, database["strategies"].rows_where(order_by="name"))),
             ill=to_ill(database["ill"].rows_where(order_by="service, address")),
         )
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rollout.app import Listening, _status_token, serve
+from rollout.app import Listening, serve
 from rollout.demo.world import configuration
 from rollout.errors import InvalidSpec
 from rollout.settings import Settings
+from rollout.starting import status_token
 from xds.edge.grpcio import SERVICE as ADS
 from xds.edge.status import CSDS
 
@@ -70,5 +71,5 @@ async def test_status_port_that_others_reach_needs_a_token(settings: Settings, a
 
 
 def test_token_is_asked_for_where_others_reach_the_port_only() -> None:
-    assert _status_token(Settings(xds_status="0.0.0.0:18001", token="s3cret")) == "s3cret"  # noqa: S106 - a test's
-    assert _status_token(Settings(xds_status="127.0.0.1:18001", token="s3cret")) is None  # noqa: S106 - a test's
+    assert status_token(Settings(xds_status="0.0.0.0:18001", token="s3cret")) == "s3cret"  # noqa: S106 - a test's
+    assert status_token(Settings(xds_status="127.0.0.1:18001", token="s3cret")) is None  # noqa: S106 - a test's

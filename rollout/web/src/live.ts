@@ -1,0 +1,199 @@
+// Keeping what the page knows true: by the stream of events, or by asking every two seconds where there is none.
+
+import { get, path, Problem, whoAmI, setCsrf } from "./api";
+import { fromOverview, fromServices } from "./rows";
+import type { Route } from "./router";
+import type { Happening, ProxyNode, Row, Service } from "./shapes";
+import { hear, know, learn } from "./store";
+
+const POLL_MS = 2_000;
+const SILENT_MS = 45_000; // the server says something at least every 15 s
+const STREAM_AGAIN_MS = 30_000; // how long a refused stream is left alone
+const FIRST_EVENTS = 100;
+
+let wanted: Route = { view: "services", service: "", rollout: "" };
+let source: EventSource | null = null;
+let timer = 0;
+let tries = 0;
+let heardAt = 0;
+let refusedUntil = 0;
+let turn = 0;
+let lastId: number | null = null;
+
+/** Follow what a view shows. */
+export function follow(route: Route): void {
+  const changed = route.service !== wanted.service;
+  wanted = route;
+  if (changed) learn({ service: null, missing: "" });
+  restart();
+}
+
+/** Stop asking: nobody is logged in. */
+export function rest(): void {
+  turn += 1;
+  close();
+}
+
+/** Ask at once for what is shown, as after a change. */
+export function refresh(): void {
+  void load(turn).catch(() => undefined);
+}
+
+function restart(): void {
+  turn += 1;
+  tries = 0;
+  close();
+  void begin(turn);
+}
+
+function close(): void {
+  clearTimeout(timer);
+  source?.close();
+  source = null;
+}
+
+function again(mine: number, ms: number): void {
+  clearTimeout(timer);
+  timer = window.setTimeout(() => void begin(mine), ms);
+}
+
+async function begin(mine: number): Promise<void> {
+  if (mine !== turn || know().me === null) return;
+  try {
+    await load(mine);
+    if (lastId === null) await firstEvents();
+  } catch (error) {
+    if (mine === turn) await failed(mine, error);
+    return;
+  }
+  if (mine !== turn) return;
+  tries = 0;
+  if (Date.now() < refusedUntil) {
+    learn({ link: "polling" });
+    again(mine, POLL_MS);
+  } else stream(mine);
+}
+
+async function failed(mine: number, error: unknown): Promise<void> {
+  if (error instanceof Problem && error.status === 401) return;
+  if (error instanceof Problem && error.status !== 0) {
+    // the server is there, and has no such thing: it may come
+    learn({ link: "polling", missing: error.message });
+    again(mine, POLL_MS);
+    return;
+  }
+  learn({ link: "lost" });
+  tries += 1;
+  again(mine, Math.min(5_000, 400 * 1.6 ** tries));
+}
+
+function views(): string[] {
+  if (wanted.view === "fleet") return ["fleet"];
+  if (wanted.view === "services" && wanted.service) return [`service:${wanted.service}`];
+  return wanted.view === "services" ? ["services"] : [];
+}
+
+async function load(mine: number): Promise<void> {
+  const { view, service } = wanted;
+  if (view === "services" && service) {
+    const found = await get<Service>(path("services", service));
+    if (mine === turn) learn({ service: found, missing: "" });
+  } else if (view === "services") {
+    const rows = await overview();
+    if (mine === turn) learn({ rows });
+  } else if (view === "fleet") {
+    const found = await get<{ nodes: ProxyNode[] }>("/v1/fleet");
+    if (mine === turn) learn({ nodes: found.nodes });
+  } else await get("/readyz");
+}
+
+async function overview(): Promise<Row[]> {
+  try {
+    return fromOverview((await get<{ services: Row[] }>("/v1/overview")).services);
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 404) throw error;
+    return fromServices((await get<{ services: Service[] }>("/v1/services")).services);
+  }
+}
+
+async function firstEvents(): Promise<void> {
+  try {
+    const found = await get<{ events: Happening[]; next: number }>(`/v1/events?newest=${FIRST_EVENTS}`);
+    hear(found.events);
+    lastId = found.next;
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status === 0 || error.status === 401) throw error;
+    lastId = 0;
+  }
+}
+
+function stream(mine: number): void {
+  const query = new URLSearchParams();
+  const names = views();
+  if (names.length) query.set("views", names.join(","));
+  if (lastId !== null) query.set("after", String(lastId));
+  const mySource = new EventSource(`/v1/events?${query}`);
+  source = mySource;
+  heardAt = Date.now();
+  const on = <T>(name: string, use: (told: T, id: string) => void) => {
+    mySource.addEventListener(name, (message: MessageEvent<string>) => {
+      if (mine !== turn) return;
+      heardAt = Date.now();
+      if (know().link !== "live") learn({ link: "live" });
+      use(JSON.parse(message.data) as T, message.lastEventId);
+    });
+  };
+  mySource.onopen = () => {
+    heardAt = Date.now();
+    if (mine === turn) learn({ link: "live" });
+  };
+  on<Happening>("journal", (told) => {
+    lastId = told.id;
+    hear([told]);
+  });
+  on<{ oldest: number }>("reset", () => {
+    lastId = null;
+    learn({ events: [] });
+    restart();
+  });
+  on<{ services: Row[] }>("services", (told) => learn({ rows: fromOverview(told.services) }));
+  on<Service>("service", (told) => {
+    if (told.service === wanted.service) learn({ service: told, missing: "" });
+  });
+  on<{ nodes: ProxyNode[] }>("fleet", (told) => learn({ nodes: told.nodes }));
+  mySource.onerror = () => {
+    if (mine !== turn || mySource !== source) return;
+    const refused = mySource.readyState === EventSource.CLOSED;
+    close();
+    void broken(mine, refused);
+  };
+}
+
+/** A stream that ended: was it refused, is the server away, or are we logged out? */
+async function broken(mine: number, refused: boolean): Promise<void> {
+  try {
+    const me = await whoAmI();
+    if (mine !== turn) return;
+    if (me === null) {
+      learn({ me: null });
+      return;
+    }
+    setCsrf(me.csrf);
+    if (refused) refusedUntil = Date.now() + STREAM_AGAIN_MS;
+    again(mine, 100);
+  } catch (error) {
+    if (mine === turn) await failed(mine, error);
+  }
+}
+
+/** Notice a line that has gone dead without a word, and a page that was asleep. */
+export function watch(): void {
+  window.setInterval(() => {
+    learn({ now: Date.now() });
+    if (source !== null && Date.now() - heardAt > SILENT_MS) restart();
+  }, 1_000);
+  addEventListener("online", restart);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && know().link !== "live") restart();
+  });
+}

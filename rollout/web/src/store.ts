@@ -1,0 +1,76 @@
+// What the page knows, in one place; whoever shows a part of it is told when that part changes.
+
+import { useEffect, useState } from "preact/hooks";
+import type { Happening, Me, ProxyNode, Row, Service } from "./shapes";
+
+export type Link = "starting" | "live" | "polling" | "lost";
+
+export interface World {
+  me: Me | null;
+  /** Whether it is known yet who we are. */
+  asked: boolean;
+  link: Link;
+  rows: Row[] | null;
+  service: Service | null;
+  /** Why the service that is wanted cannot be shown. */
+  missing: string;
+  nodes: ProxyNode[] | null;
+  /** The newest first. */
+  events: Happening[];
+  /** Said to screen readers when something happened. */
+  said: string;
+  now: number;
+}
+
+let world: World = {
+  me: null,
+  asked: false,
+  link: "starting",
+  rows: null,
+  service: null,
+  missing: "",
+  nodes: null,
+  events: [],
+  said: "",
+  now: Date.now(),
+};
+const readers = new Set<() => void>();
+
+export const know = (): World => world;
+
+export function learn(news: Partial<World>): void {
+  world = { ...world, ...news };
+  for (const each of [...readers]) each();
+}
+
+/** A part of what is known; the component is drawn again only when that part is another one. */
+export function useWorld<T>(part: (world: World) => T): T {
+  const [, redraw] = useState(0);
+  const value = part(world);
+  useEffect(() => {
+    let last = part(world);
+    const look = () => {
+      const next = part(world);
+      if (Object.is(next, last)) return;
+      last = next;
+      redraw((n) => n + 1);
+    };
+    look();
+    readers.add(look);
+    return () => {
+      readers.delete(look);
+    };
+  }, []);
+  return value;
+}
+
+const KEPT_EVENTS = 500;
+
+/** Put events in their order, each once. */
+export function hear(news: Happening[]): void {
+  const known = new Set(world.events.map((each) => each.id));
+  const fresh = news.filter((each) => !known.has(each.id));
+  if (!fresh.length) return;
+  const events = [...world.events, ...fresh].sort((one, other) => other.id - one.id).slice(0, KEPT_EVENTS);
+  learn({ events });
+}
