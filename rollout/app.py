@@ -16,38 +16,51 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from rollout import hooks
+from rollout import discovering, hooks
+from rollout.access.entrance import Entrance
+from rollout.answered import Answers
 from rollout.api.backstage import Backstage
 from rollout.api.server import application
 from rollout.backends import Backends
 from rollout.bootstrap import ADMIN_METADATA, split_address
+from rollout.charts import Charts
 from rollout.configs import read_configs
 from rollout.controller import Controller, Outside
 from rollout.courier import Courier
+from rollout.declaring import Declaring
+from rollout.discovering import Discovering
 from rollout.errors import RolloutError, Unavailable
+from rollout.feed import Feed
 from rollout.gate.checks import Reading
 from rollout.health import Probed
 from rollout.healthcheck import HealthChecker
-from rollout.ledger import Ledger
+from rollout.ledger import Entry, Ledger
+from rollout.loaded import LoadedConfig, differing
+from rollout.lookup import Lookup
 from rollout.machine import share_bp, told_lanes
 from rollout.message import Message
 from rollout.messenger import Messenger, Report
 from rollout.messenger import World as Correspondence
 from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape
 from rollout.metrics.sources import Commands, Sources, open_session
+from rollout.notify.office import Office, Surroundings
 from rollout.observer import Stats, has_stats
 from rollout.operations import Operations
 from rollout.permit import Permit
 from rollout.prober import Prober, World
 from rollout.provision import provided
 from rollout.record import Backend, Operation, Rollout
+from rollout.reporter import Reporter
 from rollout.rights import Asker
 from rollout.saver import Saving
 from rollout.settings import Settings
-from rollout.signals import FleetSignals, RolloutSignals, ServerSignals
+from rollout.signals import FleetSignals, NotificationSignals, RolloutSignals, ServerSignals
 from rollout.starting import check_settings, exposure, read_access, status_token
-from rollout.store import Store
+from rollout.standing import tag
+from rollout.store import Store, audit_head
+from rollout.store.chronicle import SqliteChronicle
 from rollout.store.sqlite import open_store
+from rollout.strategies import Strategies
 from rollout.traffic.publisher import Publisher, check
 from xds.access import Current
 from xds.cache import Cache, NodeStatus
@@ -75,6 +88,7 @@ class Listening:
     xds: str
     admin: str
     xds_status: str | None = None
+    admin_scheme: str = "http"
 
 
 def set_memory_aside() -> None:
@@ -103,6 +117,8 @@ class _Server:
         self._log = structlog.get_logger()
         self._start_s = time.monotonic()
         self._cache = Cache()
+        self._chronicle = SqliteChronicle(settings.data)
+        self._feed = Feed(self._chronicle)
         self._publisher = Publisher(self._cache)
         commands = Commands(settings.commands, os.environ.get("PATH", os.defpath))
         outside = Outside(
@@ -115,11 +131,17 @@ class _Server:
             Permit(commands, os.environ.get).check,
             self._hooks,
             self._let_go,
+            self._feed.saved,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
         self._checker = HealthChecker(self._controller.ailing.wards, self._clock, self._controller.wake)
-        self._ledger = Ledger(self._controller.saver, _now, self._asked)
+        self._ledger = Ledger(
+            self._controller.saver, _now, self._asked, lambda service: tag(self._controller, service)
+        )
         self._operations = Operations(self._controller, self._ledger)
+        self._reporter = Reporter(self._controller.saver, self._clock, _now)
+        self._charts = Charts(self._controller, time.time)
+        self._discovering = self._discovery(Lookup(http, os.environ.get))
         envoys = EnvoyAdmin(self._clock)
         self._scraper = FleetScraper(
             envoys,
@@ -140,16 +162,30 @@ class _Server:
         self._access = Current(read_access(settings.xds_authz))
         plane = ControlPlane(self._cache, self._events(), self._access)
         self._edge = GrpcEdge(plane, self._clock, self._certificates())
+        self._entrance = Entrance(settings, self._ledger, saver, self._clock)
+        around = Surroundings(self._feed, saver, self._clock, _now, settings.public_url)
+        self._office = Office(settings.notify, around)
+        NotificationSignals(self._registry, self._office)
         self._stop = asyncio.Event()
         self._hang_up = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._served = LoadedConfig()
+        self._answers = Answers()
 
     async def run(self, ready: Callable[[Listening], None]) -> None:
         contents = await self._store.load()
         self._start_s -= contents.engine_s  # the engine's clock goes on where it stopped
-        warnings = self._controller.restore(contents, read_configs(self._settings.configs))
+        files = read_configs(self._settings.configs)
+        warnings = self._controller.restore(contents, files)
+        self._served.take(files, _now(), warnings)
+        self._answers.restore(contents.answers)
+        self._entrance.restore(contents)
         set_memory_aside()
         self._loaded()
+        await self._feed.open()
+        await self._office.open(contents.cursors)
+        self._log.info("audit log", head=await audit_head(self._chronicle))
+        self._reporter.started(self._snapshot())
         for warning in warnings:
             self._log.warning("config", warning=warning)
         self._warn_of_access()
@@ -164,7 +200,10 @@ class _Server:
             port = await self._edge.start(self._settings.xds)
             stack.push_async_callback(self._edge.stop, XDS_GRACE_S)
             stack.push_async_callback(status.tell_end)  # before the streams end
-            ready(Listening(_with_port(self._settings.xds, port), admin, await self._start_status(status)))
+            stack.callback(self._feed.end)
+            scheme = "http" if self._entrance.tls is None else "https"
+            xds = _with_port(self._settings.xds, port)
+            ready(Listening(xds, admin, await self._start_status(status), scheme))
             async with asyncio.TaskGroup() as group:
                 lives = (
                     self._controller.run,
@@ -174,11 +213,17 @@ class _Server:
                     self._prober.run,
                     self._checker.run,
                     self._messenger.run,
+                    self._feed.run,
+                    self._reporter.run,
+                    self._charts.run,
+                    self._discovering.run,
+                    self._office.run,
                     self._reload_on_hang_up,
                 )
                 tasks = [group.create_task(live()) for live in lives]
                 await self._stop.wait()
                 self._log.info("stopping")
+                self._feed.end()  # who follows it comes again, to the next server
                 await self._save_histories()
                 for task in tasks:
                     task.cancel()
@@ -187,6 +232,7 @@ class _Server:
         with contextlib.suppress(Unavailable, TimeoutError):  # the disk's fault is logged; a minute of it is lost
             async with asyncio.timeout(GRACE_S):
                 await self._controller.save_histories()
+                self._log.info("audit log", head=await audit_head(self._chronicle))
 
     async def _start_status(self, status: StatusEdge) -> str | None:
         address = self._settings.xds_status
@@ -221,10 +267,12 @@ class _Server:
             self._log.warning("secrets are not served", warning=what)
 
     async def _start_api(self, stack: contextlib.AsyncExitStack) -> str:
+        backends = Backends(self._controller, self._ledger)
+        strategies = Strategies(self._controller, self._ledger)
         backstage = Backstage(
             self._controller,
             self._operations,
-            Backends(self._controller, self._ledger),
+            backends,
             self._ledger,
             self._cache,
             self._store,
@@ -232,14 +280,22 @@ class _Server:
             self._clock,
             self._reload,
             self._registry,
-            self._settings.token,
+            self._entrance.doorkeeper,
+            self._feed,
+            self._chronicle,
+            self._charts,
+            declaring=Declaring(self._controller, self._operations, backends, strategies),
+            discovering=self._discovering,
+            office=self._office,
+            answers=self._answers,
+            served=self._served,
         )
         runner = web.AppRunner(application(backstage), access_log=None, shutdown_timeout=GRACE_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, port = split_address(self._settings.admin)
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, ssl_context=self._entrance.tls).start()
         except OSError as error:
             what = f"cannot listen for the admin API on {self._settings.admin}: {error.strerror}"
             raise Unavailable(f"{what}; is another server running? give --admin another address") from error
@@ -279,6 +335,18 @@ class _Server:
             _now,
         )
 
+    def _discovery(self, lookup: Lookup) -> Discovering:
+        def told(report: discovering.Report) -> None:
+            said = {"service": report.service, "version": report.version, "source": report.discovery.discover.label}
+            if report.fault:
+                self._log.warning("discovery not followed", **said, reason=report.fault)
+            else:
+                self._log.info("discovery followed again", **said)
+
+        around = discovering.Around(lookup.check, lookup.ask, self._clock, _now, discovering.later, told)
+        backends = Backends(self._controller, self._ledger)
+        return Discovering(self._controller, backends, self._ledger, around)
+
     def _answers(self, rollout: Rollout) -> Mapping[str, hooks.Answer]:
         return self._messenger.answers(rollout)
 
@@ -308,34 +376,56 @@ class _Server:
 
     async def _reload(self, by: Asker) -> tuple[str, ...]:
         with self._ledger.asked("", "config reload", by) as entry:
-            warnings = await self._read_again()
+            if entry.rehearses:
+                await self._rehearse_reload(entry)
+            warnings = await self._read_again(by)
             self._controller.saver.put(Saving((entry.result(),)))
         return warnings
 
-    async def _read_again(self) -> tuple[str, ...]:
+    async def _rehearse_reload(self, entry: Entry) -> None:
+        """Check all that would be read. Raises Rehearsed, InvalidSpec or InvalidConfig."""
+        await asyncio.to_thread(read_access, self._settings.xds_authz)
+        config = await asyncio.to_thread(lambda: check(read_configs(self._settings.configs)))
+        following, present = self._controller.would_serve(config), self._cache.fleet
+        assert present is not None, "something is served since the start"
+        words = differing(present, following)
+        if words:
+            entry.about_to(f"served anew, with {len(config.warnings)} warnings: {words}")
+        entry.same("envoy-configs says what is served already")
+
+    async def _read_again(self, by: Asker) -> tuple[str, ...]:
         """Serve what envoy-configs says now, to whom the rules of access now allow it.
 
         Raises InvalidSpec or InvalidConfig, and then goes on as before; good rules count even when the rest is refused.
         """
         try:
             async with self._reloading:
+                await asyncio.to_thread(self._entrance.read_again)
                 rules = await asyncio.to_thread(read_access, self._settings.xds_authz)
                 self._access.access = rules
+                told = await self._office.reload()
                 self._edge.recheck()
                 # A thousand services take a second to check, and a rollback must not wait for that.
                 config = await asyncio.to_thread(lambda: check(read_configs(self._settings.configs)))
-                warnings = self._controller.reload(config)
+                warnings = (*self._controller.reload(config), *told)
                 set_memory_aside()
         except (RolloutError, XdsError) as error:
             self._loads.refused += 1
             self._loads.right = False
             self._log.warning("config refused; the last good one is served", reason=str(error))
+            self._served.refuse(_now(), str(by), error)
+            self._reporter.config_refused(str(by), str(error))
             raise
         self._loaded()
-        self._log.info("config reloaded", snapshot=self._cache.fleet and self._cache.fleet.common.version)
+        self._served.take(config.files, _now(), warnings)
+        self._log.info("config reloaded", snapshot=self._snapshot())
+        self._reporter.loaded(self._snapshot(), str(by), warnings)
         for warning in warnings:
             self._log.warning("config", warning=warning)
         return warnings
+
+    def _snapshot(self) -> str:
+        return "" if self._cache.fleet is None else self._cache.fleet.common.version
 
     def _loaded(self) -> None:
         self._loads.loaded += 1
@@ -352,6 +442,7 @@ class _Server:
         state = rollout.state
         self._messenger.changed(rollout, before)
         self._counted.changed(rollout, before)
+        self._charts.saw(rollout)
         for lanes in told_lanes({} if before is None else before.state.lanes, state):
             self._log.info("locations", service=rollout.service, rollout=rollout.id, wave=state.wave + 1, what=lanes)
         if before is not None and (before.state.phase, before.state.stage) == (state.phase, state.stage):
@@ -382,10 +473,12 @@ class _Server:
             self._log.info(
                 "envoy connected", node=status.node.id, location=status.node.location, protocol=status.protocol
             )
+            self._reporter.joined(status.node.id, status.node.location)
             self._controller.wake()
 
         def left(status: NodeStatus) -> None:
             self._log.info("envoy disconnected", node=status.node.id)
+            self._reporter.left(status.node.id)
             self._signals.left(status)
             self._controller.wake()
 
@@ -393,6 +486,7 @@ class _Server:
             rejection = answer.subscription.rejection
             if answer.rejected and rejection is not None:
                 self._log.warning("NACK", node=node.id, type=str(answer.type), text=rejection.text)
+                self._reporter.refused(node.id, answer.type.word, rejection.text)
             self._signals.answered(node, answer)
             self._controller.wake()
 

@@ -1,13 +1,15 @@
 """What operators ask of single backends: to let them go, to take them back, to add some to a version or remove some."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from rollout.controller import Controller
 from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec, Unknown
+from rollout.events import of_backend
 from rollout.ledger import Entry, Ledger
-from rollout.record import Backend, Change, DropBackend, PutBackend, PutService, PutVersion, Service, Version
+from rollout.prospect import goes, scales
+from rollout.record import Backend, Change, DropBackend, PutBackend, PutEvent, PutService, PutVersion, Service, Version
 from rollout.rights import Asker
 from rollout.spare import check_spare
 from rollout.spec import Endpoint
@@ -50,6 +52,7 @@ class Backends:
         with self._ledger.asked(service, "drain", by, detail) as entry:
             going = self._not_gone(service, found())
             if not going:
+                entry.same(f"{detail} of '{service}' is let go already, or was")
                 return
             with self._controller.alone(service):
                 for version, addresses in going.items():
@@ -62,6 +65,7 @@ class Backends:
                     for address in sorted(addresses & going.get(version, frozenset()))
                 )
                 if backends:
+                    entry.about_to(self._goes(service, backends))
                     await self._put(service, backends, entry)
 
     def _not_gone(self, service: str, found: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
@@ -75,7 +79,12 @@ class Backends:
                 self._books.put_backend(backend)
 
         notes = entry.result(", ".join(each.address for each in backends))
-        await self._controller.change(service, (*map(PutBackend, backends), notes), put)
+        await self._controller.change(service, (*map(PutBackend, backends), *self._told(backends), notes), put)
+
+    def _told(self, backends: Iterable[Backend]) -> list[PutEvent]:
+        """Return the events of backends that are let go, or are gone."""
+        at = self._controller.outside.wall()
+        return [PutEvent(of_backend(each, at)) for each in backends]
 
     # --- undrain ---
 
@@ -97,8 +106,11 @@ class Backends:
             for backend in backends:
                 self._check_kept(backend)
             if not backends:
+                entry.same(f"{detail} of '{service}' is not let go")
                 return
             with self._controller.alone(service):
+                these = ", ".join(each.address for each in backends)
+                entry.about_to(f"{these} of '{service}' gets requests again")
                 notes = entry.result(", ".join(each.address for each in backends))
                 drops = (DropBackend(service, each.version, each.address) for each in backends)
                 await self._controller.change(service, (*drops, notes), lambda: self._drop(backends))
@@ -154,10 +166,13 @@ class Backends:
         leaving = self._leaving(record, going, drains)
         gone = {each.address for each in leaving if each.removed}  # nothing runs there: it leaves at once
         left = {**known, **{each.address: each for each in wanted.add}}
-        version = Version(service, name, tuple(each for address, each in left.items() if address not in gone))
+        version = replace(record, endpoints=tuple(each for address, each in left.items() if address not in gone))
         same = set(version.endpoints or ()) == set(own) and not back and not gone
         if same and not any(drains.get(each.address) != each for each in leaving):
+            entry.same(f"'{name}' of '{service}' runs on just these")
             return
+        coming = [each for each in left if each not in known]
+        entry.about_to(scales(version, coming, [each.address for each in back], sorted(going)))
 
         marks = self._books.marks_of(service, gone)
 
@@ -172,7 +187,8 @@ class Backends:
         drops = (DropBackend(service, name, each.address) for each in (*back, *leaving) if each in back or each.removed)
         puts = (PutBackend(each) for each in leaving if not each.removed)
         stable = PutService(Service(service, self._books.stable(service)))
-        changes: tuple[Change, ...] = (stable, PutVersion(version), *drops, *marks, *puts, entry.result())
+        told = self._told(each for each in leaving if each.removed or each.address not in drains)
+        changes: tuple[Change, ...] = (stable, PutVersion(version), *drops, *marks, *puts, *told, entry.result())
         await self._controller.change(service, changes, scaled)
 
     def _leaving(self, record: Version, going: frozenset[str], drains: Mapping[str, Backend]) -> list[Backend]:
@@ -191,6 +207,17 @@ class Backends:
                 raise Conflict(f"{what}; give '{version}' backends of its own")
 
     # --- what they share ---
+
+    def _goes(self, service: str, backends: tuple[Backend, ...]) -> str:
+        """Say what is let go, for who rehearses it."""
+        by_version: dict[str, list[str]] = {}
+        for each in backends:
+            by_version.setdefault(each.version, []).append(each.address)
+        gone = {each.address for each in (*backends, *self._books.backends(service))}
+        return "; ".join(
+            goes(service, version, these, len(set(self._books.addresses(service, version)) - gone))
+            for version, these in by_version.items()
+        )
 
     def _version(self, service: str, version: str) -> Version:
         self._controller.check_service(service)

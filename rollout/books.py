@@ -74,6 +74,10 @@ class Books:
         known = tuple(version for (owner, _), version in sorted(self._versions.items()) if owner == service)
         return known or (Version(service, INITIAL, None),)
 
+    def discovered(self) -> tuple[Version, ...]:
+        """Return the versions whose backends are found by a source."""
+        return tuple(each for each in self._versions.values() if each.discovery is not None)
+
     def backends(self, service: str) -> tuple[Backend, ...]:
         """Return the backends of a service that were let go, or are about to be."""
         return tuple(each for key, each in sorted(self._backends.items()) if key[0] == service)
@@ -167,6 +171,8 @@ class Books:
         known = self._versions.get((version.service, version.name))
         if known is None or version.endpoints == ():  # a hook says them
             return known is not None
+        if version.discovery is not None:  # what is found there now may be others than when it was asked for
+            return known.discovery == version.discovery
         if known.endpoints is None or version.endpoints is None:
             return set(self.placed(known)) == set(self.placed(version))
         return set(known.endpoints) == set(version.endpoints)
@@ -202,7 +208,8 @@ class Books:
         # The strategy of a way back is not that of a version: it leaves out stages, which are for later undos.
         way = None if rollout.origin is Origin.DEPLOY else self.past.get((service, rollout.candidate))
         strategy, served = (rollout.strategy, False) if way is None else (way.strategy, way.served)
-        return PastVersion(service, name, endpoints, addresses, strategy, served or role is Role.STABLE, ended)
+        was_stable, discovery = served or role is Role.STABLE, known.discovery if known else None
+        return PastVersion(service, name, endpoints, addresses, strategy, was_stable, ended, discovery)
 
     # --- what happened ---
 

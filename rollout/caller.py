@@ -10,14 +10,35 @@ from typing import NoReturn
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
+from yarl import URL
 
 from rollout import screen
-from rollout.client import ApiFault, Client, Glance, Json, changed, connect, glances, path_of
+from rollout.bootstrap import is_loopback
+from rollout.client import (
+    ApiFault,
+    Client,
+    Glance,
+    Json,
+    TlsOptions,
+    changed,
+    connect,
+    glances,
+    path_of,
+)
 from rollout.errors import RolloutError
 from xds.errors import InvalidConfig
 
-DONE, FAILED, TAKEN_BACK, IN_PROGRESS, INTERRUPTED = 0, 1, 3, 4, 130
+DONE, FAILED, TAKEN_BACK, IN_PROGRESS, TO_DO, INTERRUPTED = 0, 1, 3, 4, 5, 130
 PIPE_COLUMNS = 160  # the width of tables that do not go to a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list of the API: where it is, the field with its items, and how many are wanted at most, None for all."""
+
+    path: str
+    field: str
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +55,21 @@ class Caller:
 
         async def work(client: Client) -> int:
             answer = await client.get(path)
+            self.show(answer, made)
+            return code(answer)
+
+        self.run(work)
+
+    def listed(
+        self,
+        listing: Listing,
+        made: Callable[[Json], RenderableType],
+        code: Callable[[Json], int] = lambda _: DONE,
+    ) -> NoReturn:
+        """Ask for all pages of a list, print what is made of them, and exit."""
+
+        async def work(client: Client) -> int:
+            answer = await client.listed(listing.path, listing.field, listing.most)
             self.show(answer, made)
             return code(answer)
 
@@ -69,8 +105,10 @@ class Caller:
         raise typer.Exit(code)
 
     async def _connected(self, work: Callable[[Client], Awaitable[int]]) -> int:
-        user = os.environ.get("USER", "")
-        async with connect(self.server, token=token(), user=user) as client:
+        user, secret = os.environ.get("USER", ""), token()
+        if secret is not None and _is_in_clear(self.server):
+            say(f"warning: the token goes to {self.server} in clear; use https://")
+        async with connect(self.server, token=secret, user=user, tls=tls_options()) as client:
             return await work(client)
 
     def show(self, answer: Json, made: Callable[[Json], RenderableType]) -> None:
@@ -121,6 +159,17 @@ def say(text: str) -> None:
 
 def token() -> str | None:
     return os.environ.get("ROLLOUT_TOKEN") or None
+
+
+def tls_options() -> TlsOptions | None:
+    """Return whom the caller believes and with which certificate they come, None where the environment says nothing."""
+    options = TlsOptions(*(os.environ.get(f"ROLLOUT_{name}", "") for name in ("CA", "CERT", "KEY")))
+    return None if options == TlsOptions() else options
+
+
+def _is_in_clear(server: str) -> bool:
+    url = URL(server)
+    return url.scheme == "http" and not is_loopback(url.host or "")
 
 
 def exit_code(rollout: Json | None) -> int:

@@ -5,10 +5,11 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from yarl import URL
@@ -19,6 +20,7 @@ TIMEOUT_S = 10.0
 POLL_S = 0.5
 AWAY_LIMIT_S = 60.0  # so long a server that did answer is waited for: it may be starting anew
 HEADER_LIMIT = 64
+PAGE_LIMIT = 1000  # the most that the API gives at once
 UNSTEADY = ("phase_seconds",)  # what differs at each glance though nothing has changed
 Json = Mapping[str, Any]
 
@@ -44,6 +46,18 @@ class Client:
         """Return the answer's JSON object."""
         return await self._ask("GET", path, None)
 
+    async def listed(self, path: str, field: str, most: int | None = None) -> dict[str, Any]:
+        """Return a list with all of its pages, or with at most so many items, as one answer."""
+        sign = "&" if "?" in path else "?"
+        answer = await self.get(_sized(path, most))
+        items: list[Any] = answer[field]
+        while answer.get("next") is not None and (most is None or len(items) < most):
+            left = None if most is None else most - len(items)
+            following = await self.get(_sized(f"{path}{sign}cursor={quote(answer['next'], safe='')}", left))
+            items += following[field]
+            answer["next"] = following["next"]
+        return answer
+
     async def post(self, path: str, body: Json) -> dict[str, Any]:
         """Ask for a change; return the answer's JSON object."""
         return await self._ask("POST", path, json.dumps(body).encode())
@@ -67,6 +81,9 @@ class Client:
                 return _answer(self._server, response.status, await response.read())
         except TimeoutError as error:
             raise Unavailable(f"the server at {self._server} did not answer within {TIMEOUT_S:g} s") from error
+        except aiohttp.ClientSSLError as error:
+            how = "set ROLLOUT_CA to a file with its authority, and look at the host's name and at both clocks"
+            raise Unavailable(f"no secure connection to {self._server}: {error}; {how}") from error
         except aiohttp.ClientConnectorError as error:
             raise Unavailable(_absent(self._server, _why(error.os_error))) from error
         except aiohttp.ClientError as error:
@@ -74,11 +91,36 @@ class Client:
             raise Unavailable(_absent(self._server, why)) from error
 
 
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """PEM files of a client: the authorities that it believes, and its own certificate and key; "" for none."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+    def context(self) -> ssl.SSLContext:
+        """Raises InvalidSpec for files that cannot be used."""
+        if bool(self.cert) != bool(self.key):
+            raise InvalidSpec("ROLLOUT_CERT and ROLLOUT_KEY go together: set both, or neither")
+        try:
+            context = ssl.create_default_context(cafile=self.ca or None)
+        except (OSError, ValueError) as error:
+            raise InvalidSpec(f"ROLLOUT_CA {self.ca}: holds no certificates in PEM that can be read") from error
+        try:
+            if self.cert:
+                context.load_cert_chain(self.cert, self.key, password=lambda: b"")
+        except (OSError, ValueError) as error:
+            what = f"ROLLOUT_CERT {self.cert} and ROLLOUT_KEY {self.key}: are no certificate and its key in PEM"
+            raise InvalidSpec(f"{what}, which can be read without a password") from error
+        return context
+
+
 @contextlib.asynccontextmanager
-async def connect(server: str, *, token: str | None, user: str) -> AsyncIterator[Client]:
+async def connect(server: str, *, token: str | None, user: str, tls: TlsOptions | None = None) -> AsyncIterator[Client]:
     """Yield a client of this server. `token` goes along as bearer; `user` is who asks, for the rollout's journal.
 
-    Raises InvalidSpec for a token that no header can carry.
+    `tls`: None for the authorities of this host. Raises InvalidSpec for a token that no header can carry.
     """
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if user and user.isprintable() and user.isascii():
@@ -89,8 +131,21 @@ async def connect(server: str, *, token: str | None, user: str) -> AsyncIterator
                 "ROLLOUT_TOKEN has characters that no header can carry; use letters, digits and signs of ASCII"
             )
         headers["Authorization"] = f"Bearer {token.strip()}"
-    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http:
+    connector = aiohttp.TCPConnector(ssl=True if tls is None else tls.context())
+    limit = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with aiohttp.ClientSession(headers=headers, timeout=limit, connector=connector) as http:
         yield Client(http, server)
+
+
+def _sized(path: str, limit: int | None) -> str:
+    """Return a list's path with how much of it is asked for; pages are large, so that they are few."""
+    return f"{path}{'&' if '?' in path else '?'}limit={min(limit or PAGE_LIMIT, PAGE_LIMIT)}"
+
+
+def queried(path: str, **given: object) -> str:
+    """Return a path with a query of what is given; what is None is left out."""
+    words = {name: value for name, value in given.items() if value is not None}
+    return f"{path}?{urlencode(words)}" if words else path
 
 
 def path_of(*parts: object) -> str:

@@ -6,18 +6,19 @@ so that neither a disk, nor a metric, nor a hanging Envoy stands in its way.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollout.ailing import Ailing
+from rollout.bell import Bell
 from rollout.books import Books, name_of
 from rollout.checks import Names
-from rollout.drain import Drain
-from rollout.drain import look as look_at_drain
 from rollout.errors import Conflict, Unavailable, Unknown
+from rollout.events import Rhythm, of_step
 from rollout.history import History
-from rollout.machine import advance, by_location, in_waves, taken_back, turned_back, weight_bp
+from rollout.leaving import Around, Leaving
+from rollout.machine import advance, by_location, check_stage, in_waves, taken_back, turned_back, weight_bp
 from rollout.message import Endpoints
 from rollout.messenger import Report
 from rollout.metrics import Query, Scrape
@@ -28,17 +29,15 @@ from rollout.record import (
     Backend,
     Change,
     Contents,
-    DropBackend,
     DropVersion,
     Ended,
-    PutBackend,
+    PutEvent,
     PutHistory,
     PutIll,
     PutNodes,
     PutPast,
     PutRollout,
     PutService,
-    PutVersion,
     Rollout,
     Service,
     TakenBack,
@@ -49,9 +48,10 @@ from rollout.saver import Saver, Saving
 from rollout.spec import Strategy
 from rollout.state import Command, Effect, LetGo, Phase, Retire, Role, Seen, Serve, State
 from rollout.store import Store
+from rollout.traffic.compiler import ServiceTraffic
 from rollout.traffic.groups import Files
 from rollout.traffic.publisher import Checked, Publisher
-from xds.cache import Cache
+from xds.cache import Cache, Fleet
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
 SCRAPE_S = 0.5
@@ -67,7 +67,8 @@ class Outside:
     `survey` asks every Envoy one question now. `clock` gives the engine's seconds, which never go back and stand still
     while no server runs; `wall` is for people. `changed` hears each step with the one before, `disk` its faults.
     `permit` raises InvalidSpec for a strategy that asks for what may not be done here. `hooks` says what became of a
-    rollout's. `let_go` hears of each single backend whose drain is done.
+    rollout's. `let_go` hears of each single backend whose drain is done, `saved` of
+    each batch that was saved.
     """
 
     stats: Stats
@@ -79,16 +80,21 @@ class Outside:
     permit: Callable[[Strategy], None] = Permit(Commands(None), lambda _: None).check
     hooks: Callable[[Rollout], tuple[Report, ...]] = lambda _: ()
     let_go: Callable[[Backend], None] = lambda _: None
+    saved: Callable[[Sequence[Change]], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an operator wants of a rollout in progress; `location` "" is all of it, `why` the reason, "" the usual."""
+    """What an operator wants of a rollout in progress; `location` "" is all of it, `why` the reason, "" the usual.
+
+    `stage` is the one that it is for, from 0; None for whichever the rollout is in.
+    """
 
     command: Command
     by: Asker
     location: str = ""
     why: str = ""
+    stage: int | None = None
 
 
 class Controller:
@@ -102,8 +108,15 @@ class Controller:
         self.outside = outside
         self.freed = asyncio.Event()
         """Set when a service is free for its next rollout."""
+        self.bell = Bell()
+        """Rings when anything has changed that somebody may wait for."""
+        self.seen: dict[str, Seen] = {}
+        """By service what the last decision about its rollout in progress rested on."""
         self._awake = asyncio.Event()
-        self.saver = Saver(store, outside.clock, outside.disk, self.wake)
+        self.saver = Saver(store, outside.clock, outside.disk, self._saved)
+        around = Around(outside.clock, outside.wall, outside.let_go)
+        self._leaving = Leaving(self.books, self.observer, self.saver, self.publish, around)
+        self._rhythm = Rhythm()
         self._changing: set[str] = set()
         self._given_up: dict[str, Saving] = {}
 
@@ -139,6 +152,11 @@ class Controller:
     def wake(self) -> None:
         self._awake.set()
 
+    def _saved(self, changes: Sequence[Change]) -> None:
+        self.outside.saved(changes)
+        self.bell.ring()
+        self.wake()
+
     def reconcile(self) -> bool:
         """Take one look at everything; return whether anything is in progress."""
         self.observer.watch()
@@ -151,7 +169,7 @@ class Controller:
         for rollout in active:
             self._decide(rollout)
         for backend in draining:
-            self._look_at_backend(backend)
+            self._leaving.look_at(backend)
         if not self.saver.unsaved(""):
             for service, ill in self.ailing.to_save().items():
                 self.saver.put(Saving((PutIll(service, ill),)))
@@ -259,11 +277,20 @@ class Controller:
 
     def reload(self, config: Checked | Files) -> tuple[str, ...]:
         """Serve another configuration; return its warnings. Raises InvalidConfig and changes nothing."""
+        warnings = tuple(map(str, self.publisher.load(config, *self._in_force())))
+        return (*warnings, *filter(None, map(self._unserved, self.services())))
+
+    def would_serve(self, config: Checked) -> Fleet:
+        """Return what another configuration would serve. Raises as `reload`."""
+        return self.publisher.prepare(config, *self._in_force()).fleet
+
+    def _in_force(
+        self,
+    ) -> tuple[Mapping[str, ServiceTraffic], frozenset[str], Mapping[str, Mapping[str, ServiceTraffic]]]:
+        """Return what is served of each service, which are busy, and what is served by location."""
         traffic = {service: self.books.traffic(service) for service in self.books.touched()}
         by_location = {service: self.books.by_location(service) for service in traffic}
-        busy = self.books.busy() | self._changing
-        warnings = tuple(map(str, self.publisher.load(config, traffic, busy, by_location)))
-        return (*warnings, *filter(None, map(self._unserved, self.services())))
+        return traffic, self.books.busy() | self._changing, by_location
 
     def _unserved(self, service: str) -> str:
         """Say which endpoints of envoy-configs nobody gets any more, for its versions have their own; "" for none."""
@@ -278,10 +305,16 @@ class Controller:
 
     def obey(self, service: str, order: Order) -> None:
         """Do what an operator wants, which waits for nothing. Raises Unknown or Conflict."""
+        self._decide(self.meant(service, order), order)
+
+    def meant(self, service: str, order: Order) -> Rollout:
+        """Return the rollout in progress that an order is for. Raises Unknown or Conflict."""
         rollout = self.rollout(service)
         if rollout is None or self.books.over(rollout):
             raise Conflict(f"no rollout of '{service}' is in progress{_what_now(rollout)}")
-        self._decide(rollout, order)
+        if order.stage is not None:
+            check_stage(rollout.strategy, rollout.state, order.location, order.stage)
+        return rollout
 
     async def settled(self, service: str) -> None:
         """Return once all that was decided of a service is saved. Raises Unavailable."""
@@ -346,7 +379,7 @@ class Controller:
         service = rollout.service
         if self.saver.unsaved(service) and rollout.state.loser is not None and order is None:
             return  # what is let go waits for the disk, and so do its clocks
-        seen = self._seen(rollout, order)
+        self.seen[service] = seen = self._seen(rollout, order)
         following, effects = advance(rollout.strategy, rollout.state, seen)
         back = turned_back(rollout.state, following)
         if following != rollout.state:
@@ -370,8 +403,10 @@ class Controller:
     def _step(self, rollout: Rollout, state: State, because: Seen) -> None:
         following = replace(rollout, state=state, revision=rollout.revision + 1, changed_at=self.outside.wall())
         self.books.rollouts[rollout.service] = following
-        self.saver.put(Saving((PutRollout(following, because),), rollout.service))
+        events = self._rhythm.kept(of_step(rollout, following, because), because.now_s)
+        self.saver.put(Saving((PutRollout(following, because), *map(PutEvent, events)), rollout.service))
         self.outside.changed(following, rollout)
+        self.bell.ring()
 
     def _apply(self, rollout: Rollout, effect: Effect) -> None:
         match effect:
@@ -381,7 +416,7 @@ class Controller:
             case Retire(role):
                 self._retire(rollout, role)
             case LetGo(address):
-                self._let_go(Backend(rollout.service, rollout.candidate, address, Drain(self.outside.clock())))
+                self._leaving.let_go(rollout.service, rollout.candidate, address, self._changing)
 
     def _retire(self, rollout: Rollout, role: Role) -> None:
         service, winner, loser = rollout.service, name_of(rollout, role.other), name_of(rollout, role)
@@ -394,6 +429,7 @@ class Controller:
             self.books.retire(service, winner, loser)
             self.books.put_past(past)
             self.observer.forget(service)
+            self.seen.pop(service, None)
             self.observer.historian.drop(service, loser)
             self.publish(service)
             self.freed.set()
@@ -401,59 +437,6 @@ class Controller:
         gone: tuple[Change, ...] = (DropVersion(service, loser), PutPast(past), *marks)
         changes = (PutService(Service(service, winner)), *gone)
         self.saver.put(Saving(changes, service, retired))
-
-    def _let_go(self, backend: Backend) -> None:
-        """Drain a backend, unless all others have gone since that was decided, or are about to."""
-        service, known = backend.service, self.books.addresses(backend.service, backend.version)
-        others = set(known) - {each.address for each in self.books.backends(service)} - {backend.address}
-        if service in self._changing or not others:
-            return
-
-        def let_go() -> None:
-            self.books.put_backend(backend)
-            self.publish(backend.service)
-
-        self.saver.put(Saving((PutBackend(backend),), backend.service, let_go))
-
-    def _look_at_backend(self, backend: Backend) -> None:
-        if self.saver.unsaved(backend.service):
-            return
-        rollout = self.books.rollouts.get(backend.service)
-        strategy = rollout.strategy if rollout else Strategy()
-        drain = look_at_drain(
-            backend.drain,
-            now_s=self.outside.clock(),
-            acked=self.observer.backend_known(backend),
-            active=self.observer.activity.on_backend(backend),
-            limit_s=strategy.drain_timeout.total_seconds(),
-        )
-        if drain == backend.drain:
-            return
-        if drain.done:
-            self.outside.let_go(replace(backend, drain=drain))
-        if drain.done and backend.leaves:
-            self._leave(backend)
-            return
-        following = replace(backend, drain=drain, removed=drain.done)
-
-        def looked() -> None:
-            self.books.put_backend(following)
-            self.publish(backend.service)
-
-        self.saver.put(Saving((PutBackend(following),), backend.service, looked))
-
-    def _leave(self, backend: Backend) -> None:
-        """Take a backend out of its version, for nothing runs on it any more."""
-        version, marks = self.books.without(backend), self.books.marks_of(backend.service, (backend.address,))
-
-        def left() -> None:
-            self.books.put_version(version)
-            self.books.drop_backend(backend)
-            self.books.drop_marks(marks)
-            self.publish(backend.service)
-
-        gone = DropBackend(backend.service, backend.version, backend.address)
-        self.saver.put(Saving((PutVersion(version), gone, *marks), backend.service, left))
 
 
 def _without(endpoints: tuple[str, ...], addresses: Collection[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Tokens and sessions of the web page as they are remembered: whose, for what, until when; of a secret only its hash."""
+"""Tokens and sessions of the page as they are remembered: whose, for what, until when; of a secret only its hash."""
 
 import hashlib
 import hmac
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
-from rollout.errors import InvalidSpec
+from rollout.errors import Conflict, InvalidSpec
 from rollout.rights import Grant, Role
 
 PREFIX = "rlt_"
@@ -147,6 +147,13 @@ def check_wanted(wanted: Wanted) -> None:
     if wanted.name.lower() == ROOT or _KEY.fullmatch(wanted.name):
         raise InvalidSpec(f"name: '{wanted.name}' means something else here; take another one, as ci-shop")
     check_services(wanted.grant.services)
+
+
+def check_first(wanted: Wanted) -> None:
+    """Raise Conflict for a first token that would lock everybody out."""
+    if not wanted.grant.allows(Role.ADMIN, None):
+        what = "the first token turns authentication on, so it must be an admin's without limits"
+        raise Conflict(f"{what}: `rollout token create NAME --role admin`; then make this one with it")
 
 
 def check_services(services: tuple[str, ...]) -> None:

@@ -5,6 +5,9 @@ RolloutError
 ├── Conflict       the user's fault: right in itself, but not now (a second rollout, the last healthy backend)
 ├── Outdated       the user's fault: what it was made up for has changed since; says what is there now
 ├── Unknown        the user's fault: no such service, version, endpoint or rollout
+├── NotIdentified  the user's fault: nobody knows who asks; says how to show it
+├── NotAllowed     the user's fault: who asks may not; says which role is needed
+├── TooMany        the user's fault: wrong too often; says how long to wait
 ├── Unavailable    the world's fault: an Envoy's admin, the disk; tried again by the next reconcile
 ├── Rehearsed      nobody's fault: what would be done for one who only wants to know; nothing was changed
 └── ApiFault       in `client`: what a server refused, with its problem document
@@ -29,6 +32,22 @@ class Outdated(RolloutError):
 
 class Unknown(RolloutError):
     """What was named does not exist."""
+
+
+class NotIdentified(RolloutError):
+    """Who asks has not shown who they are."""
+
+
+class NotAllowed(RolloutError):
+    """Who asks may not have it."""
+
+
+class TooMany(RolloutError):
+    """Who asks has been wrong too often, and is not heard for `wait_s`."""
+
+    def __init__(self, words: str, wait_s: float) -> None:
+        super().__init__(words)
+        self.wait_s = wait_s
 
 
 class Unavailable(RolloutError):

@@ -40,6 +40,8 @@ class EventKind(StrEnum):
     PROXY_CONNECTED = "proxy.connected"
     PROXY_DISCONNECTED = "proxy.disconnected"
     PROXY_NACK = "proxy.nack"
+    DISCOVERY_STALE = "discovery.stale"  # a source of backends is not followed now
+    DISCOVERY_FRESH = "discovery.fresh"  # and is again
     CONFIG_LOADED = "config.loaded"
     CONFIG_REFUSED = "config.refused"
     SERVER_STARTED = "server.started"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollout.errors import InvalidSpec, Outdated, Rehearsed, RolloutError
+from rollout.events import of_operation
 from rollout.record import Operation, PutOperation
 from rollout.rights import Asker
 from rollout.saver import Saver, Saving
@@ -46,7 +47,7 @@ class Entry:
         self.noted = True
         self.operation = replace(self.operation, result=words[:WORDS_LIMIT])
         self.told(self.operation)
-        return PutOperation(self.operation)
+        return PutOperation(self.operation, of_operation(self.operation))
 
 
 def _untagged(_service: str) -> str:
@@ -69,16 +70,19 @@ class Ledger:
         self._tag = tag
 
     @contextlib.contextmanager
-    def asked(self, service: str, verb: str, by: Asker, detail: str = "") -> Iterator[Entry]:
+    def asked(
+        self, service: str, verb: str, by: Asker, detail: str = "", tag: Callable[[], str] | None = None
+    ) -> Iterator[Entry]:
         """Note what is asked for inside: as the caller does with `result`, else that it was refused or changed nothing.
 
-        `service` must exist, or be "" for what concerns the whole fleet.
+        `service` must exist, or be "" for what concerns the whole fleet. `tag` tells the present state of what is asked
+        about from all others, where that is no service.
         """
         entry = Entry(
-            Operation(self._wall(), service, verb, str(by), detail[:WORDS_LIMIT], ""),
+            Operation(self._wall(), service, verb, str(by), detail[:WORDS_LIMIT], "", by.origin),
             self._told,
             by.rehearses,
-            lambda: self._check_tag(service, by),
+            lambda: self._check_tag(service, by, tag),
         )
         try:
             entry.stands()
@@ -91,14 +95,14 @@ class Ledger:
             raise
         self._note(entry, NO_CHANGE)
 
-    def _check_tag(self, service: str, by: Asker) -> None:
+    def _check_tag(self, service: str, by: Asker, tag: Callable[[], str] | None) -> None:
         if not by.only_if:
             return
-        if not service:
-            raise InvalidSpec("If-Match: is for what is asked of a service; leave it out here")
-        now = self._tag(service)
+        if not service and tag is None:
+            raise InvalidSpec("If-Match: what this is about has no ETag; leave it out")
+        now = self._tag(service) if tag is None else tag()
         if now not in by.only_if:
-            what = f"'{service}' has changed since you looked: its ETag is \"{now}\" now"
+            what = f"{repr(service) if service else 'it'} has changed since you looked: its ETag is \"{now}\" now"
             raise Outdated(f"{what}; look again, and ask anew if it is still what you want; nothing was changed")
 
     def _note(self, entry: Entry, words: str) -> None:

@@ -28,11 +28,13 @@ class Marking:
             if len(reason) > REASON_LIMIT:
                 raise InvalidSpec(f"reason: has {len(reason)} characters; say it in {REASON_LIMIT}")
             if (service, address) in self._books.marks:
+                entry.same(f"{address} of '{service}' is marked unhealthy already")
                 return
             with self._controller.alone(service):
                 await check_spare(self._controller, service, version, frozenset({address}))
                 await self._controller.up_to_date(service)
                 self._version(service, address)  # its rollout may have ended since, and its version with it
+                entry.about_to(f"no Envoy sends {address} of '{version}' of '{service}' anything new; what runs goes on")
                 mark = Mark(service, address, str(by), self._controller.outside.wall(), reason)
                 changes = (PutMark(mark), entry.result())
                 await self._controller.change(service, changes, lambda: self._books.put_mark(mark))
@@ -42,10 +44,13 @@ class Marking:
         if (service, address) not in self._books.marks:  # else it may be no version's any more
             self._version(service, address)
         with self._ledger.asked(service, "mark", by, f"{address} healthy") as entry:
-            self._controller.ailing.forgive(service, address)
             if (service, address) not in self._books.marks:
+                entry.same(f"{address} of '{service}' is not marked; Envoys are only asked of it anew")
+                self._controller.ailing.forgive(service, address)
                 return
             with self._controller.alone(service):
+                entry.about_to(f"the mark of {address} of '{service}' is taken away: it is used when it is found healthy")
+                self._controller.ailing.forgive(service, address)
                 changes = (DropMark(service, address), entry.result())
                 await self._controller.change(service, changes, lambda: self._books.drop_mark(service, address))
 

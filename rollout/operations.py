@@ -6,10 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollout.controller import Controller, Order
+from rollout.discovery.kept import Discovery
 from rollout.errors import Conflict, InvalidSpec, Unavailable, Unknown
+from rollout.events import of_start
+from rollout.foresight import foreseen
 from rollout.hooks import HookKind
 from rollout.ledger import Entry, Ledger
 from rollout.machine import plan
+from rollout.prospect import begins
 from rollout.record import (
     Change,
     DropPast,
@@ -17,6 +21,7 @@ from rollout.record import (
     DropVersion,
     Origin,
     PutBackend,
+    PutEvent,
     PutOperation,
     PutQueued,
     PutRollout,
@@ -54,12 +59,13 @@ class Operations:
 
     # --- deploy ---
 
-    async def deploy(self, deployment: Deployment, by: Asker) -> Rollout:
+    async def deploy(self, deployment: Deployment, by: Asker, discovery: Discovery | None = None) -> Rollout:
         """Start a rollout, or return the one that does just this; back to a version that is still warm in one push.
 
+        `discovery` says where the endpoints were found, and are from then on. None: who asks has said them.
         Raises Unknown, Conflict, Unavailable, or InvalidSpec for what may not be done here.
         """
-        version, strategy = _version_of(deployment), deployment.strategy
+        version, strategy = _version_of(deployment, discovery), deployment.strategy
         service = version.service
         current = self._controller.rollout(service)
         with self._ledger.asked(service, "deploy", by, self._words(version)) as entry:
@@ -68,8 +74,10 @@ class Operations:
                 if self._controller.in_progress(service) and current.strategy != strategy:
                     what = f"a rollout of '{service}' to '{current.candidate}' is in progress, by another strategy"
                     raise Conflict(f"{what}; abort it, or ask with --supersede")
+                entry.same(f"rollout {current.id} of '{service}' does just this, or has done it")
                 return current
             if current is not None and self._went_back(current, version):
+                entry.same(f"rollout {current.id} of '{service}' goes back to just this version, or has")
                 return current
             if current is not None and self._is_warm(current, version):
                 return await self._take_back(current, Order(Command.ABORT, by, why=_again(version, by)), entry)
@@ -77,20 +85,21 @@ class Operations:
             self._check_free(version, self._books.stable(service))
             return await self._begin(version, strategy, Origin.DEPLOY, f"deployed by {by}", entry)
 
-    async def supersede(self, deployment: Deployment, by: Asker) -> Rollout:
+    async def supersede(self, deployment: Deployment, by: Asker, discovery: Discovery | None = None) -> Rollout:
         """Take back the rollout in progress, and begin this one when that has ended; return the first.
 
         A deployment that waits already is replaced. Without a rollout in progress it is `deploy`. Raises as that.
         """
-        version, strategy = _version_of(deployment), deployment.strategy
+        version, strategy = _version_of(deployment, discovery), deployment.strategy
         service = version.service
         current = self._controller.rollout(service)
         if current is None or not self._controller.in_progress(service):
-            return await self.deploy(deployment, by)
+            return await self.deploy(deployment, by, discovery)
         with self._ledger.asked(service, "supersede", by, self._words(version)) as entry:
             self._outside.permit(strategy)
             going_back = current.state.loser is Role.CANDIDATE
             if self._does(current, version) and current.strategy == strategy and not going_back:
+                entry.same(f"rollout {current.id} of '{service}' does just this")
                 return current
             order = Order(Command.ABORT, by, why=f"superseded by {version.name} ({by})")
             if self._went_back(current, version):
@@ -102,9 +111,13 @@ class Operations:
 
     async def _queue(self, queued: Queued, order: Order, entry: Entry) -> Rollout:
         service = queued.version.service
-        if _can_go_back(self._books.rollouts[service]):
-            self._controller.obey(service, order)
+        goes_back = _can_go_back(self._books.rollouts[service])
+        first = self._foreseen(service, order) if goes_back and entry.rehearses else "the rollout in progress ends"
         waiting = self._books.queued.get(service)
+        instead = f", in place of {waiting.version.name}, which waits now" if waiting else ""
+        entry.about_to(f"{first}; when it has ended, a rollout to {self._words(queued.version)} begins{instead}")
+        if goes_back:
+            self._controller.obey(service, order)
         if waiting is None or (waiting.version, waiting.strategy) != (queued.version, queued.strategy):
             # No await since the abort: both are saved in one batch, so a crash leaves neither or both.
             self._saver.put(
@@ -119,7 +132,9 @@ class Operations:
         waiting = self._books.queued.get(service)
         with self._ledger.asked(service, "dequeue", by, waiting.version.name if waiting else "") as entry:
             if waiting is not None:
+                entry.about_to(_dequeues(waiting))
                 await self._drop_queued(service, entry.result())
+            entry.same(f"no deployment of '{service}' waits")
 
     async def _drop_queued(self, service: str, note: PutOperation) -> None:
         changes = (DropQueued(service), note)
@@ -173,7 +188,9 @@ class Operations:
                 raise Conflict(f"'{service}' has had no rollout, so there is nothing to undo")
             if self._controller.in_progress(service):
                 return await self._undo_present(current, Order(Command.ABORT, by, why=f"undone by {by}"), to, entry)
-            if self.nothing_to_undo(service, to):
+            unchanged = self.nothing_to_undo(service, to)
+            if unchanged:
+                entry.same(unchanged)
                 return current
             target = to or current.stable
             known = Version(service, target, endpoints) if endpoints else self._past(service, target, _SAY_WHERE)
@@ -202,7 +219,9 @@ class Operations:
         return f"{what}; `rollout undo {service} --to VERSION` goes to another one ({others})" if others else what
 
     async def _undo_present(self, current: Rollout, order: Order, to: str, entry: Entry) -> Rollout:
-        if self.nothing_to_undo(current.service, to):
+        unchanged = self.nothing_to_undo(current.service, to)
+        if unchanged:
+            entry.same(unchanged)
             return current
         if current.state.loser is Role.CANDIDATE and to in ("", current.stable):
             return await self._stay_back(current, entry)
@@ -235,6 +254,7 @@ class Operations:
                 raise Conflict(f"'{service}' has had no rollout, so there is nothing to try again")
             went_back = current.state.loser is Role.CANDIDATE
             if current.origin is Origin.RETRY and not went_back:
+                entry.same(f"rollout {current.id} of '{service}' tries it again, or has")
                 return current
             self._check_idle(service)
             if not went_back:
@@ -253,7 +273,7 @@ class Operations:
             known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
             what = f"it is not known where version '{name}' of '{service}' runs (known: {known})"
             raise Unknown(f"{what}; {remedy}")
-        version = Version(service, name, past.endpoints)
+        version = Version(service, name, past.endpoints, past.discovery)
         if set(self._books.placed(version)) != set(past.addresses):
             what = f"envoy-configs has other endpoints of '{service}' than when '{name}' ended"
             raise Conflict(f"{what} ({', '.join(past.addresses) or 'none'}); {remedy}")
@@ -262,6 +282,7 @@ class Operations:
     async def _take_back(self, current: Rollout, order: Order, entry: Entry) -> Rollout:
         """Take a rollout back, which waits for nothing."""
         service = current.service
+        entry.about_to(self._foreseen(service, order) if entry.rehearses else "")
         self._controller.obey(service, order)
         self._saver.put(Saving((entry.result("taken back"),), service))
         await self._controller.settled(service)
@@ -271,7 +292,9 @@ class Operations:
         """Begin no other one behind a rollout that goes back."""
         waiting = self._books.queued.get(current.service)
         if waiting is not None:
+            entry.about_to(_dequeues(waiting))
             await self._drop_queued(current.service, entry.result(f"{waiting.version.name} taken out of the queue"))
+        entry.same(f"rollout {current.id} of '{current.service}' goes back to '{current.stable}' already")
         return self._books.rollouts[current.service]
 
     # --- commands ---
@@ -281,11 +304,23 @@ class Operations:
         self._controller.check_service(service)
         with self._ledger.asked(service, order.command, order.by, order.location) as entry:
             before = self._books.rollouts.get(service)
+            if entry.rehearses:
+                self._rehearse(service, order, entry)
+            entry.about_to("")
             self._controller.obey(service, order)
             if self._books.rollouts.get(service) is not before:
                 self._saver.put(Saving((entry.result(),), service))
             await self._controller.settled(service)
         return self._books.rollouts[service]
+
+    def _rehearse(self, service: str, order: Order, entry: Entry) -> None:
+        words = foreseen(self._controller, service, order)
+        if words:
+            entry.about_to(words)
+        entry.same(f"to {order.command.replace('_', ' ')} the rollout of '{service}' changes nothing now")
+
+    def _foreseen(self, service: str, order: Order) -> str:
+        return foreseen(self._controller, service, order) or "the rollout goes back already"
 
     # --- versions ---
 
@@ -301,6 +336,7 @@ class Operations:
                 raise Conflict(f"'{service}' has had a rollout; its stable version keeps its name, '{before}'")
             with self._controller.alone(service):
                 await self._controller.up_to_date(service)
+                entry.about_to(f"the version '{before}' of '{service}' is called '{version}'; nothing else changes")
                 await self._rename(service, before, version, entry)
 
     async def _rename(self, service: str, before: str, version: str, entry: Entry) -> None:
@@ -330,6 +366,7 @@ class Operations:
             if (service, version) not in self._books.past:
                 known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
                 raise Unknown(f"'{service}' has no past version '{version}'; it has {known}")
+            entry.about_to(f"the past version '{version}' of '{service}' is forgotten: nothing can go back to it by name")
             changes = (DropPast(service, version), entry.result())
             await self._controller.change(service, changes, lambda: self._books.drop_past(service, version))
 
@@ -391,10 +428,12 @@ class Operations:
             self._outside.changed(rollout, None)
 
         with self._controller.alone(service):
+            entry.about_to(begins(rollout, self._books.placed(version)))
             changes: tuple[Change, ...] = (
                 PutService(Service(service, stable)),
                 *(PutVersion(each) for each in (*self._books.versions(service), version)),
                 PutRollout(rollout, None),
+                PutEvent(of_start(rollout)),
                 DropQueued(service),
                 entry.result(f"rollout {number}"),
             )
@@ -402,8 +441,13 @@ class Operations:
         return rollout
 
 
-def _version_of(deployment: Deployment) -> Version:
-    return Version(deployment.service, deployment.version, deployment.endpoints)
+def _dequeues(waiting: Queued) -> str:
+    service, name = waiting.version.service, waiting.version.name
+    return f"the deployment of '{name}' that waits for '{service}' is taken out of the queue; no traffic moves"
+
+
+def _version_of(deployment: Deployment, discovery: Discovery | None) -> Version:
+    return Version(deployment.service, deployment.version, deployment.endpoints, discovery)
 
 
 def _behind(rollout: Rollout) -> Phase:

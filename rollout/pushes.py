@@ -14,7 +14,7 @@ OPEN_LIMIT = 32  # pushes that are followed at once; beyond, the oldest is told 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far a push has come with one type: proxies that were sent it, that refused it, and that are waited for.
+    """How far a push has come with one type: responses that were sent, that were refused, and that are waited for.
 
     `last_s` is when the last of them answered, None before the first did.
     """

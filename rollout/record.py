@@ -8,7 +8,11 @@ from functools import cache
 
 from pydantic import TypeAdapter
 
+from rollout.answered import AnswerChange, Answered
 from rollout.concealed import WITH_SECRETS
+from rollout.credentials import CredentialChange, Session, Token
+from rollout.cursors import CursorChange
+from rollout.discovery.kept import Discovery
 from rollout.drain import Drain
 from rollout.happenings import Event
 from rollout.history import History
@@ -30,11 +34,15 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of a service. `endpoints` None: those that envoy-configs gives the service, whatever they are now."""
+    """A version of a service. `endpoints` None: those that envoy-configs gives the service, whatever they are now.
+
+    `discovery` says where they are found, None where somebody says them.
+    """
 
     service: str
     name: str
     endpoints: tuple[Endpoint, ...] | None
+    discovery: Discovery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class PastVersion:
-    """A version that was let go: `addresses` are its backends at the end, `endpoints` as in Version.
+    """A version that was let go: `addresses` are its backends at the end, `endpoints` and `discovery` as in Version.
 
     `strategy` is that of its last rollout. `served`: it was stable once.
     """
@@ -105,13 +113,15 @@ class PastVersion:
     strategy: Strategy
     served: bool
     ended: Ended
+    discovery: Discovery | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """What somebody asked for, and what came of it; `service` "" is the whole fleet's configuration.
 
-    `origin` is how they asked and from where, as Asker has it; only the audit log keeps it.
+    `origin` is how they asked and from where, as Asker has it; only the audit log keeps it. `id` is its number in
+    the store, 0 before it is there.
     """
 
     at: datetime
@@ -121,6 +131,7 @@ class Operation:
     detail: str
     result: str
     origin: str = ""
+    id: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +198,7 @@ class Contents:
 
     `taken_back` are the rollouts that Envoys have back already, though that could not be saved. `ill` has by service
     the addresses of backends that Envoys were told not to use, whether that is so still or not.
+    `cursors` has by name the id of the last event that somebody was told of.
     """
 
     engine_s: float
@@ -200,6 +212,10 @@ class Contents:
     queued: tuple[Queued, ...] = ()
     past: tuple[PastVersion, ...] = ()
     strategies: tuple[NamedStrategy, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    sessions: tuple[Session, ...] = ()
+    answers: tuple[Answered, ...] = ()
+    cursors: Mapping[str, int] = field(default_factory=dict)
     taken_back: tuple[TakenBack, ...] = ()
     ill: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -363,6 +379,9 @@ Change = (
     | PutPoints
     | PutNodes
     | PutHistory
+    | CredentialChange
+    | AnswerChange
+    | CursorChange
 )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rollout.errors import Conflict, Unavailable
@@ -30,7 +30,11 @@ class Saver:
     """Writes what it is given. `failed` hears each fault of the disk, `done` each batch that was saved."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], failed: Callable[[str], None], done: Callable[[], None]
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        failed: Callable[[str], None],
+        done: Callable[[Sequence[Change]], None],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -104,4 +108,4 @@ class Saver:
             if saving.then is not None:
                 saving.then()
             saving.saved.set()
-        self._done()
+        self._done(changes)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rollout.access.entrance import check_admin
 from rollout.bootstrap import is_loopback, split_address
 from rollout.errors import InvalidSpec
 from rollout.metrics.sources import Commands
@@ -12,10 +13,8 @@ from xds.access import parse as parse_access
 
 def check_settings(settings: Settings) -> None:
     """Raise InvalidSpec for what does not go together, or would let others in."""
-    host, _ = split_address(settings.admin)
     split_address(settings.xds)
-    if settings.token is None and not is_loopback(host):
-        raise InvalidSpec(f"--admin {settings.admin} is not loopback, so changes need a token; set ROLLOUT_TOKEN")
+    check_admin(settings)
     if settings.xds_status is not None and status_token(settings) is None and not _is_local(settings.xds_status):
         what = f"--xds-status {settings.xds_status} is not loopback, so what it shows of the fleet needs a token"
         raise InvalidSpec(f"{what}; set ROLLOUT_TOKEN")

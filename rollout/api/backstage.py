@@ -1,17 +1,25 @@
 """All that the API speaks for."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from rollout.access.doorkeeper import Doorkeeper
+from rollout.answered import Answers
 from rollout.backends import Backends
+from rollout.charts import Charts
 from rollout.controller import Controller
+from rollout.discovering import Discovering
+from rollout.declaring import Declaring
+from rollout.feed import Feed
 from rollout.ledger import Ledger
+from rollout.loaded import LoadedConfig
 from rollout.metrics import Failure
+from rollout.notify.office import Office
 from rollout.operations import Operations
 from rollout.rights import Asker
-from rollout.store import Store
+from rollout.store import Chronicle, Store
 from xds.cache import Cache
 
 
@@ -37,7 +45,15 @@ class Backstage:
     clock: Callable[[], float]
     reload: Callable[[Asker], Awaitable[tuple[str, ...]]]
     registry: CollectorRegistry
-    token: str | None
+    doorkeeper: Doorkeeper
+    feed: Feed
+    chronicle: Chronicle
+    charts: Charts
+    declaring: Declaring
+    discovering: Discovering
+    office: Office
+    answers: Answers = field(default_factory=Answers)
+    served: LoadedConfig = field(default_factory=LoadedConfig)
 
     def moment(self) -> Moment:
         """Return this moment; where many services are shown it is looked at once."""

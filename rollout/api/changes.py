@@ -4,10 +4,13 @@ from typing import Any
 
 from aiohttp import web
 
+from rollout.api import models
 from rollout.api.backstage import Backstage
-from rollout.api.contract import SERVICE, Route
+from rollout.api.contract import SERVICE, Handler, Route
+from rollout.api.discoveries import found_by
 from rollout.api.requests import body_of, caller, endpoints, known_fields, maybe_text, text
-from rollout.api.views import operation_view, queued_view, rollout_view, service_view, versions_view
+from rollout.api.views import queued_view, rollout_view, service_view
+from rollout.api.waiting import WAITING, waiting
 from rollout.backends import Scaling
 from rollout.controller import Order
 from rollout.errors import InvalidSpec, Unknown
@@ -18,7 +21,8 @@ from rollout.rights import Role
 from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command
 
-OPERATIONS_LIMIT = 1_000
+
+OF_A_STAGE = (Command.PROMOTE, Command.PROMOTE_FULL, Command.SKIP_STAGE, Command.APPROVE)
 
 
 class Changes:
@@ -29,24 +33,21 @@ class Changes:
         self._marking = Marking(backstage.controller, backstage.ledger)
 
     def routes(self) -> tuple[Route, ...]:
-        version, operator = SERVICE + "/versions/{version}", Role.OPERATOR
+        version = SERVICE + "/versions/{version}"
         return (
-            Route("POST", SERVICE + "/rollouts", self.deploy, "starts a rollout", operator, statuses=(201, 202)),
-            Route("POST", SERVICE + "/undo", self.undo, "goes back", operator, statuses=(200, 201)),
-            Route("POST", SERVICE + "/retry", self.retry, "begins the last one again", operator, statuses=(201,)),
-            Route("DELETE", SERVICE + "/queue", self.dequeue, "takes out what waits", operator),
-            Route("POST", SERVICE + "/commands/{command}", self.command, "steers a rollout in progress", operator),
-            Route("POST", SERVICE + "/drains", self.drain, "lets backends go", operator, statuses=(201,)),
-            Route("POST", SERVICE + "/undrains", self.undrain, "takes backends back", operator),
-            Route("POST", SERVICE + "/health", self.mark, "marks a backend", operator),
-            Route("POST", SERVICE + "/adopt", self.adopt, "names the version of envoy-configs", operator),
-            Route("GET", SERVICE + "/versions", self.versions, "its versions, past ones too", Role.VIEWER),
-            Route("PUT", version, self.place, "has a version run just there", operator),
-            Route("PATCH", version, self.scale, "adds and removes backends", operator),
-            Route("DELETE", version, self.forget, "forgets a past version", operator),
-            Route("GET", SERVICE + "/operations", self.service_operations, "who asked for what", Role.VIEWER),
-            Route("GET", "/v1/operations", self.operations, "who asked for what", Role.VIEWER),
-            Route("POST", "/v1/config/reload", self.reload, "reads envoy-configs again", Role.ADMIN),
+            _about_rollout("/rollouts", self.deploy, "starts a rollout", models.Deployment, (201, 202)),
+            _about_rollout("/undo", self.undo, "goes back", models.Undo, (200, 201, 202)),
+            _about_rollout("/retry", self.retry, "begins the last one again", models.Nothing, (201, 202)),
+            _about_rollout("/commands/{command}", self.command, "steers a rollout", models.Command, (200,)),
+            waiting(_about_service("POST", SERVICE + "/drains", self.drain, "lets backends go", models.Drained, (201,))),
+            _about_service("POST", SERVICE + "/undrains", self.undrain, "takes backends back", models.Drained),
+            _about_service("POST", SERVICE + "/health", self.mark, "marks a backend", models.Mark),
+            _about_service("POST", SERVICE + "/adopt", self.adopt, "names what envoy-configs has", models.Adoption),
+            _about_service("DELETE", SERVICE + "/queue", self.dequeue, "takes out what waits"),
+            waiting(_about_service("PUT", version, self.place, "has a version run just there", models.Endpoints)),
+            waiting(_about_service("PATCH", version, self.scale, "adds and removes backends", models.Scaling)),
+            _about_service("DELETE", version, self.forget, "forgets a past version"),
+            Route("POST", "/v1/config/reload", self.reload, "reads envoy-configs again", Role.ADMIN, models.Reloaded, models.Nothing, refuses=(422,)),
         )
 
     async def deploy(self, request: web.Request) -> web.Response:
@@ -56,9 +57,13 @@ class Changes:
             raise InvalidSpec("supersede: is neither true nor false")
         if body.get("service", _service(request)) != _service(request):
             raise InvalidSpec(f"service: is not '{_service(request)}', which the path names; leave it out")
+        if isinstance(body.get("strategy"), str):
+            body["strategy"] = self._is.declaring.strategies.meaning(body["strategy"])
+        by = caller(request)
+        body, discovery = await found_by(self._is.discovering, body, str(by))
         deployment = parse_deployment({**body, "service": _service(request)})
         ask = self._is.operations.supersede if supersede else self._is.operations.deploy
-        return self._rollout(await ask(deployment, caller(request)), status=201)
+        return await self._begun(request, await ask(deployment, by, discovery), 201)
 
     async def undo(self, request: web.Request) -> web.Response:
         body = await body_of(request)
@@ -66,11 +71,11 @@ class Changes:
         to, given = maybe_text(body, "to"), endpoints(body, "endpoints")
         unchanged = self._is.operations.nothing_to_undo(_service(request), to)
         rollout = await self._is.operations.undo(_service(request), caller(request), to, given)
-        return self._rollout(rollout, status=200 if unchanged else 201, unchanged=unchanged)
+        return await self._begun(request, rollout, 200 if unchanged else 201, unchanged)
 
     async def retry(self, request: web.Request) -> web.Response:
         known_fields(await body_of(request))
-        return self._rollout(await self._is.operations.retry(_service(request), caller(request)), status=201)
+        return await self._begun(request, await self._is.operations.retry(_service(request), caller(request)), 201)
 
     async def dequeue(self, request: web.Request) -> web.Response:
         await self._is.operations.dequeue(_service(request), caller(request))
@@ -78,12 +83,15 @@ class Changes:
 
     async def command(self, request: web.Request) -> web.Response:
         body = await body_of(request)
-        known_fields(body, "location")
         word = request.match_info["command"]
         if word not in list(Command):
             raise Unknown(f"there is no command '{word}'; there are {', '.join(Command)}")
-        order = Order(Command(word), caller(request), maybe_text(body, "location"))
-        return self._rollout(await self._is.operations.command(_service(request), order), status=200)
+        command = Command(word)
+        known_fields(body, "location", *(["stage"] if command in OF_A_STAGE else []))
+        order = Order(command, caller(request), maybe_text(body, "location"), stage=_stage(body))
+        rollout = await self._is.operations.command(_service(request), order)
+        settled = await request.app[WAITING].obeyed(request, rollout, command)
+        return self._rollout(self._latest(rollout), 200 if settled else 202)
 
     async def drain(self, request: web.Request) -> web.Response:
         body, backends = await body_of(request), self._is.backends
@@ -92,7 +100,7 @@ class Changes:
             await backends.drain_location(_service(request), text(body, "location"), caller(request))
         else:
             await backends.drain(_service(request), _address(body), caller(request))
-        return self._view(request, status=201)
+        return await self._let_go(request, 201)
 
     async def undrain(self, request: web.Request) -> web.Response:
         body, backends = await body_of(request), self._is.backends
@@ -124,10 +132,6 @@ class Changes:
         await self._is.operations.adopt(_service(request), version, caller(request))
         return self._view(request)
 
-    async def versions(self, request: web.Request) -> web.Response:
-        self._is.controller.check_service(_service(request))
-        return web.json_response(versions_view(self._is.controller, _service(request), self._is.clock()))
-
     async def place(self, request: web.Request) -> web.Response:
         body = await body_of(request)
         known_fields(body, "endpoints")
@@ -135,7 +139,7 @@ class Changes:
         if not given:
             raise InvalidSpec("endpoints: is empty; give at least one as HOST:PORT")
         await self._is.backends.place(_service(request), request.match_info["version"], given, caller(request))
-        return self._view(request)
+        return await self._let_go(request, 200)
 
     async def scale(self, request: web.Request) -> web.Response:
         body = await body_of(request)
@@ -145,31 +149,38 @@ class Changes:
         if wanted == Scaling():
             raise InvalidSpec("add: or remove: is missing; give one as a list of HOST:PORT")
         await self._is.backends.scale(_service(request), request.match_info["version"], wanted, caller(request))
-        return self._view(request)
+        return await self._let_go(request, 200)
 
     async def forget(self, request: web.Request) -> web.Response:
         await self._is.operations.forget(_service(request), request.match_info["version"], caller(request))
         return self._view(request)
 
-    async def service_operations(self, request: web.Request) -> web.Response:
-        self._is.controller.check_service(_service(request))
-        return await self._operations(_service(request))
-
-    async def operations(self, _request: web.Request) -> web.Response:
-        return await self._operations(None)
-
     async def reload(self, request: web.Request) -> web.Response:
         known_fields(await body_of(request))
-        return web.json_response({"warnings": list(await self._is.reload(caller(request)))})
+        return web.json_response(models.Reloaded(warnings=list(await self._is.reload(caller(request)))))
 
-    async def _operations(self, service: str | None) -> web.Response:
-        found = await self._is.store.operations(service, OPERATIONS_LIMIT)
-        return web.json_response({"operations": [operation_view(each) for each in found]})
+    async def _begun(self, request: web.Request, rollout: Rollout, status: int, unchanged: str = "") -> web.Response:
+        """Answer where a rollout stands; who waits is answered when it has ended, and what is queued behind it."""
+        waits = request.app[WAITING]
+        behind = rollout.service in self._is.controller.books.queued
+        settled = await (waits.next_ended(request, rollout) if behind else waits.ended(request, rollout))
+        return self._rollout(self._latest(rollout), status if settled else 202, unchanged)
 
-    def _rollout(self, rollout: Rollout, status: int, **more: str) -> web.Response:
+    async def _let_go(self, request: web.Request, status: int) -> web.Response:
+        """Answer where a service stands; who waits is answered when nothing runs any more on what is let go now."""
+        service, books = _service(request), self._is.controller.books
+        going = {each.address for each in books.backends(service) if not each.removed}
+        settled = await request.app[WAITING].gone(request, service, going)
+        return self._view(request, status if settled else 202)
+
+    def _latest(self, rollout: Rollout) -> Rollout:
+        """Return where a rollout stands now, or the one behind it, which somebody has waited for."""
+        return self._is.controller.books.rollouts.get(rollout.service) or rollout
+
+    def _rollout(self, rollout: Rollout, status: int, unchanged: str = "") -> web.Response:
         view = rollout_view(self._is.controller, rollout, self._is.moment())
         queued = queued_view(self._is.controller, rollout.service)
-        answer = {**view, "queued": queued, **more}
+        answer: models.Begun = {**view, "queued": queued, "unchanged": unchanged or None}
         return web.json_response(answer, status=202 if queued and status == 201 else status)
 
     def _view(self, request: web.Request, status: int = 200) -> web.Response:
@@ -177,8 +188,25 @@ class Changes:
         return web.json_response(view, status=status)
 
 
+def _about_rollout(below: str, handler: Handler, about: str, takes: Any, statuses: tuple[int, ...]) -> Route:
+    return waiting(Route("POST", SERVICE + below, handler, about, Role.OPERATOR, models.Begun, takes, statuses))
+
+
+def _about_service(
+    method: str, path: str, handler: Handler, about: str, takes: Any = None, statuses: tuple[int, ...] = (200,)
+) -> Route:
+    return Route(method, path, handler, about, Role.OPERATOR, models.Service, takes, statuses)
+
+
 def _service(request: web.Request) -> str:
     return request.match_info["service"]
+
+
+def _stage(body: dict[str, Any]) -> int | None:
+    stage = body.get("stage")
+    if stage is not None and (not isinstance(stage, int) or isinstance(stage, bool) or stage < 0):
+        raise InvalidSpec("stage: is no whole number from 0 on; give the `stage` that the rollout was in")
+    return stage
 
 
 def _address(body: dict[str, Any]) -> str:

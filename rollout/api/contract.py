@@ -10,6 +10,7 @@ from rollout.rights import Role
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVICE = "/v1/services/{service}"
+READING = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Route:
     """One thing that the API does. A path with `{service}` is about that service, else about the whole fleet.
 
     `need` is the least role, None for everybody, without any token. `takes` and `gives` are the models of the bodies,
-    None where there is none or it is no JSON; `statuses` are those of success.
+    None where there is none or it is no JSON; `statuses` are those of success, `refuses` those of refusal that not
+    every route has. `speaks` is the content type of the answer. `confidential`: it has a secret, shown once and kept
+    nowhere.
     """
 
     method: str
@@ -38,6 +41,15 @@ class Route:
     takes: Any = None
     statuses: tuple[int, ...] = (200,)
     query: tuple[Query, ...] = ()
+    refuses: tuple[int, ...] = ()
+    speaks: str = "application/json"
+    confidential: bool = False
+    headers: tuple[Query, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Say whether it changes anything that those with a role may change; a login is no such change."""
+        return self.method not in READING and self.need is not None
 
 
 RULE = web.AppKey("rule", dict[tuple[str, str], Route])

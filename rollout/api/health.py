@@ -1,11 +1,10 @@
 """What the API says of backends that the fleet does not use because they are unhealthy."""
 
-from typing import Any
-
+from rollout.api import models
 from rollout.controller import Controller
 
 
-def unhealthy_view(controller: Controller, service: str) -> list[dict[str, Any]]:
+def unhealthy_view(controller: Controller, service: str) -> list[models.UnhealthyBackend]:
     """Each with why; one is `used` all the same where no other of its version is healthy.
 
     `marked_by` is the operator who has marked it, null where probes or Envoys find it unhealthy.
@@ -13,7 +12,7 @@ def unhealthy_view(controller: Controller, service: str) -> list[dict[str, Any]]
     books, found = controller.books, controller.ailing.findings(service)
     versions = [each.name for each in books.versions(service)]
     of = {address: version for version in versions for address in books.addresses(service, version)}
-    marked = {
+    marked: dict[str, models.UnhealthyBackend] = {
         address: {
             "version": of.get(address),
             "backend": address,
@@ -25,7 +24,7 @@ def unhealthy_view(controller: Controller, service: str) -> list[dict[str, Any]]
         for (owner, address), mark in sorted(books.marks.items())
         if owner == service
     }
-    others = [
+    others: list[models.UnhealthyBackend] = [
         {
             "version": each.version,
             "backend": each.address,

@@ -1,23 +1,24 @@
 """What the API says of a rollout in waves: each location as it stands, and what they are together."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Literal
 
+from rollout.api import models
 from rollout.controller import Controller
-from rollout.gate import Verdict, VerdictName, verdict_to_json
+from rollout.gate import Fail, Verdict, VerdictName
 from rollout.machine import in_waves, lane_bp, undone
 from rollout.record import Rollout
 from rollout.spec import Wave
 from rollout.state import Phase, Seen, State
 from rollout.waves import words
 
-LATER = "later"
+LATER: Literal["later"] = "later"
 """The phase of a location that is in no wave yet."""
 _WORST = (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.PAUSED, Phase.SHIFTING, Phase.RETAINING)
 _VERDICTS = (VerdictName.FAIL, VerdictName.BLIND, VerdictName.INCONCLUSIVE, VerdictName.PASS)
 
 
-def waves_view(controller: Controller, rollout: Rollout) -> dict[str, Any]:
+def waves_view(controller: Controller, rollout: Rollout) -> models.Waving:
     """Its waves, the number of the present one from 0, and its locations, the worst first; nothing without waves."""
     state, waves = rollout.state, rollout.strategy.waves
     names = [_wave_words(wave) for wave in waves]
@@ -40,18 +41,33 @@ def version_weight(controller: Controller, service: str, version: str) -> float:
     return candidate if version == rollout.candidate else round(100 - candidate, 2)
 
 
-def verdict_view(rollout: Rollout) -> dict[str, Any] | None:
+def verdict_view(rollout: Rollout) -> models.Verdict | None:
     """The last verdict; in waves the worst of the locations that move, with its name."""
     if not in_waves(rollout.strategy, rollout.state):
-        return None if rollout.state.verdict is None else verdict_to_json(rollout.state.verdict)
+        return judged(rollout.state.verdict)
     found = [(location, lane.verdict) for location, lane in undone(rollout.state).items() if lane.verdict is not None]
     if not found:
         return None
     location, verdict = min(found, key=lambda each: (_VERDICTS.index(each[1].name), each[0]))
-    return {**verdict_to_json(verdict), "reason": f"{words(location)}: {verdict.reason}"}
+    return _told(verdict, f"{words(location)}: {verdict.reason}")
 
 
-def lane_steps(before: Mapping[str, State], state: State, because: Seen | None) -> list[dict[str, Any]]:
+def judged(verdict: Verdict | None) -> models.Verdict | None:
+    """Return what the gate says, on which evidence."""
+    return None if verdict is None else _told(verdict, verdict.reason)
+
+
+def _told(verdict: Verdict, reason: str) -> models.Verdict:
+    told: models.Verdict = {
+        "verdict": verdict.name,
+        "reason": reason,
+        "numbers": dict(verdict.numbers),
+        "notes": list(verdict.notes),
+    }
+    return {**told, "host": verdict.host} if isinstance(verdict, Fail) else told
+
+
+def lane_steps(before: Mapping[str, State], state: State, because: Seen | None) -> list[models.LocationStep]:
     """What has become of locations in one step: those that are in another phase or stage than before."""
     return [
         _step(location, lane, because)
@@ -64,7 +80,7 @@ def _standing(lane: State) -> tuple[object, ...]:
     return lane.phase, lane.stage, lane.awaited
 
 
-def _step(location: str, lane: State, because: Seen | None) -> dict[str, Any]:
+def _step(location: str, lane: State, because: Seen | None) -> models.LocationStep:
     place = because.places.get(location) if because else None
     return {
         "location": words(location),
@@ -76,12 +92,12 @@ def _step(location: str, lane: State, because: Seen | None) -> dict[str, Any]:
         "reason": lane.reason,
         "waiting": lane.waiting,
         "awaiting": lane.awaited,
-        "passed": lane.passed and lane.passed.reason,
+        "passed": None if lane.passed is None else lane.passed.reason,
         "waiting_for": dict(place.lagging) if place else {},
     }
 
 
-def _locations(controller: Controller, rollout: Rollout) -> Iterator[dict[str, Any]]:
+def _locations(controller: Controller, rollout: Rollout) -> Iterator[models.Location]:
     envoys = controller.observer.whereabouts(rollout.service)
     lagging = controller.observer.lagging_by_location(rollout.service)
     lanes = rollout.state.lanes
@@ -95,7 +111,7 @@ def _locations(controller: Controller, rollout: Rollout) -> Iterator[dict[str, A
             "weight_percent": lane_bp(lane) / 100,
             "envoys": envoys.get(location, 0),
             "verdict": _short(lane.verdict),
-            "waiting_for": lagging.get(location, {}),
+            "waiting_for": dict(lagging.get(location, {})),
             "waiting": lane.waiting,
             "awaiting": lane.awaited,
             "reason": lane.reason,
@@ -104,7 +120,7 @@ def _locations(controller: Controller, rollout: Rollout) -> Iterator[dict[str, A
         yield {**_LATER, "location": words(location), "envoys": envoys[location]}
 
 
-_LATER: Mapping[str, Any] = {
+_LATER: models.Location = {
     "location": "",
     "wave": None,
     "phase": LATER,
@@ -125,7 +141,7 @@ def _badness(lane: State) -> tuple[int, int, int]:
     return _WORST.index(lane.phase), int(lane.awaited is None and not lane.waiting), verdict
 
 
-def _short(verdict: Verdict | None) -> dict[str, Any] | None:
+def _short(verdict: Verdict | None) -> models.VerdictReason | None:
     return None if verdict is None else {"verdict": verdict.name, "reason": verdict.reason}
 
 

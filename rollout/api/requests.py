@@ -1,20 +1,69 @@
 """What handlers take from a request: who asks, its JSON, its fields."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
-from rollout.errors import InvalidSpec
-from rollout.rights import Asker
+from rollout.errors import InvalidSpec, NotAllowed
+from rollout.rights import Asker, Identity, Role, Via
 from rollout.spec import Endpoint, parse_endpoint
+
+IDENTITY = web.RequestKey("identity", Identity)
+"""Who sends a request: the guard puts it there; it is missing where nobody has said so, and everybody may ask."""
+STANDING: web.RequestKey[Callable[[], bool]] = web.RequestKey("standing")
+"""Whether that is so still: of who follows a stream, the token may have been revoked meanwhile."""
+
+
+def identity(request: web.Request) -> Identity:
+    """Return who sends a request, and what they may do; there is somebody on each route that needs a role."""
+    return request[IDENTITY]
+
+
+def sees(request: web.Request, service: str) -> bool:
+    """Say whether who asks may hear of a service: lists leave out what is not theirs. "" is the whole fleet."""
+    return not service or identity(request).grant.sees(service)
+
+
+def demand(request: web.Request, need: Role, service: str | None) -> None:
+    """Raise NotAllowed when who asks may not do this with a service, None for the whole fleet.
+
+    The guard asks it for the service in a path; a handler does for those in a body.
+    """
+    who = identity(request)
+    if who.grant.allows(need, service):
+        return
+    has = f"'{who.name}' is {who.grant.role}" + (f" of {', '.join(who.grant.services)}" if who.grant.services else "")
+    of = "without limits to services" if service is None else f"of '{service}'"
+    raise NotAllowed(f"this needs the role {need} {of}, but {has}; an admin makes tokens by `rollout token create`")
+
+
+def still_known(request: web.Request) -> bool:
+    """Say whether who sent a request may still hear its answer; streams ask that from time to time, and end."""
+    return STANDING not in request or request[STANDING]()
 
 
 def caller(request: web.Request) -> Asker:
-    """Return who asks, by their own word: the token says what they may do."""
+    """Return who asks, for the records; nobody can sign as somebody else."""
+    who, remote = identity(request), f"{request.remote}"
     said = request.headers.get("X-Rollout-User", "")[:64].encode("ascii", "replace").decode()
-    return Asker(said or f"api client {request.remote}", f"{request.remote}")
+    if who.via is Via.LOOPBACK:
+        return careful(request, Asker(said or f"api client {remote}", f"{who.via} from {remote}"))
+    name = f"{who.name} (said: {said})" if said and said != who.name else who.name
+    return careful(request, Asker(name, f"{who.via} {who.name} from {remote}"))
+
+
+def careful(request: web.Request, asker: Asker) -> Asker:
+    """Return who asks with what they are careful about: only to know what would happen, only if nothing has changed."""
+    return replace(asker, rehearses=request.query.get("dry_run") == "true", only_if=_only_if(request))
+
+
+def _only_if(request: web.Request) -> tuple[str, ...]:
+    given = ",".join(request.headers.getall("If-Match", ()))
+    tags = tuple(each.strip().strip('"') for each in given.split(",") if each.strip())
+    return () if "*" in tags else tags
 
 
 async def body_of(request: web.Request) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What the API says of a strategy's stages: each with its kind, and what tells the requests that match."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Literal
 
+from rollout.api import models
 from rollout.exposure import Match, Matcher
 from rollout.spec import Stage
 
 
-def stage_view(stage: Stage, weight_bp: int) -> dict[str, Any]:
+def stage_view(stage: Stage, weight_bp: int) -> models.Stage:
     """A stage as it will be: `kind` is weight, match, mirror or preview, and says which other field is not null."""
     return {
         "kind": _kind(stage),
@@ -19,7 +20,7 @@ def stage_view(stage: Stage, weight_bp: int) -> dict[str, Any]:
     }
 
 
-def _kind(stage: Stage) -> str:
+def _kind(stage: Stage) -> Literal["weight", "match", "mirror", "preview"]:
     if stage.match:
         return "match"
     if stage.mirror_bp is not None:

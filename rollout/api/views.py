@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
+from rollout.api import models
 from rollout.api.backstage import Moment
 from rollout.api.health import unhealthy_view
-from rollout.api.locations import lane_steps, verdict_view, version_weight, waves_view, weight_view
+from rollout.api.locations import judged, lane_steps, verdict_view, version_weight, waves_view, weight_view
+from rollout.api.paging import Paged
 from rollout.api.stages import stage_view
 from rollout.books import name_of
 from rollout.controller import Controller
 from rollout.drain import Active
-from rollout.gate import Errors, Look, Past, verdict_to_json
+from rollout.gate import Errors, Look, Past
 from rollout.history import History
 from rollout.machine import plan_of, share_bp
 from rollout.messenger import Report
@@ -32,7 +33,7 @@ def percent(basis_points: int) -> float:
     return basis_points / 100
 
 
-def service_view(controller: Controller, service: str, at: Moment) -> dict[str, Any]:
+def service_view(controller: Controller, service: str, at: Moment) -> models.Service:
     """A service: its stable version, its versions with their backends, and the rollout in progress or last."""
     rollout = controller.rollout(service)
     return {
@@ -48,20 +49,17 @@ def service_view(controller: Controller, service: str, at: Moment) -> dict[str, 
             for version in controller.books.versions(service)
         ],
         "drains": [
-            {
-                **backend_view(each),
-                "running_on": {} if each.removed else _running_on(controller.observer.activity.on_backend(each)),
-            }
+            backend_view(each, None if each.removed else controller.observer.activity.on_backend(each))
             for each in controller.books.backends(service)
         ],
         "unhealthy": unhealthy_view(controller, service),
         "history": _history(controller.observer.historian.history(service, controller.books.stable(service))),
-        "rollout": rollout and rollout_view(controller, rollout, at),
+        "rollout": None if rollout is None else rollout_view(controller, rollout, at),
         "queued": queued_view(controller, service),
     }
 
 
-def queued_view(controller: Controller, service: str) -> dict[str, Any] | None:
+def queued_view(controller: Controller, service: str) -> models.Queued | None:
     """The deployment that begins when the rollout in progress has ended; `fault` says why it could not."""
     queued = controller.books.queued.get(service)
     if queued is None:
@@ -75,11 +73,13 @@ def queued_view(controller: Controller, service: str) -> dict[str, Any] | None:
     }
 
 
-def versions_view(controller: Controller, service: str, now_s: float) -> dict[str, Any]:
-    """The versions of a service: those that are there, and those that were, newest first."""
+def versions_view(
+    controller: Controller, service: str, now_s: float, past: Paged[PastVersion]
+) -> models.Versions:
+    """The versions of a service: those that are there, and a page of those that were, newest first."""
     books = controller.books
     stable = books.stable(service)
-    present = [
+    present: list[models.PresentVersion] = [
         {
             "version": version.name,
             "role": "stable" if version.name == stable else "candidate",
@@ -89,11 +89,11 @@ def versions_view(controller: Controller, service: str, now_s: float) -> dict[st
         }
         for version in books.versions(service)
     ]
-    past = [_past(each, now_s) for each in books.past_versions(service)]
-    return {"service": service, "versions": present, "past": past}
+    gone = [_past(each, now_s) for each in past.items]
+    return {"service": service, "versions": present, "past": gone, "next": past.next}
 
 
-def _past(past: PastVersion, now_s: float) -> dict[str, Any]:
+def _past(past: PastVersion, now_s: float) -> models.PastVersion:
     """A version that was let go; `undo_seconds` is for how long `undo` brings it back without stages."""
     left_s = past.ended.engine_s + past.strategy.rollback_window.total_seconds() - now_s
     return {
@@ -105,9 +105,10 @@ def _past(past: PastVersion, now_s: float) -> dict[str, Any]:
     }
 
 
-def operation_view(operation: Operation) -> dict[str, Any]:
+def operation_view(operation: Operation) -> models.Operation:
     """What somebody asked for, and what came of it; `service` "" is the whole configuration."""
     return {
+        "id": operation.id,
         "at": operation.at.isoformat(),
         "service": operation.service,
         "verb": operation.verb,
@@ -117,7 +118,7 @@ def operation_view(operation: Operation) -> dict[str, Any]:
     }
 
 
-def _history(history: History | None) -> dict[str, Any] | None:
+def _history(history: History | None) -> models.History | None:
     """What the stable version has done lately; of `requests` the older ones count less."""
     if history is None:
         return None
@@ -132,7 +133,7 @@ def _history(history: History | None) -> dict[str, Any] | None:
     }
 
 
-def rollout_view(controller: Controller, rollout: Rollout, at: Moment) -> dict[str, Any]:
+def rollout_view(controller: Controller, rollout: Rollout, at: Moment) -> models.Rollout:
     """A rollout as it stands; `measured` is what the last look saw while traffic is shifted, else None."""
     state = rollout.state
     in_progress = controller.in_progress(rollout.service)
@@ -154,12 +155,12 @@ def rollout_view(controller: Controller, rollout: Rollout, at: Moment) -> dict[s
         "approved": shifting and state.approved == state.stage,
         "point_of_no_return": state.point,
         "hooks": [_hook(each) for each in controller.outside.hooks(rollout)],
-        "loser": state.loser and name_of(rollout, state.loser),
+        "loser": None if state.loser is None else name_of(rollout, state.loser),
         "drain": _drain(controller, rollout, at),
     }
 
 
-def _hook(report: Report) -> dict[str, Any]:
+def _hook(report: Report) -> models.HookReport:
     return {
         "name": report.hook.label,
         "at": report.hook.at,
@@ -177,7 +178,7 @@ def _waiting(controller: Controller, service: str) -> dict[str, str]:
     return {**disk, **candidate, **controller.observer.lagging(service)}
 
 
-def summary(rollout: Rollout) -> dict[str, Any]:
+def summary(rollout: Rollout) -> models.RolloutSummary:
     """A rollout in one line of a table."""
     return {
         "service": rollout.service,
@@ -187,18 +188,24 @@ def summary(rollout: Rollout) -> dict[str, Any]:
         "phase": rollout.state.phase,
         "outcome": outcome(rollout),
         "reason": rollout.state.reason,
-        "origin": rollout.origin.value,
+        "origin": rollout.origin,
         "started_at": rollout.started_at.isoformat(),
         "changed_at": rollout.changed_at.isoformat(),
     }
 
 
-def outcome(rollout: Rollout) -> str:
-    """Say how a rollout ended, or that it goes on: completed, rolled_back, in_progress."""
-    return rollout.state.phase.value if rollout.state.phase in ENDED else "in_progress"
+def outcome(rollout: Rollout) -> models.Outcome:
+    """Say how a rollout ended, or that it goes on."""
+    match rollout.state.phase:
+        case Phase.COMPLETED:
+            return "completed"
+        case Phase.ROLLED_BACK:
+            return "rolled_back"
+        case _:
+            return "in_progress"
 
 
-def _measured(controller: Controller, rollout: Rollout) -> dict[str, Any] | None:
+def _measured(controller: Controller, rollout: Rollout) -> models.Measured | None:
     """What the last look saw, and how Envoys have split requests since they have this weight, the worst first."""
     service, errors = rollout.service, rollout.strategy.gate.errors
     sides = controller.observer.recent(service)
@@ -213,7 +220,7 @@ def _measured(controller: Controller, rollout: Rollout) -> dict[str, Any] | None
     }
 
 
-def _route(route: Route) -> dict[str, Any]:
+def _route(route: Route) -> models.EnvoySplit:
     return {
         "node": route.node,
         "weight_percent": round(100 * route.sent.share, 2),
@@ -223,7 +230,7 @@ def _route(route: Route) -> dict[str, Any]:
     }
 
 
-def _counts(counts: Counts, errors: Errors) -> dict[str, Any]:
+def _counts(counts: Counts, errors: Errors) -> models.Counts:
     judged = tally(counts, Past(), errors)
     return {
         "requests": judged.requests,
@@ -238,7 +245,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _drain(controller: Controller, rollout: Rollout, at: Moment) -> dict[str, Any] | None:
+def _drain(controller: Controller, rollout: Rollout, at: Moment) -> models.Drain | None:
     state = rollout.state
     if state.drain is None or state.loser is None:
         return None
@@ -263,7 +270,7 @@ def _running_on(active: Active | None) -> dict[str, int | None]:
     return dict(sorted(busy, key=lambda each: (each[1] is not None, -(each[1] or 0), each[0]))[:ENVOYS_SHOWN])
 
 
-def backend_view(backend: Backend) -> dict[str, Any]:
+def backend_view(backend: Backend, active: Active | None) -> models.DrainingBackend:
     """A single backend that is let go; it is `removed` once no Envoy sends it anything any more."""
     return {
         "version": backend.version,
@@ -274,6 +281,7 @@ def backend_view(backend: Backend) -> dict[str, Any]:
         "cut": dict(backend.drain.cut),
         "removed": backend.removed,
         "leaves": backend.leaves,
+        "running_on": _running_on(active),
     }
 
 
@@ -287,28 +295,30 @@ def dump_story(rollout: Rollout, entries: Iterable[JournalEntry]) -> bytes:
     return f'{head[:-1]}, "journal": [{", ".join(steps)}]}}'.encode()
 
 
-def _stages(rollout: Rollout) -> dict[str, Any]:
+def _stages(rollout: Rollout) -> models.Staged:
     """The stages as they will be, and what was changed of them as they are written because of little traffic."""
     strategy = rollout.strategy
     steps = plan_of(strategy, rollout.state)
     written = [percent(stage.weight_bp) for stage in strategy.stages]
     planned = [percent(step.weight_bp) for step in steps]
-    made = {
+    made: models.Staged = {
         "stages": planned,
         "track": [stage_view(strategy.stages[step.stage], step.weight_bp) for step in steps],
         "keep_stable_seconds": strategy.keep_stable.total_seconds(),
+        "stages_note": None,
     }
     if planned == written:
-        return {**made, "stages_note": None}
+        return made
     words = ", ".join(f"{weight:g} %" for weight in written if weight)
     why = f"a stage gives the candidate at least {strategy.gate.min_rps:g} requests/s (gate.min_rps)"
     return {**made, "stages_note": f"stages are written as {words}; {why}"}
 
 
-def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[dict[str, Any]]:
+def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[models.Step]:
     heard: dict[str, tuple[bool, str]] = {}
     lanes: Mapping[str, State] = {}
     for entry in entries:
+        look = entry.because.look if entry.because else None
         steps, lanes = lane_steps(lanes, entry.state, entry.because), entry.state.lanes
         yield {
             "wave": entry.state.wave,
@@ -319,8 +329,8 @@ def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[di
             "stage": entry.state.stage,
             "weight_percent": round(share_bp(strategy, entry.state) / 100, 2),
             "reason": entry.state.reason,
-            "verdict": entry.state.verdict and verdict_to_json(entry.state.verdict),
-            "passed": entry.state.passed and verdict_to_json(entry.state.passed),
+            "verdict": judged(entry.state.verdict),
+            "passed": judged(entry.state.passed),
             "converged": entry.state.converged_s is not None,
             "waiting_for": dict(entry.because.lagging) if entry.because else {},
             "by": entry.because.by if entry.because and entry.because.command else "",
@@ -329,14 +339,15 @@ def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[di
             "waiting": entry.state.waiting,
             "answers": _answers(entry.because, strategy, heard),
             "let_go": entry.state.let_go,
-            **_looked(entry.because.look if entry.because else None),
+            "astray": list(look.astray) if look else [],
+            "readings": _readings(look),
         }
 
 
-def _answers(because: Seen | None, strategy: Strategy, heard: dict[str, tuple[bool, str]]) -> list[dict[str, Any]]:
+def _answers(because: Seen | None, strategy: Strategy, heard: dict[str, tuple[bool, str]]) -> list[models.HookAnswer]:
     """What hooks say that they did not say before; `heard` keeps that."""
     said = because.answers if because else {}
-    told = []
+    told: list[models.HookAnswer] = []
     for key, answer in said.items():
         if heard.get(key) == (answer.agreed, answer.words):
             continue
@@ -346,22 +357,20 @@ def _answers(because: Seen | None, strategy: Strategy, heard: dict[str, tuple[bo
     return told
 
 
-def _looked(look: Look | None) -> dict[str, Any]:
-    """Which Envoys a look found astray, and what its checks have measured."""
-    if look is None:
-        return {"astray": [], "readings": []}
-    readings = [{"check": each.check, "value": each.value, "fault": each.fault} for each in look.readings]
-    return {"astray": list(look.astray), "readings": readings}
+def _readings(look: Look | None) -> list[models.Reading]:
+    """What a look's checks have measured."""
+    readings = () if look is None else look.readings
+    return [{"check": each.check, "value": each.value, "fault": each.fault} for each in readings]
 
 
 def fleet_view(
-    connected: Iterable[NodeStatus], gone: Iterable[NodeStatus], now_s: float, failures: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Every Envoy that is or was connected: who, where, what it ACKed of each type, and its NACK with Envoy's words."""
-    return [_node(status, now_s, failures.get(status.node.id)) for status in (*connected, *gone)]
+    nodes: Iterable[NodeStatus], now_s: float, failures: Mapping[str, str]
+) -> list[models.Node]:
+    """Envoys that are or were connected: who, where, what each ACKed of each type, and its NACK with Envoy's words."""
+    return [_node(status, now_s, failures.get(status.node.id)) for status in nodes]
 
 
-def _node(status: NodeStatus, now_s: float, failure: str | None) -> dict[str, Any]:
+def _node(status: NodeStatus, now_s: float, failure: str | None) -> models.Node:
     node = status.node
     return {
         "node": node.id,
@@ -377,7 +386,7 @@ def _node(status: NodeStatus, now_s: float, failure: str | None) -> dict[str, An
             type_.word: {
                 "acked": each.acked_version,
                 "waiting": each.waiting,
-                "nack": each.rejection and _nack(each.rejection, now_s),
+                "nack": None if each.rejection is None else _nack(each.rejection, now_s),
             }
             for type_ in TYPES
             if (each := status.types.get(type_)) is not None
@@ -385,5 +394,5 @@ def _node(status: NodeStatus, now_s: float, failure: str | None) -> dict[str, An
     }
 
 
-def _nack(rejection: Rejection, now_s: float) -> dict[str, Any]:
+def _nack(rejection: Rejection, now_s: float) -> models.Nack:
     return {"code": rejection.code, "text": rejection.text, "seconds": round(now_s - rejection.at_s, 1)}

@@ -13,16 +13,20 @@ app = typer.Typer(
     name="rollout",
     cls=Verbs,
     help="Move a service's traffic to a new version through a fleet of Envoys, and back when it is worse.",
-    epilog="Exit codes: 0 done or nothing in progress, 1 error, 2 wrong usage, 3 rolled back, 4 in progress.",
+    epilog="Exit codes: 0 done or nothing in progress, 1 error, 2 wrong usage, 3 rolled back, 4 in progress, 5 something to do.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 for group, about in (
+    ("audit", "Who did what."),
     ("config", "The configuration that a server serves."),
     ("version", "The versions of a service."),
+    ("strategy", "Strategies that deployments may name."),
+    ("token", "Who may use the admin API."),
     ("store", "What a server remembers, in its data folder."),
+    ("notify", "Who is told of what happens."),
 ):
     app.add_typer(typer.Typer(cls=Verbs, help=about, no_args_is_help=True, rich_markup_mode=None), name=group)
 

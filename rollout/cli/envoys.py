@@ -9,7 +9,7 @@ import yaml
 from rollout import screen
 from rollout.bootstrap import Proxy, xds_tls
 from rollout.bootstrap import bootstrap as bootstrap_of
-from rollout.caller import Caller
+from rollout.caller import Caller, Listing
 from rollout.cli.options import DEFAULTS, UNSAID, AsJson, Server, named
 from rollout.client import path_of
 from rollout.errors import InvalidSpec
@@ -17,7 +17,8 @@ from rollout.errors import InvalidSpec
 
 def fleet(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """List the Envoys, with what each has ACKed and refused."""
-    Caller(server, as_json).get(path_of("fleet"), lambda answer: screen.fleet_table(answer["nodes"]))
+    listing = Listing(path_of("fleet"), "nodes")
+    Caller(server, as_json).listed(listing, lambda answer: screen.fleet_table(answer["nodes"]))
 
 
 def reload(*, server: Server = UNSAID, as_json: AsJson = False) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from rollout import screen
-from rollout.caller import DONE, Caller, Changes, follow, follow_drains, say
-from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, VersionName, Wait, parsed
+from rollout.caller import DONE, Caller, Changes, Listing, follow, follow_drains, say
+from rollout.cli.options import UNSAID, AsJson, Most, Server, ServiceName, VersionName, Wait, parsed
 from rollout.client import Client, path_of
 from rollout.health import Health
 from rollout.spec import Endpoint, parse_endpoint
@@ -207,12 +207,14 @@ def remove_version(
 def log(
     service: Annotated[str | None, typer.Argument(help="One service; without: all, and the configuration.")] = None,
     *,
+    limit: Most = 1000,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
     """List who asked for what and what came of it, newest first."""
     path = path_of("services", service, "operations") if service else path_of("operations")
-    Caller(server, as_json).get(path, lambda answer: screen.operations_table(answer["operations"]))
+    listing = Listing(path, "operations", limit)
+    Caller(server, as_json).listed(listing, lambda answer: screen.operations_table(answer["operations"]))
 
 
 def _endpoints(option: str, texts: list[str] | None) -> list[Endpoint]:

@@ -1,5 +1,6 @@
 """What several verbs take: arguments, options, and how their values are checked."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -39,6 +40,17 @@ def server_url(value: str) -> str:
     raise typer.BadParameter(f"'{value}' is no server; write http://HOST:PORT")
 
 
+def page_url(value: str | None) -> str | None:
+    """Return where people reach the page, without a slash at the end."""
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        url = URL(value)
+        if url.scheme in ("http", "https") and url.host and not url.query_string and not url.fragment:
+            return str(url).rstrip("/")
+    raise typer.BadParameter(f"'{value}' is no page; write https://HOST, with a path where it has one")
+
+
 def _server(context: typer.Context, value: str | None) -> str:
     """Return the nearest `--server`: one behind the verb, one before it, ROLLOUT_SERVER, the default."""
     return str(context.obj) if value is None else server_url(value)
@@ -58,5 +70,6 @@ Server = Annotated[
     str, typer.Option(metavar="URL", callback=_server, help="The server's admin API.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON, and nothing else, on stdout.")]
+Most = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="List at most so many.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the end.")]
 UNSAID: Any = None  # so that `_server` hears of an option that was not given

@@ -9,8 +9,19 @@ import yaml
 from rich.live import Live
 
 from rollout import screen
-from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, exit_code, follow, follow_queued, stdout
-from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, VersionName, Wait, named, parsed, strategy_text
+from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, Listing, exit_code, follow, follow_queued, stdout
+from rollout.cli.options import (
+    UNSAID,
+    AsJson,
+    Most,
+    Server,
+    ServiceName,
+    VersionName,
+    Wait,
+    named,
+    parsed,
+    strategy_text,
+)
 from rollout.client import Client, Glance, path_of
 from rollout.errors import InvalidSpec
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
@@ -34,6 +45,9 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, metavar="FILE", help="YAML; else 1, 10, 50, 100 %."),
     ] = None,
+    strategy_name: Annotated[
+        str, typer.Option(metavar="NAME", help="One that the server has, see `strategy list`; instead of --strategy.")
+    ] = "",
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Take back the rollout in progress, and begin when it has ended.")
     ] = False,
@@ -48,11 +62,14 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     Example: rollout deploy checkout v2 --endpoint 10.0.0.21:8080@eu/eu-1 --endpoint 10.0.0.22:8080@eu/eu-2 --wait
     """
     caller = Caller(server, as_json)
-    if not endpoint and strategy is None:
+    if strategy is not None and strategy_name:
+        raise typer.BadParameter("give a file or a name, not both", param_hint="--strategy-name")
+    if not endpoint and strategy is None and not strategy_name:
         raise typer.BadParameter("is missing; give one for each backend", param_hint="--endpoint")
     endpoints = [str(parsed("--endpoint", text, parse_endpoint)) for text in endpoint or ()]
     try:
-        body = {**_deployment(service, version, endpoints, strategy), **({"supersede": True} if supersede else {})}
+        wanted = strategy or strategy_name
+        body = {**_deployment(service, version, endpoints, wanted), **({"supersede": True} if supersede else {})}
     except InvalidSpec as error:
         caller.fail(error)
 
@@ -68,10 +85,12 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     caller.run(work, interrupted=_goes_on(service))
 
 
-def _deployment(service: str, version: str, endpoints: list[str], strategy: Path | None) -> Json:
-    """Return the API's body of a deployment. Raises InvalidSpec before anything is sent."""
+def _deployment(service: str, version: str, endpoints: list[str], strategy: Path | str) -> Json:
+    """Return the API's body of a deployment, by a file or a name. Raises InvalidSpec before anything is sent."""
     body: dict[str, Any] = {"version": version, "endpoints": endpoints}
-    if strategy is not None:
+    if isinstance(strategy, str) and strategy:
+        return {**body, "strategy": strategy}
+    if isinstance(strategy, Path):
         text = strategy_text(strategy)
         parse_strategy(text, str(strategy))
         body["strategy"] = yaml.safe_load(text) or {}
@@ -91,8 +110,8 @@ def status(
     """
     caller = Caller(server, as_json)
     if service is None:
-        caller.get(
-            path_of("services"),
+        caller.listed(
+            Listing(path_of("services"), "services"),
             lambda answer: screen.status_table(answer["services"]),
             lambda answer: IN_PROGRESS if any(each["in_progress"] for each in answer["services"]) else DONE,
         )
@@ -127,13 +146,16 @@ def _goes_on(service: str) -> str:
 
 def list_services(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """List the services with their versions and backends."""
-    Caller(server, as_json).get(path_of("services"), lambda answer: screen.services_table(answer["services"]))
+    listing = Listing(path_of("services"), "services")
+    Caller(server, as_json).listed(listing, lambda answer: screen.services_table(answer["services"]))
 
 
-def history(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
+def history(
+    service: ServiceName, *, limit: Most = None, server: Server = UNSAID, as_json: AsJson = False
+) -> None:
     """List SERVICE's rollouts, newest first."""
-    path = path_of("services", service, "rollouts")
-    Caller(server, as_json).get(path, lambda answer: screen.history_table(answer["rollouts"]))
+    listing = Listing(path_of("services", service, "rollouts"), "rollouts", limit)
+    Caller(server, as_json).listed(listing, lambda answer: screen.history_table(answer["rollouts"]))
 
 
 def explain(

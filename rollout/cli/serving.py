@@ -14,7 +14,7 @@ from rollout.app import Listening
 from rollout.app import serve as run_server
 from rollout.bootstrap import split_address
 from rollout.caller import Caller, token
-from rollout.cli.options import DEFAULTS, parsed
+from rollout.cli.options import DEFAULTS, page_url, parsed
 from rollout.errors import RolloutError
 from rollout.settings import Settings
 from xds.errors import XdsError
@@ -26,8 +26,16 @@ def serve(  # noqa: PLR0913 - one parameter for each option
     data: Annotated[Path, typer.Option(metavar="DIR", help="Where rollouts are remembered.")] = DEFAULTS.data,
     xds: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where Envoys connect.")] = DEFAULTS.xds,
     admin: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The admin API; not on loopback it needs ROLLOUT_TOKEN.")
+        str, typer.Option(metavar="HOST:PORT", help="The admin API; not on loopback it needs a token.")
     ] = DEFAULTS.admin,
+    admin_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS there: its certificate, PEM.")] = None,
+    admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS there: its key, PEM.")] = None,
+    admin_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The authorities of certificates that show who asks, PEM.")
+    ] = None,
+    admin_access: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Which certificates and groups of a proxy may what, YAML.")
+    ] = None,
     envoy_admin_port: Annotated[
         int, typer.Option(metavar="N", min=1, max=65535, help="The admin port of Envoys that do not name theirs.")
     ] = DEFAULTS.envoy_admin_port,
@@ -46,11 +54,20 @@ def serve(  # noqa: PLR0913 - one parameter for each option
         Path | None,
         typer.Option(metavar="DIR", help="Programs that strategies may have run as checks and hooks; else none."),
     ] = None,
+    notify: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who is told of what happens: targets and rules, YAML.")
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(metavar="URL", callback=page_url, help="Where people reach the page, for links.")
+    ] = None,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send traces of rollouts by OTLP, as the OTEL_... variables say.")
+    ] = False,
 ) -> None:
     """Run the server: control plane and rollout engine.
 
-    It ends at SIGTERM or Ctrl-C, and reads its configuration again at SIGHUP. Changes by the API need the bearer token
-    in ROLLOUT_TOKEN when it is set.
+    It ends at SIGTERM or Ctrl-C, and reads its configuration again at SIGHUP. With ROLLOUT_TOKEN, or once
+    `rollout token create` has made a token, the API needs one.
     """
     for option, address in (("--xds", xds), ("--admin", admin), ("--xds-status", xds_status)):
         if address is not None:
@@ -69,6 +86,13 @@ def serve(  # noqa: PLR0913 - one parameter for each option
         xds_authz=xds_authz,
         xds_status=xds_status,
         commands=commands,
+        admin_cert=admin_cert,
+        admin_key=admin_key,
+        admin_client_ca=admin_client_ca,
+        admin_access=admin_access,
+        notify=notify,
+        public_url=public_url,
+        traces=traces,
     )
     faults: list[Exception] = []
     try:
@@ -86,7 +110,8 @@ def _flat(group: ExceptionGroup[Any]) -> list[Exception]:
 
 def _ready(listening: Listening) -> None:
     status = "" if listening.xds_status is None else f", its status on {listening.xds_status}"
-    structlog.get_logger().info(f"xDS on {listening.xds}{status}, admin API on http://{listening.admin}")
+    admin = f"{listening.admin_scheme}://{listening.admin}"
+    structlog.get_logger().info(f"xDS on {listening.xds}{status}, admin API on {admin}")
 
 
 class _Stderr:

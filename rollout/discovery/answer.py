@@ -1,6 +1,7 @@
 """What a source has answered, as endpoints: Consul's JSON, the http_sd format, addresses of DNS."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from rollout.spec import Endpoint
 MOST_ENDPOINTS = 10_000
 SHOWN_CHARACTERS = 80
 INDEX_FIRST = 1
+_PART = re.compile(r"[^/\s@]{0,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ def _order(place: Place) -> tuple[Any, ...]:
 
 
 def _endpoint(place: Place, region: str, zone: str) -> Endpoint:
+    if not all(_PART.fullmatch(part) for part in (region, zone)):
+        raise InvalidSpec(f"the location of {place.host} is {_short(f'{region}/{zone}')}, which is no region/zone")
     try:
         return Endpoint(host=place.host, port=place.port, region=region, zone=zone)
     except ValidationError as error:

@@ -302,15 +302,6 @@ def is_short(text: str) -> bool:
     return text.partition(":")[0] in KINDS
 
 
-def dump_discover(discover: Discover) -> str:
-    """Write it as it is saved, and sent: as a whole."""
-    return discover.model_dump_json(context=WITH_SECRETS)
-
-
-def load_discover(text: str) -> Discover:
-    return Discover.model_validate_json(text)
-
-
 def shown_discover(discover: Discover) -> dict[str, Any]:
     """Return it as it may be shown: what was written and all that counts, without what may be a secret."""
     return discover.model_dump(mode="json", exclude_none=True)

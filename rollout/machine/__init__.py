@@ -2,6 +2,7 @@
 
 from rollout.machine.advance import advance, effects
 from rollout.machine.lanes import calls, due, taken_back, told_lanes, turned_back, undone
+from rollout.machine.meant import check_stage
 from rollout.machine.planned import (
     by_location,
     in_waves,
@@ -20,6 +21,7 @@ __all__ = [
     "advance",
     "by_location",
     "calls",
+    "check_stage",
     "due",
     "effects",
     "in_waves",

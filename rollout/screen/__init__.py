@@ -1,5 +1,6 @@
 """What people see: tables, and a rollout's live panel, made from the admin API's JSON. Pure."""
 
+from rollout.screen.chronicle import audit_table, event_line
 from rollout.screen.evidence import against, progress, progress_words, verdict_text
 from rollout.screen.following import awaited_words, choices, station
 from rollout.screen.lines import (
@@ -36,6 +37,7 @@ __all__ = [
     "NOTES_LIMIT",
     "WAITING_LIMIT",
     "against",
+    "audit_table",
     "awaited_words",
     "begun",
     "choices",
@@ -44,6 +46,7 @@ __all__ = [
     "drain_of",
     "drains_of",
     "duration",
+    "event_line",
     "fleet_table",
     "health_of",
     "history_table",

@@ -5,6 +5,10 @@ from typing import assert_never
 
 from sqlite_utils import Database
 
+from rollout.answered import AnswerChange, DropAnswers, PutAnswer
+from rollout.credentials import DropSession, DropToken, PutSession, PutToken
+from rollout.cursors import CursorChange, DropCursor, PutCursor
+from rollout.discovery.kept import Discovery, dump_discovery
 from rollout.errors import Conflict
 from rollout.record import (
     KEPT_OPERATIONS,
@@ -20,13 +24,16 @@ from rollout.record import (
     JournalEntry,
     Operation,
     PastVersion,
+    PutAudit,
     PutBackend,
+    PutEvent,
     PutHistory,
     PutIll,
     PutMark,
     PutNodes,
     PutOperation,
     PutPast,
+    PutPoints,
     PutQueued,
     PutRollout,
     PutService,
@@ -44,6 +51,10 @@ from rollout.record import (
 )
 from rollout.spec import Endpoint
 from rollout.state import ENDED
+from rollout.store.answers import apply_to_answers
+from rollout.store.chronicle import put_audit, put_event, put_points
+from rollout.store.credentials import apply_to_credentials
+from rollout.store.cursors import apply_to_cursors
 from rollout.store.rows import to_text
 
 KEPT_ROLLOUTS, KEPT_JOURNALS = 100, 20  # ended ones of each service; older ones go when a new one starts
@@ -60,20 +71,27 @@ def apply(database: Database, change: Change) -> None:
             _put_entry(database, JournalEntry(rollout.revision, rollout.changed_at, rollout.state, because), rollout)
             if rollout.revision == 1:
                 _forget_old(database, rollout.service)
-        case PutQueued(queued):
-            _put_queued(database, queued)
-        case DropQueued(service):
-            database.execute("DELETE FROM queued WHERE service = ?", [service])
-        case PutStrategy(each):
-            row = {"name": each.name, "text": each.text, "who": each.by, "at": to_text(each.at)}
-            database["strategies"].upsert({**row, "revision": each.revision}, pk="name")
-        case DropStrategy(name):
-            database.execute("DELETE FROM strategies WHERE name = ?", [name])
-        case PutOperation(operation):
-            _put_operation(database, operation)
+        case PutQueued() | DropQueued() | PutStrategy() | DropStrategy():
+            _apply_to_plans(database, change)
+        case PutToken() | DropToken() | PutSession() | DropSession():
+            apply_to_credentials(database, change)
+        case PutAnswer() | DropAnswers() | PutCursor() | DropCursor():
+            _apply_to_followers(database, change)
+        case PutOperation() | PutEvent() | PutAudit() | PutPoints():
+            _apply_to_chronicle(database, change)
         case PutNodes(ids):
             database.execute("DELETE FROM nodes")
             database["nodes"].insert_all([{"id": node_id} for node_id in dict.fromkeys(ids)])
+        case _:
+            assert_never(change)
+
+
+def _apply_to_followers(database: Database, change: AnswerChange | CursorChange) -> None:
+    match change:
+        case PutAnswer() | DropAnswers():
+            apply_to_answers(database, change)
+        case PutCursor() | DropCursor():
+            apply_to_cursors(database, change)
         case _:
             assert_never(change)
 
@@ -86,7 +104,8 @@ def _apply_to_versions(
             database["services"].upsert({"name": service.name, "stable": service.stable}, pk="name")
         case PutVersion(version):
             row = {"service": version.service, "name": version.name, "endpoints": _endpoints(version.endpoints)}
-            database["versions"].upsert(row, pk=("service", "name"))
+            found = {"discovery": _discovery(version.discovery)}
+            database["versions"].upsert({**row, **found}, pk=("service", "name"))
         case DropVersion(service_name, name):
             database.execute("DELETE FROM backends WHERE service = ? AND version = ?", [service_name, name])
             database.execute("DELETE FROM histories WHERE service = ? AND version = ?", [service_name, name])
@@ -117,6 +136,38 @@ def _apply_to_backends(database: Database, change: PutBackend | DropBackend | Pu
         case PutIll(service, addresses):
             database.execute("DELETE FROM ill WHERE service = ?", [service])
             database["ill"].insert_all([{"service": service, "address": each} for each in sorted(addresses)])
+        case _:
+            assert_never(change)
+
+
+def _apply_to_plans(database: Database, change: PutQueued | DropQueued | PutStrategy | DropStrategy) -> None:
+    match change:
+        case PutQueued(queued):
+            _put_queued(database, queued)
+        case DropQueued(service):
+            database.execute("DELETE FROM queued WHERE service = ?", [service])
+        case PutStrategy(each):
+            row = {"name": each.name, "text": each.text, "who": each.by, "at": to_text(each.at)}
+            database["strategies"].upsert({**row, "revision": each.revision}, pk="name")
+        case DropStrategy(name):
+            database.execute("DELETE FROM strategies WHERE name = ?", [name])
+        case _:
+            assert_never(change)
+
+
+def _apply_to_chronicle(database: Database, change: PutOperation | PutEvent | PutAudit | PutPoints) -> None:
+    match change:
+        case PutOperation(operation, event):
+            _put_operation(database, operation)
+            put_audit(database, operation)
+            if event is not None:
+                put_event(database, event)
+        case PutEvent(told):
+            put_event(database, told)
+        case PutAudit(operation):
+            put_audit(database, operation)
+        case PutPoints():
+            put_points(database, change)
         case _:
             assert_never(change)
 
@@ -167,7 +218,8 @@ def _put_entry(database: Database, entry: JournalEntry, rollout: Rollout) -> Non
 
 
 def _forget_old(database: Database, service: str) -> None:
-    database.execute(_DROP_JOURNALS, {"service": service, "kept": KEPT_JOURNALS})
+    for drop in (_DROP_JOURNALS, _DROP_POINTS):
+        database.execute(drop, {"service": service, "kept": KEPT_JOURNALS})
     database.execute(_DROP_ROLLOUTS, {"service": service, "kept": KEPT_ROLLOUTS})
 
 
@@ -175,6 +227,7 @@ _DROP_JOURNALS = """
 DELETE FROM journal WHERE service = :service AND rollout_id IN
     (SELECT id FROM rollouts WHERE ended = 1 AND service = :service ORDER BY id DESC LIMIT -1 OFFSET :kept)
 """
+_DROP_POINTS = _DROP_JOURNALS.replace("FROM journal", "FROM points")
 _DROP_ROLLOUTS = """
 DELETE FROM rollouts WHERE service = :service AND id IN
     (SELECT id FROM rollouts WHERE ended = 1 AND service = :service ORDER BY id DESC LIMIT -1 OFFSET :kept)
@@ -202,6 +255,7 @@ def _put_queued(database: Database, queued: Queued) -> None:
         "who": queued.by,
         "at": to_text(queued.at),
         "fault": queued.fault,
+        "discovery": _discovery(queued.version.discovery),
     }
     database["queued"].upsert(row, pk="service")
 
@@ -216,6 +270,7 @@ def _put_past(database: Database, past: PastVersion) -> None:
         "served": int(past.served),
         "ended_s": past.ended.engine_s,
         "ended_at": to_text(past.ended.at),
+        "discovery": _discovery(past.discovery),
     }
     database["past_versions"].upsert(row, pk=("service", "name"))
     database.execute(_DROP_PAST, {"service": past.service, "kept": KEPT_VERSIONS})
@@ -243,6 +298,10 @@ _DROP_OPERATIONS = """
 DELETE FROM operations WHERE service = :service AND id <=
     (SELECT id FROM operations WHERE service = :service ORDER BY id DESC LIMIT 1 OFFSET :kept)
 """
+
+
+def _discovery(discovery: Discovery | None) -> str | None:
+    return None if discovery is None else dump_discovery(discovery)
 
 
 def _endpoints(endpoints: tuple[Endpoint, ...] | None) -> str | None:

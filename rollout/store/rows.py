@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from rollout.discovery.kept import Discovery, load_discovery
 from rollout.record import (
     Backend,
     Ended,
@@ -29,11 +30,11 @@ from rollout.spec import Endpoint
 
 
 def to_version(row: Mapping[str, Any]) -> Version:
-    return Version(row["service"], row["name"], _endpoints(row["endpoints"]))
+    return Version(row["service"], row["name"], _endpoints(row["endpoints"]), _discovery(row["discovery"]))
 
 
 def to_queued(row: Mapping[str, Any]) -> Queued:
-    version = Version(row["service"], row["version"], _endpoints(row["endpoints"]))
+    version = Version(row["service"], row["version"], _endpoints(row["endpoints"]), _discovery(row["discovery"]))
     at = datetime.fromisoformat(row["at"])
     return Queued(version, load_strategy(row["strategy"]), row["who"], at, row["fault"])
 
@@ -51,12 +52,17 @@ def to_past(row: Mapping[str, Any]) -> PastVersion:
         strategy=load_strategy(row["strategy"]),
         served=bool(row["served"]),
         ended=Ended(row["ended_s"], datetime.fromisoformat(row["ended_at"])),
+        discovery=_discovery(row["discovery"]),
     )
 
 
 def to_operation(row: Mapping[str, Any]) -> Operation:
     words = (row["verb"], row["who"], row["detail"], row["result"])
-    return Operation(datetime.fromisoformat(row["at"]), row["service"], *words)
+    return Operation(datetime.fromisoformat(row["at"]), row["service"], *words, id=row["id"])
+
+
+def _discovery(text: str | None) -> Discovery | None:
+    return None if text is None else load_discovery(text)
 
 
 def _endpoints(text: str | None) -> tuple[Endpoint, ...] | None:

@@ -134,6 +134,31 @@ def _create_strategies(database: Database) -> None:
     database["strategies"].create(strategies, pk="name", not_null=set(strategies))
 
 
+def _create_tokens(database: Database) -> None:
+    # expires_at NULL: it holds until it is revoked
+    tokens = {"hash": str, "name": str, "role": str, "services": str, "created_at": str, "created_by": str}
+    database["tokens"].create({**tokens, "expires_at": str}, pk="hash", not_null=set(tokens))
+    database["tokens"].create_index(["name"], unique=True)
+    sessions = {"hash": str, "token": str, "proof": str, "created_at": str, "seen_at": str}
+    database["sessions"].create(sessions, pk="hash", not_null=set(sessions))
+
+
+def _create_answers(database: Database) -> None:
+    # status NULL: it was begun, and what came of it is not known
+    answers = {"who": str, "key": str, "method": str, "path": str, "digest": str, "at": str, "body": str}
+    database["answers"].create({**answers, "status": int}, pk=("who", "key"), not_null=set(answers))
+
+
+def _remember_discoveries(database: Database) -> None:
+    """NULL: the backends are those that somebody has said."""
+    for table in ("versions", "queued", "past_versions"):
+        database[table].add_column("discovery", str)
+
+
+def _create_cursors(database: Database) -> None:
+    database["cursors"].create({"name": str, "event": int}, pk="name", not_null={"name", "event"})
+
+
 # Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
 MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _create_tables,
@@ -146,4 +171,8 @@ MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _create_events,
     _create_audit,
     _create_strategies,
+    _create_tokens,
+    _create_answers,
+    _remember_discoveries,
+    _create_cursors,
 )

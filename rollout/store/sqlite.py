@@ -22,7 +22,18 @@ from rollout.record import (
     Rollout,
     Service,
 )
+from rollout.store.answers import to_answer
 from rollout.store.changes import apply
+from rollout.store.credentials import to_session, to_token
+from rollout.store.cursors import to_cursors
+from rollout.store.filters import (
+    EVERY_OPERATION,
+    EVERY_ROLLOUT,
+    OperationFilter,
+    RolloutFilter,
+    operations_where,
+    rollouts_where,
+)
 from rollout.store.folder import DATABASE_NAME, reached, refuse_damaged, take, usable
 from rollout.store.reserve import Reserve, open_reserve, unsaved
 from rollout.store.rows import (
@@ -72,11 +83,15 @@ class SqliteStore:
     async def save(self, changes: Sequence[Change], *, engine_s: float) -> None:
         await self._run(lambda files: _save(files, changes, engine_s))
 
-    async def rollouts(self, service: str | None, limit: int) -> tuple[Rollout, ...]:
-        return await self._run(lambda files: _newest(files, service, limit))
+    async def rollouts(
+        self, service: str | None, limit: int, wanted: RolloutFilter = EVERY_ROLLOUT
+    ) -> tuple[Rollout, ...]:
+        return await self._run(lambda files: _newest(files, service, limit, wanted))
 
-    async def operations(self, service: str | None, limit: int) -> tuple[Operation, ...]:
-        return await self._run(lambda files: _newest_operations(files, service, limit))
+    async def operations(
+        self, service: str | None, limit: int, wanted: OperationFilter = EVERY_OPERATION
+    ) -> tuple[Operation, ...]:
+        return await self._run(lambda files: _newest_operations(files, service, limit, wanted))
 
     async def journal(self, service: str, rollout_id: int) -> tuple[JournalEntry, ...]:
         rows = await self._run(lambda files: _journal_rows(files, service, rollout_id))
@@ -216,6 +231,10 @@ def _load(files: _Files) -> Contents:
             queued=tuple(map(to_queued, database["queued"].rows_where(order_by="service"))),
             past=tuple(map(to_past, database["past_versions"].rows_where(order_by="service, name"))),
             strategies=tuple(map(to_strategy, database["strategies"].rows_where(order_by="name"))),
+            tokens=tuple(map(to_token, database["tokens"].rows_where(order_by="name"))),
+            sessions=tuple(map(to_session, database["sessions"].rows_where(order_by="created_at"))),
+            cursors=to_cursors(database["cursors"].rows),
+            answers=tuple(map(to_answer, database["answers"].rows_where(order_by="at"))),
             ill=to_ill(database["ill"].rows_where(order_by="service, address")),
         )
 
@@ -228,20 +247,21 @@ ORDER BY service, id
 """
 
 
-def _newest(files: _Files, service: str | None, limit: int) -> tuple[Rollout, ...]:
-    table = files.database["rollouts"]
+def _newest(files: _Files, service: str | None, limit: int, wanted: RolloutFilter) -> tuple[Rollout, ...]:
+    order = "started_at DESC, id DESC, service DESC" if service is None else "id DESC"
+    where, values = rollouts_where(service, wanted)
     with _read(files.path):
-        if service is None:
-            return tuple(map(to_rollout, table.rows_where(order_by="started_at DESC, id DESC", limit=limit)))
-        return tuple(map(to_rollout, table.rows_where("service = ?", [service], order_by="id DESC", limit=limit)))
+        rows = files.database["rollouts"].rows_where(where, values, order_by=order, limit=limit)
+        return tuple(map(to_rollout, rows))
 
 
-def _newest_operations(files: _Files, service: str | None, limit: int) -> tuple[Operation, ...]:
-    table = files.database["operations"]
+def _newest_operations(
+    files: _Files, service: str | None, limit: int, wanted: OperationFilter
+) -> tuple[Operation, ...]:
+    where, values = operations_where(service, wanted)
     with _read(files.path):
-        if service is None:
-            return tuple(map(to_operation, table.rows_where(order_by="id DESC", limit=limit)))
-        return tuple(map(to_operation, table.rows_where("service = ?", [service], order_by="id DESC", limit=limit)))
+        rows = files.database["operations"].rows_where(where, values, order_by="id DESC", limit=limit)
+        return tuple(map(to_operation, rows))
 
 
 def _journal_rows(files: _Files, service: str, rollout_id: int) -> tuple[Mapping[str, Any], ...]:

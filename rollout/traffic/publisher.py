@@ -39,6 +39,15 @@ class Checked(NamedTuple):
     warnings: tuple[Problem, ...]
 
 
+class Prepared(NamedTuple):
+    """A configuration with the splits in force, compiled and found to fit; what `load` serves from then on."""
+
+    compiler: FleetCompiler
+    traffic: dict[str, FleetTraffic]
+    fleet: Fleet
+    warnings: tuple[Problem, ...]
+
+
 def check(files: Files | Mapping[str, str]) -> Checked:
     """Parse, lint and compile a configuration; files alone are the same for every proxy. It may run in a thread.
 
@@ -82,11 +91,24 @@ class Publisher:
         busy: frozenset[str] = frozenset(),
         by_location: Mapping[str, ByLocation] = MappingProxyType({}),
     ) -> tuple[Problem, ...]:
-        """Serve this configuration with these splits from now on; return its warnings.
+        """Serve this configuration with these splits from now on; return its warnings. Raises as `prepare`."""
+        prepared = self.prepare(config, traffic, busy, by_location)
+        self._compiler, self._traffic, self._written = prepared.compiler, prepared.traffic, {}
+        self._cache.publish(prepared.fleet)
+        return prepared.warnings
+
+    def prepare(
+        self,
+        config: Checked | Files | Mapping[str, str],
+        traffic: Mapping[str, ServiceTraffic],
+        busy: frozenset[str] = frozenset(),
+        by_location: Mapping[str, ByLocation] = MappingProxyType({}),
+    ) -> Prepared:
+        """Return what would be served by this configuration with these splits; nothing is changed.
 
         A service that `traffic` does not name is served untouched; `by_location` is by service, see serve(). Raises
-        InvalidConfig, and goes on serving what it served, when the configuration is wrong in itself, or lacks a service
-        that is `busy` with a rollout or a drain, for any proxies that have it.
+        InvalidConfig when the configuration is wrong in itself, or lacks a service that is `busy` with a rollout or a
+        drain, for any proxies that have it.
         """
         files, compiler, warnings = config if isinstance(config, Checked) else check(config)
         lost = tuple(_lost(busy, self._compiler, compiler))
@@ -101,9 +123,7 @@ class Publisher:
         lost = tuple(_moved_keys(self._cache.fleet, fleet))
         if lost:
             raise InvalidConfig(lost)
-        self._compiler, self._traffic, self._written = compiler, following, {}
-        self._cache.publish(fleet)
-        return warnings
+        return Prepared(compiler, following, fleet, warnings)
 
     def serve(self, service: str, traffic: ServiceTraffic, by_location: ByLocation = NOWHERE) -> bool:
         """Publish this split of a service; return False when it is what is served already.

@@ -160,7 +160,7 @@ def scripted(script: Script) -> Iterator[str]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             script.asked.append((self.command, self.path, dict(self.headers), json.loads(body) if body else None))
-            answer = script.next(self.path)
+            answer = script.next(self.path.partition("?")[0])
             if answer is None:
                 return
             raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()

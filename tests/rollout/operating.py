@@ -15,7 +15,7 @@ from rollout.ledger import Ledger
 from rollout.metrics import BackendStats, ClusterStats, Query, Scrape
 from rollout.observer import Stats
 from rollout.operations import Operations
-from rollout.record import Operation, Rollout
+from rollout.record import Backend, Operation, Rollout
 from rollout.rights import Asker
 from rollout.spec import Deployment
 from rollout.state import Command, Phase
@@ -72,6 +72,8 @@ class Engine:
     latest: dict[str, Scrape] = field(default_factory=dict)
     told: list[Operation] = field(default_factory=list)
     envoy: Wire | None = None
+    changed: Callable[[Rollout, Rollout | None], None] = lambda _rollout, _before: None
+    let_go: Callable[[Backend], None] = lambda _: None
     controller: Controller = field(init=False)
     operations: Operations = field(init=False)
     backends: Backends = field(init=False)
@@ -85,13 +87,20 @@ class Engine:
             self._ask,
             lambda: self.now_s,
             self.wall,
-            lambda _rollout, _before: None,
+            self._changed,
             lambda _: None,
+            let_go=self._let_go,
         )
         self.controller = Controller(self.publisher, self.cache, self.store, outside)
         ledger = Ledger(self.controller.saver, self.wall, self.told.append)
         self.operations = Operations(self.controller, ledger)
         self.backends = Backends(self.controller, ledger)
+
+    def _changed(self, rollout: Rollout, before: Rollout | None) -> None:
+        self.changed(rollout, before)
+
+    def _let_go(self, backend: Backend) -> None:
+        self.let_go(backend)
 
     def wall(self) -> datetime:
         return START + timedelta(seconds=self.now_s)

@@ -12,7 +12,7 @@ from rollout.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 OF_THE_SERVER = {"rollout.app", "rollout.controller", "rollout.store", "xds.cache", "grpc", "sqlite_utils", "structlog"}
-ITS_OWN = {"serving", "storing", "recordings", "linting", "offline", "forecasting"}
+ITS_OWN = {"serving", "storing", "recordings", "linting", "offline", "forecasting", "contract", "auditing"}
 CALLS = """
 import contextlib, io, json, sys
 from rollout.cli import main

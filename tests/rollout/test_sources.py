@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from rollout.errors import InvalidSpec, Unavailable
 from rollout.metrics.sources import Answer, Commands, Source, Sources, open_session
 from rollout.metrics.sources.command import MAX_OUTPUT_BYTES
 from rollout.settings import Settings
+from tests.rollout.real_prometheus import prometheus_of
 from tests.rollout.waiting import ended, eventually
 
 LIMIT_S = 20.0
@@ -69,53 +69,11 @@ def exporter() -> Iterator[int]:
 @pytest.fixture
 async def prometheus(exporter: int, tmp_path: Path) -> AsyncIterator[str]:
     """Run a real Prometheus that scrapes the exporter; yield its URL once it has."""
-    program = shutil.which("prometheus")
-    if program is None:
-        why = "there is no prometheus here; on Debian: apt-get install --no-install-recommends prometheus"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
-    scraped = [{"job_name": "backends", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}]
-    config = {"global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"}, "scrape_configs": scraped}
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    process = await asyncio.create_subprocess_exec(
-        program,
-        f"--config.file={tmp_path / 'prometheus.yml'}",
-        f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-        "--web.listen-address=127.0.0.1:0",
-        "--log.format=json",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    try:
+    async with prometheus_of(f"127.0.0.1:{exporter}", tmp_path) as url, open_session() as session:
         async with asyncio.timeout(LIMIT_S):
-            address = await listening(process.stderr)
-            await read_all(process.stderr, until="ready to receive web requests")
-            async with open_session() as session:
-                up = source(
-                    Sources(session, Commands(None)),
-                    prometheus={"url": f"http://{address}", "query": "count(cpu_used)"},
-                )
-                await first_answer(up)
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        await asyncio.gather(process.wait(), read_all(process.stderr))
-
-
-async def listening(log: asyncio.StreamReader) -> str:
-    async for line in log:
-        entry = json.loads(line)
-        if entry.get("msg") == "Listening on":
-            return str(entry["address"])
-    raise AssertionError("it ended before it listened")
-
-
-async def read_all(log: asyncio.StreamReader, until: str = "\0") -> None:
-    async for line in log:
-        if until in line.decode():
-            return
+            up = source(Sources(session, Commands(None)), prometheus={"url": url, "query": "count(cpu_used)"})
+            await first_answer(up)
+        yield url
 
 
 async def first_answer(source: Source) -> Answer:

@@ -3,10 +3,21 @@
 What a field means is the text below it; weights are in percent, times in seconds or as RFC 3339 texts.
 """
 
-from rollout.api.models.bodies import Adoption, Command, Deployment, Drained, Endpoints, Nothing, Scaling, Undo
-from rollout.api.models.bodies import Mark as Mark
+from rollout.api.models.access import LoggedOut, Login, Me, NewToken, Token, TokenBody, Tokens
+from rollout.api.models.bodies import Adoption, Command, Deployment, Drained, Endpoints, Mark, Nothing, Scaling, Undo
+from rollout.api.models.declared import (
+    Appliance,
+    Documents,
+    Export,
+    NamedStrategies,
+    NamedStrategy,
+    Plan,
+    PlanStep,
+    RemovedStrategy,
+    StrategyBody,
+)
 from rollout.api.models.fleet import Fleet, Nack, Node, Reloaded, TypeStatus
-from rollout.api.models.journal import HookAnswer, LocationStep, Reading, Step, Story
+from rollout.api.models.journal import HookAnswer, LocationStep, Reading, Recording, Step, Story
 from rollout.api.models.problem import Problem, Ready, Status
 from rollout.api.models.rollouts import (
     Counts,
@@ -43,36 +54,49 @@ from rollout.api.models.services import (
 
 __all__ = [
     "Adoption",
+    "Appliance",
     "Begun",
     "Command",
     "Counts",
     "Deployment",
+    "Documents",
     "Drain",
     "Drained",
     "DrainingBackend",
     "Endpoints",
     "EnvoySplit",
+    "Export",
     "Fleet",
     "History",
     "HookAnswer",
     "HookReport",
     "Location",
     "LocationStep",
+    "LoggedOut",
+    "Login",
     "Mark",
+    "Me",
     "Measured",
     "Nack",
+    "NamedStrategies",
+    "NamedStrategy",
+    "NewToken",
     "Node",
     "Nothing",
     "Operation",
     "Operations",
     "Outcome",
     "PastVersion",
+    "Plan",
+    "PlanStep",
     "PresentVersion",
     "Problem",
     "Queued",
     "Reading",
     "Ready",
+    "Recording",
     "Reloaded",
+    "RemovedStrategy",
     "Rollout",
     "RolloutSummary",
     "Rollouts",
@@ -84,6 +108,10 @@ __all__ = [
     "Status",
     "Step",
     "Story",
+    "StrategyBody",
+    "Token",
+    "TokenBody",
+    "Tokens",
     "TypeStatus",
     "Undo",
     "UnhealthyBackend",

@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from typing_extensions import NotRequired, TypedDict
+
+from rollout.discovery.source import Discover
 
 EndpointText = Annotated[str, Field(pattern=r"^[^@\s]+:[0-9]{1,9}(@[^/\s]+(/\S+)?)?$", examples=["10.0.0.5:8080@eu/eu-1"])]
 """A backend: `HOST:PORT`, with its location as `HOST:PORT@region/zone`; HOST is an IP address, an IPv6 one in []."""
 Address = Annotated[str, Field(pattern=r"^[^@\s]+:[0-9]{1,9}(@[^/\s]+(/\S+)?)?$", examples=["10.0.0.5:8080"])]
 VersionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", examples=["v2"])]
+StrategyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", examples=["careful"])]
+Strategy = Annotated[Mapping[str, Any], WithJsonSchema({"x-part": "StrategySpec"})]
+"""As in a strategy's file. Its schema is not made from a model alone, so the document puts it in by its name."""
 
 
 class Nothing(TypedDict):
@@ -23,8 +28,10 @@ class Deployment(TypedDict):
     """The version's name, which no other version of the service has."""
     endpoints: NotRequired[list[EndpointText]]
     """Where it runs; may be left out where a `provision` hook of the strategy says it."""
-    strategy: NotRequired[Annotated[Mapping[str, Any], Field(json_schema_extra={"$ref": "#/components/schemas/Strategy"})]]
-    """How it goes; left out: stages of 1, 10, 50 and 100 %."""
+    discover: NotRequired[Discover]
+    """Where it is found, in place of `endpoints`: what is named there now is taken in, and then followed."""
+    strategy: NotRequired[Strategy | StrategyName]
+    """How it goes, or the name of a strategy; left out: stages of 1, 10, 50 and 100 %."""
     supersede: NotRequired[bool]
     """Whether the rollout in progress is taken back for it; without, there must be none."""
     service: NotRequired[str]
@@ -45,6 +52,8 @@ class Command(TypedDict):
 
     location: NotRequired[str | None]
     """One location of a rollout in waves, as `region/zone`; left out: all of it."""
+    stage: NotRequired[Annotated[int, Field(ge=0)] | None]
+    """To promote, skip or approve only this stage, as `stage` of the rollout says; left out: whichever it is in."""
 
 
 class Drained(TypedDict):

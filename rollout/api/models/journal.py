@@ -1,8 +1,12 @@
 """What is said of a rollout's past: each saved step, and what was seen before it."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 from typing_extensions import TypedDict
 
 from rollout.api.models.rollouts import RolloutSummary, Staged, Verdict
+from rollout.api.models.values import Instant
 from rollout.hooks import HookKind
 from rollout.state import Awaited, Phase
 
@@ -61,7 +65,7 @@ class Step(TypedDict):
 
     revision: int
     """Its number; they count from 1."""
-    at: str
+    at: Instant
     """When it was saved."""
     phase: Phase
     stage: int
@@ -98,6 +102,25 @@ class Step(TypedDict):
     """Envoys that routed otherwise than they had ACKed."""
     readings: list[Reading]
     """What checks had measured."""
+
+
+class Recording(TypedDict):
+    """All that decided a rollout, for `rollout replay`: what is in its parts may change from release to release."""
+
+    format: Literal[1]
+    """The format of what follows."""
+    service: str
+    """The service that it moved."""
+    id: int
+    """Its number."""
+    stable: str
+    """The version that it came from."""
+    candidate: str
+    """The version that it went to."""
+    strategy: Mapping[str, Any]
+    """Its strategy, with all defaults."""
+    entries: list[Mapping[str, Any]]
+    """Each saved step: the state, and what was seen before it."""
 
 
 class Story(RolloutSummary, Staged):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from rollout.api.models.values import Instant
 from rollout.gate import VerdictName
 from rollout.hooks import HookKind
 from rollout.messenger import Progress
@@ -35,9 +36,9 @@ class RolloutSummary(TypedDict):
     """Why it is in this phase; from the decision about the loser on, why that was decided."""
     origin: Origin
     """What began it."""
-    started_at: str
+    started_at: Instant
     """When it began."""
-    changed_at: str
+    changed_at: Instant
     """When it last changed."""
 
 

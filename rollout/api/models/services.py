@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from rollout.api.models.rollouts import Rollout
+from rollout.api.models.values import Instant
 
 
 class VersionTraffic(TypedDict):
@@ -52,7 +53,7 @@ class UnhealthyBackend(TypedDict):
     """Who says so, and why."""
     marked_by: str | None
     """The operator who has marked it; null where probes or Envoys find it unhealthy."""
-    since: str | None
+    since: Instant | None
     """Since when it is marked; null where nobody has marked it."""
     used: bool
     """Whether it is used all the same, because no other of its version is healthy."""
@@ -86,7 +87,7 @@ class Queued(TypedDict):
     """Where it runs, as HOST:PORT."""
     by: str
     """Who asked for it."""
-    at: str
+    at: Instant
     """When it was asked for."""
     fault: str | None
     """Why it could not begin; null while nothing is wrong."""
@@ -128,8 +129,8 @@ class Begun(Rollout):
 
     queued: Queued | None
     """The deployment that waits for its end."""
-    unchanged: NotRequired[str]
-    """Why nothing was changed and what to do; left out where something was."""
+    unchanged: str | None
+    """Why nothing was changed and what to do; null where something was."""
 
 
 class PresentVersion(VersionTraffic):
@@ -148,7 +149,7 @@ class PastVersion(TypedDict):
     """Its name."""
     served: bool
     """Whether it was stable once."""
-    ended_at: str
+    ended_at: Instant
     """When it was let go."""
     backends: list[str]
     """Where it ran at its end, as HOST:PORT."""
@@ -174,7 +175,7 @@ class Operation(TypedDict):
 
     id: int
     """Its number; a later one is higher."""
-    at: str
+    at: Instant
     """When it was asked for."""
     service: str
     """The service that it is about; "" is the whole configuration."""

@@ -10,6 +10,9 @@ const POLL_MS = 2_000;
 const SILENT_MS = 45_000; // the server says something at least every 15 s
 const STREAM_AGAIN_MS = 30_000; // how long a refused stream is left alone
 const FIRST_EVENTS = 100;
+const FLEET_PAGE = 1_000;
+const FLEET_MOST = 20_000;
+const FLEET_MS = 10_000;
 
 let wanted: Route = { view: "services", service: "", rollout: "" };
 let source: EventSource | null = null;
@@ -19,6 +22,8 @@ let heardAt = 0;
 let refusedUntil = 0;
 let turn = 0;
 let lastId: number | null = null;
+let manyNodes = false;
+let loadedAt = 0;
 
 /** Follow what a view shows. */
 export function follow(route: Route): void {
@@ -88,23 +93,38 @@ async function failed(mine: number, error: unknown): Promise<void> {
 }
 
 function views(): string[] {
-  if (wanted.view === "fleet") return ["fleet"];
+  if (wanted.view === "fleet") return manyNodes ? [] : ["fleet"];
   if (wanted.view === "services" && wanted.service) return [`service:${wanted.service}`];
   return wanted.view === "services" ? ["services"] : [];
 }
 
 async function load(mine: number): Promise<void> {
+  loadedAt = Date.now();
   const { view, service } = wanted;
   if (view === "services" && service) {
     const found = await get<Service>(path("services", service));
-    if (mine === turn) learn({ service: found, missing: "" });
+    if (mine === turn) learn({ service: found, serviceAt: Date.now(), missing: "" });
   } else if (view === "services") {
     const rows = await overview();
     if (mine === turn) learn({ rows });
   } else if (view === "fleet") {
-    const found = await get<{ nodes: ProxyNode[] }>("/v1/fleet");
-    if (mine === turn) learn({ nodes: found.nodes });
+    const nodes = await fleet();
+    if (mine === turn) learn({ nodes });
   } else await get("/readyz");
+}
+
+/** All proxies, page by page; where they are more than a page the stream does not have them, and they are asked for. */
+async function fleet(): Promise<ProxyNode[]> {
+  const nodes: ProxyNode[] = [];
+  let cursor = "";
+  do {
+    const more = cursor && `&cursor=${encodeURIComponent(cursor)}`;
+    const page = await get<{ nodes: ProxyNode[]; next?: string | null }>(`/v1/fleet?limit=${FLEET_PAGE}${more}`);
+    nodes.push(...page.nodes);
+    cursor = page.next ?? "";
+  } while (cursor && nodes.length < FLEET_MOST);
+  manyNodes = nodes.length > FLEET_PAGE;
+  return nodes;
 }
 
 async function overview(): Promise<Row[]> {
@@ -118,7 +138,7 @@ async function overview(): Promise<Row[]> {
 
 async function firstEvents(): Promise<void> {
   try {
-    const found = await get<{ events: Happening[]; next: number }>(`/v1/events?newest=${FIRST_EVENTS}`);
+    const found = await get<{ events: Happening[]; next: number }>(`/v1/events?limit=${FIRST_EVENTS}`);
     hear(found.events);
     lastId = found.next;
   } catch (error) {
@@ -158,7 +178,7 @@ function stream(mine: number): void {
   });
   on<{ services: Row[] }>("services", (told) => learn({ rows: fromOverview(told.services) }));
   on<Service>("service", (told) => {
-    if (told.service === wanted.service) learn({ service: told, missing: "" });
+    if (told.service === wanted.service) learn({ service: told, serviceAt: Date.now(), missing: "" });
   });
   on<{ nodes: ProxyNode[] }>("fleet", (told) => learn({ nodes: told.nodes }));
   mySource.onerror = () => {
@@ -191,6 +211,7 @@ export function watch(): void {
   window.setInterval(() => {
     learn({ now: Date.now() });
     if (source !== null && Date.now() - heardAt > SILENT_MS) restart();
+    if (source !== null && manyNodes && wanted.view === "fleet" && Date.now() - loadedAt > FLEET_MS) refresh();
   }, 1_000);
   addEventListener("online", restart);
   document.addEventListener("visibilitychange", () => {

@@ -5,17 +5,13 @@ import { needsPerson } from "./words";
 
 /** How urgent a service is: 0 needs a person, then what goes wrong, what goes on, what ended badly, the rest. */
 export function urgency(row: Row): number {
-  const verdict = verdictOf(row);
+  const { verdict } = row;
   if (row.in_progress && (needsPerson(row.awaiting) || row.phase === "paused")) return 0;
   if (row.phase === "rolling_back" || (row.in_progress && (verdict === "fail" || verdict === "blind"))) return 1;
   if (row.unhealthy > 0) return 2;
   if (row.in_progress || row.draining > 0) return 3;
   return row.outcome === "rolled_back" ? 4 : 5;
 }
-
-export const verdictOf = (row: Row): string => (typeof row.verdict === "string" ? row.verdict : (row.verdict?.verdict ?? ""));
-
-export const stagesOf = (row: Row): number => (Array.isArray(row.stages) ? row.stages.length : (row.stages ?? 0));
 
 const ordered = (rows: Row[]): Row[] =>
   rows.toSorted((one, other) => urgency(one) - urgency(other) || one.service.localeCompare(other.service));
@@ -33,7 +29,7 @@ export function fromServices(services: Service[]): Row[] {
       phase: each.rollout?.phase ?? null,
       outcome: each.rollout?.outcome ?? null,
       stage: each.rollout?.stage ?? null,
-      stages: each.rollout?.track ?? null,
+      stages: each.rollout?.track ?? [],
       weight_percent: each.rollout?.weight_percent ?? null,
       verdict: each.rollout?.verdict?.verdict ?? null,
       reason: each.rollout?.reason ?? "",

@@ -140,9 +140,9 @@ export interface Row {
   phase: string | null;
   outcome: string | null;
   stage: number | null;
-  stages: unknown[] | number | null;
+  stages: unknown[];
   weight_percent: number | null;
-  verdict: string | { verdict: string } | null;
+  verdict: string | null;
   reason: string;
   waiting: string;
   awaiting: string | null;

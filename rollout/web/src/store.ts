@@ -12,6 +12,8 @@ export interface World {
   link: Link;
   rows: Row[] | null;
   service: Service | null;
+  /** When it was told, by the clock here. */
+  serviceAt: number;
   /** Why the service that is wanted cannot be shown. */
   missing: string;
   nodes: ProxyNode[] | null;
@@ -20,6 +22,7 @@ export interface World {
   /** Said to screen readers when something happened. */
   said: string;
   now: number;
+  theme: string;
 }
 
 let world: World = {
@@ -28,11 +31,13 @@ let world: World = {
   link: "starting",
   rows: null,
   service: null,
+  serviceAt: 0,
   missing: "",
   nodes: null,
   events: [],
   said: "",
   now: Date.now(),
+  theme: document.documentElement.dataset.theme ?? "",
 };
 const readers = new Set<() => void>();
 

@@ -1,0 +1,185 @@
+"""Who asks: found out from what a request shows, by tokens, sessions, certificates and a trusted proxy."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NoReturn
+
+from rollout.access.sessions import CSRF, Sessions
+from rollout.access.throttle import Throttle
+from rollout.access.tokens import Circumstances, Tokens
+from rollout.access.trust import Trust, by_proxy
+from rollout.bootstrap import is_loopback
+from rollout.credentials import PREFIX, ROOT, SECRET_BYTES, Token, derived, same
+from rollout.errors import NotAllowed, NotIdentified
+from rollout.ledger import Ledger
+from rollout.record import Contents
+from rollout.rights import ANYBODY, Asker, Grant, Identity, Role, Via
+from rollout.saver import Saver
+
+HOW = "send `Authorization: Bearer TOKEN` (CLI: ROLLOUT_TOKEN), or log in on the page"
+UNKNOWN = f"the token is not known, or was revoked; {HOW}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a request shows of who sends it.
+
+    `bearer`: the token in its header, None without one. `names`: those of its verified certificate. `header` returns
+    each value of a header.
+    """
+
+    address: str
+    bearer: str | None
+    cookie: str
+    names: frozenset[str]
+    header: Callable[[str], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What a doorkeeper is given. `root`: the token in the server's environment, None for none.
+
+    `trust` returns what the --admin-access file says now, None without one. `refused` hears of who was wrong: from
+    where, and why.
+    """
+
+    root: str | None
+    trust: Callable[[], Trust | None]
+    clock: Callable[[], float]
+    wall: Callable[[], datetime]
+    refused: Callable[[str, str], None]
+
+
+class Doorkeeper:
+    """Knows everybody. Authentication is on with a root token, any token given out, or an --admin-access file."""
+
+    def __init__(self, premises: Premises, ledger: Ledger, saver: Saver) -> None:
+        self._has = premises
+        self.tokens = Tokens(ledger, saver, premises.wall, self._circumstances)
+        self.sessions = Sessions(saver, premises.wall, self.tokens, premises.root)
+        self._throttle = Throttle()
+        self._key = secrets.token_urlsafe(SECRET_BYTES)
+
+    def restore(self, contents: Contents) -> None:
+        """Take up what was saved."""
+        self.tokens.restore(contents.tokens)
+        self.sessions.restore(contents.sessions)
+
+    def is_on(self) -> bool:
+        """Say whether requests must show who they are."""
+        return self._has.root is not None or self._has.trust() is not None or self.tokens.exist()
+
+    def identify(self, shown: Shown) -> Identity:
+        """Return who sends a request. Raises NotIdentified, NotAllowed or TooMany."""
+        if not self.is_on() and is_loopback(plain_address(shown.address)):
+            return ANYBODY
+        if shown.bearer is not None:
+            return self._by_bearer(shown.bearer, shown.address)
+        found = self.sessions.find(shown.cookie) or self._by_certificate(shown) or self._by_proxy(shown)
+        if found is None:
+            why = "the session has ended; log in again" if shown.cookie else HOW
+            raise NotIdentified(why)
+        return found
+
+    async def log_in(self, secret: str, by: Callable[[str], Asker], address: str) -> tuple[Identity, str]:
+        """Open a session with a token; return whose it is, and its secret. Raises NotIdentified or TooMany."""
+        token = self.tokens.find(secret)
+        if token is None:
+            self._throttle.check_all(self._has.clock())
+            self._guess(secret, address)
+        else:
+            self._check_usable(token, address)
+        return await self.sessions.open(token, by(ROOT if token is None else token.name))
+
+    def holds(self, identity: Identity) -> bool:
+        """Say whether who was identified a while ago may go on: for streams, which are one long request."""
+        match identity.via:
+            case Via.TOKEN:
+                token = self.tokens.by_key(identity.key)
+                return token is not None and token.usable(self._has.wall())
+            case Via.SESSION:
+                return self.sessions.holds(identity.key)
+            case Via.CERTIFICATE:
+                trust = self._has.trust()
+                found = None if trust is None else trust.by_certificate((identity.name,))
+                return found is not None and found.grant == identity.grant
+            case Via.LOOPBACK:
+                return not self.is_on()
+            case _:
+                return True
+
+    def csrf(self, identity: Identity, cookie: str) -> str | None:
+        """Return what changes must bring that browsers send, for a browser shows who asks on every page's behalf."""
+        match identity.via:
+            case Via.SESSION:
+                return derived(cookie, CSRF)
+            case Via.CERTIFICATE | Via.PROXY:
+                return derived(self._key, f"{CSRF} {identity.via} {identity.name}")
+            case _:
+                return None
+
+    def _circumstances(self) -> Circumstances:
+        return Circumstances(self.is_on(), self._has.root is not None)
+
+    def _by_bearer(self, secret: str, address: str) -> Identity:
+        token = self.tokens.find(secret)
+        if token is None:
+            if secret.startswith(PREFIX):  # none of ours, and none that a guess finds: who lost one harms nobody else
+                self._refuse(address, UNKNOWN)
+            self._guess(secret, address)
+            return Identity(ROOT, Grant(Role.ADMIN), Via.ROOT)
+        self._check_usable(token, address)
+        self.tokens.note_use(token)
+        return Identity(token.name, token.grant, Via.TOKEN, token.key)
+
+    def _guess(self, secret: str, address: str) -> None:
+        """Raise NotIdentified for what is not the root token, TooMany where that was so too often.
+
+        People choose that token, so it might be guessed; those that we make cannot be.
+        """
+        now_s = self._has.clock()
+        self._throttle.check(address, now_s)
+        if self._has.root is not None and same(secret, self._has.root):
+            return
+        self._throttle.failed(address, now_s)
+        self._refuse(address, UNKNOWN)
+
+    def _check_usable(self, token: Token, address: str) -> None:
+        if not token.usable(self._has.wall()):
+            self._refuse(address, f"the token '{token.name}' has expired; have another made by `rollout token create`")
+
+    def _refuse(self, address: str, why: str) -> NoReturn:
+        self._has.refused(address, why)
+        raise NotIdentified(why)
+
+    def _by_certificate(self, shown: Shown) -> Identity | None:
+        trust = self._has.trust()
+        return None if trust is None else trust.by_certificate(shown.names)
+
+    def _by_proxy(self, shown: Shown) -> Identity | None:
+        trust = self._has.trust()
+        proxy = None if trust is None else trust.proxy
+        if proxy is None or not shown.header(proxy.user):
+            return None
+        address = plain_address(shown.address)
+        if not proxy.is_at(address):
+            self._has.refused(address, f"{proxy.user} counts only from the proxy, which has another address")
+            return None
+        try:
+            said = by_proxy(proxy, shown.header)
+        except ValueError as error:
+            raise NotAllowed(str(error)) from error
+        if said is None:
+            return None
+        user, groups = said
+        grant = proxy.grant(groups)
+        if grant is None:
+            raise NotAllowed(f"'{user}' is in no group that may use this; there are {', '.join(sorted(proxy.roles))}")
+        return Identity(user, grant, Via.PROXY)
+
+
+def plain_address(address: str) -> str:
+    """Return an IPv4 address that stands in one of IPv6 as itself."""
+    return address.removeprefix("::ffff:") if "." in address else address

@@ -1,0 +1,125 @@
+"""The door of the API: who sends a request, whether they may, and that no page of others speaks for them."""
+
+from typing import Any
+
+import structlog
+from aiohttp import hdrs, web
+
+from rollout.access.doorkeeper import Doorkeeper, Shown, plain_address
+from rollout.access.tls import client_names
+from rollout.api.contract import READING, Handler, route_of
+from rollout.api.requests import IDENTITY, STANDING, demand
+from rollout.bootstrap import is_loopback
+from rollout.credentials import same
+from rollout.errors import NotAllowed, NotIdentified, TooMany
+from rollout.rights import Identity, Role, Via
+
+COOKIE = "rollout_session"
+CSRF_HEADER = "X-CSRF-Token"
+FETCH_SITE = "Sec-Fetch-Site"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def guard(doorkeeper: Doorkeeper) -> Any:
+    """Return the middleware that lets requests in; it must be inside of what turns errors into answers."""
+
+    @web.middleware
+    async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not doorkeeper.is_on() and not is_loopback(request.url.host or ""):
+            # Else a page of any host that is made to resolve to 127.0.0.1 could deploy.
+            raise NotAllowed(f"this API is for loopback, not for '{request.host}'")
+        if request.method not in READING:
+            _check_origin(request)
+        route = route_of(request)
+        if route is None:
+            return await _nothing(request, handler)
+        _know(request, doorkeeper, route.need)
+        if route.need is not None:
+            demand(request, route.need, request.match_info.get("service"))
+        return await handler(request)
+
+    return let_in
+
+
+def _know(request: web.Request, doorkeeper: Doorkeeper, need: Role | None) -> None:
+    """Find out who asks. Where everybody may, nobody need be known."""
+    try:
+        found = doorkeeper.identify(shown(request))
+    except (NotIdentified, NotAllowed, TooMany):
+        if need is not None:
+            raise
+        return
+    request[IDENTITY] = found
+    request[STANDING] = lambda: doorkeeper.holds(found)
+    if request.method not in READING:
+        _check_forgery(request, found, doorkeeper.csrf(found, cookie_of(request)))
+
+
+def _check_forgery(request: web.Request, found: Identity, wanted: str | None) -> None:
+    """Raise NotAllowed for a change that a browser may send on the behalf of a page of others."""
+    by_browser = hdrs.ORIGIN in request.headers or FETCH_SITE in request.headers
+    if wanted is None or not (by_browser or found.via is Via.SESSION):
+        return
+    if not same(request.headers.get(CSRF_HEADER, ""), wanted):
+        raise NotAllowed(f"a change by a browser needs the header {CSRF_HEADER}: `csrf` of GET /v1/me says it")
+
+
+async def _nothing(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer that there is nothing, or nothing that takes this method: what has no rule is not there either."""
+    if request.match_info.http_exception is not None:
+        return await handler(request)
+    structlog.get_logger().error("a route without a rule", method=request.method, path=request.path)
+    raise web.HTTPNotFound
+
+
+def shown(request: web.Request) -> Shown:
+    """Return what a request shows of who sends it."""
+    return Shown(
+        plain_address(request.remote or ""),
+        _bearer(request),
+        cookie_of(request),
+        client_names(request.transport),
+        lambda name: request.headers.getall(name, []),
+    )
+
+
+def cookie_of(request: web.Request) -> str:
+    return request.cookies.get(COOKIE, "")
+
+
+def _bearer(request: web.Request) -> str | None:
+    """Return the token that is shown; "" for a header of another kind, which nobody has."""
+    given = request.headers.get(hdrs.AUTHORIZATION)
+    if given is None:
+        return None
+    scheme, _, token = given.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _check_origin(request: web.Request) -> None:
+    """Raise NotAllowed for a change that a page of another host asks for; browsers say which one does."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and origin.partition("://")[2] != request.host:
+        raise NotAllowed(f"changes are not taken from pages of {origin[:200]}")
+    site = request.headers.get(FETCH_SITE)
+    if site not in (None, "same-origin", "none"):
+        raise NotAllowed(f"changes are not taken from pages of other hosts ({FETCH_SITE}: {site[:80]})")
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Say in each answer what browsers may do with it: to be called before it is sent, for streams, too."""
+    for name, value in HEADERS.items():
+        response.headers[name] = value
+    if request.path.startswith(("/v1/", "/metrics")):
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")

@@ -1,0 +1,198 @@
+// The dialog in which something is confirmed: what it will do, what it needs, and what came of it.
+
+import { useEffect, useId, useRef, useState } from "preact/hooks";
+import type { Action, Field } from "../actions";
+import { change, Problem } from "../api";
+import { refresh } from "../live";
+import { learn } from "../store";
+
+interface Asked {
+  action: Action;
+  subject: string;
+  guard: Record<string, string>;
+}
+
+let open: (asked: Asked | null) => void = () => {};
+
+/** Ask for confirmation; `subject` is what it is about, `guard` the headers by which a stale view is refused. */
+export const confirm = (action: Action, subject: string, guard: Record<string, string> = {}): void => open({ action, subject, guard });
+
+export function Confirmations() {
+  const [asked, setAsked] = useState<Asked | null>(null);
+  open = setAsked;
+  return asked && <Confirmation key={`${asked.action.verb} ${asked.subject}`} {...asked} done={() => setAsked(null)} />;
+}
+
+const REHEARSE_MS = 350;
+
+function Confirmation({ action, subject, guard, done }: Asked & { done: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [typed, setTyped] = useState<Record<string, string>>(() => firstValues(action.fields ?? []));
+  const [fault, setFault] = useState("");
+  const [busy, setBusy] = useState(false);
+  const would = useRehearsal(action, typed);
+  const [key] = useState(randomKey);
+  const id = useId();
+
+  useEffect(() => {
+    dialog.current?.showModal();
+  }, []);
+
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    setFault("");
+    setBusy(true);
+    try {
+      const answer = await change<{ unchanged?: string } | null>(action.method, action.url, action.body(typed), guard);
+      learn({ said: `${action.label} of ${subject}: ${answer?.unchanged ?? "done"}` });
+      refresh();
+      dialog.current?.close();
+    } catch (error) {
+      setFault(faultWords(error));
+      setBusy(false);
+    }
+  };
+
+  return (
+    <dialog ref={dialog} onClose={done} aria-labelledby={`${id}-title`} aria-describedby={`${id}-about`} class="confirm">
+      <form onSubmit={submit} method="dialog">
+        <h2 id={`${id}-title`}>
+          {action.label} <span class="subject">{subject}</span>
+        </h2>
+        <p id={`${id}-about`}>{action.about}</p>
+        {(action.fields ?? []).filter((field) => shown(field, typed)).map((field) => (
+          <Input key={field.name} field={field} id={`${id}-${field.name}`} value={typed[field.name] ?? ""} change={(value) => setTyped({ ...typed, [field.name]: value })} />
+        ))}
+        {would && (
+          <div class={`would ${would.refused ? "refused" : ""}`} aria-live="polite">
+            <strong>{would.refused ? "The server would refuse this: " : "The server says: "}</strong>
+            {would.words}
+          </div>
+        )}
+        {fault && (
+          <p class="fault" role="alert">
+            <span aria-hidden="true">✕ </span>
+            {fault}
+          </p>
+        )}
+        <footer>
+          <button type="button" onClick={() => dialog.current?.close()}>
+            Cancel
+          </button>
+          <button type="submit" class={action.kind === "danger" ? "danger" : "main"} disabled={busy}>
+            {busy ? "Asking …" : action.label}
+          </button>
+        </footer>
+      </form>
+    </dialog>
+  );
+}
+
+const shown = (field: Field, typed: Record<string, string>): boolean =>
+  (field.name !== "stages" && field.name !== "json") || typed.strategy === field.name;
+
+const firstValues = (fields: Field[]): Record<string, string> =>
+  Object.fromEntries(fields.map((field) => [field.name, field.value ?? field.options?.[0]?.[0] ?? ""]));
+
+function faultWords(error: unknown): string {
+  if (error instanceof Problem && error.status === 412) return `${error.message} – the view was stale: look again.`;
+  return error instanceof Error ? error.message : String(error);
+}
+
+interface Would {
+  words: string;
+  refused: boolean;
+}
+
+/** What the server says that would happen; null while it is asked, or where something is still missing. */
+function useRehearsal(action: Action, typed: Record<string, string>): Would | null {
+  const [would, setWould] = useState<Would | null>(null);
+  const body = JSON.stringify(typed);
+  useEffect(() => {
+    let current = true;
+    const timer = setTimeout(async () => {
+      const found = await rehearse(action, typed);
+      if (current) setWould(found);
+    }, action.fields ? REHEARSE_MS : 0);
+    return () => {
+      current = false;
+      clearTimeout(timer);
+    };
+  }, [body]);
+  return would;
+}
+
+async function rehearse(action: Action, typed: Record<string, string>): Promise<Would | null> {
+  if ((action.fields ?? []).some((field) => field.required && !typed[field.name])) return null;
+  try {
+    const answer = await change<{ would?: unknown }>(action.method, `${action.url}?dry_run=true`, action.body(typed));
+    return answer?.would ? { words: wouldWords(answer.would), refused: false } : null;
+  } catch (error) {
+    const told = error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 404;
+    return told ? { words: error.message, refused: true } : null;
+  }
+}
+
+const wouldWords = (would: unknown): string =>
+  typeof would === "string" ? would : Array.isArray(would) ? would.map(String).join("; ") : JSON.stringify(would);
+
+interface InputProps {
+  field: Field;
+  id: string;
+  value: string;
+  change: (value: string) => void;
+}
+
+function Input({ field, id, value, change: set }: InputProps) {
+  const hint = field.hint ? `${id}-hint` : undefined;
+  const given = { id, name: field.name, required: field.required, "aria-describedby": hint };
+  return (
+    <p class="field">
+      <label for={id}>{field.label}</label>
+      {field.options ? (
+        <select {...given} value={value} onChange={(event) => set(event.currentTarget.value)}>
+          {field.options.map(([option, words]) => (
+            <option key={option} value={option}>
+              {words}
+            </option>
+          ))}
+        </select>
+      ) : field.lines ? (
+        <textarea {...given} rows={field.lines} value={value} spellcheck={false} onInput={(event) => set(event.currentTarget.value)} />
+      ) : (
+        <input {...given} type="text" value={value} autocomplete="off" spellcheck={false} onInput={(event) => set(event.currentTarget.value)} />
+      )}
+      {field.hint && (
+        <small id={hint}>{field.hint}</small>
+      )}
+    </p>
+  );
+}
+
+interface ButtonsProps {
+  actions: Action[];
+  subject: string;
+  guard?: Record<string, string>;
+  small?: boolean;
+}
+
+export function Buttons({ actions, subject, guard, small }: ButtonsProps) {
+  if (!actions.length) return null;
+  return (
+    <div class={`buttons ${small ? "compact" : ""}`}>
+      {actions.map((action) => (
+        <button
+          type="button"
+          key={action.verb + action.label}
+          class={action.kind === "plain" ? "" : action.kind}
+          aria-haspopup="dialog"
+          title={action.about}
+          onClick={() => confirm(action, subject, guard)}
+        >
+          {action.label}
+          {small && <span class="unseen"> {subject}</span>}
+        </button>
+      ))}
+    </div>
+  );
+}

@@ -1,0 +1,109 @@
+// Who did what, from where, and what came of it; and whether the record is whole.
+
+import { useEffect, useState } from "preact/hooks";
+import { get, Problem } from "../api";
+import { moment, plural } from "../words";
+import { Badge, Filter, Quiet, Table, Title } from "../parts/bits";
+
+interface Line {
+  id: number;
+  at: string;
+  who: string;
+  origin: string;
+  verb: string;
+  service: string;
+  detail: string;
+  result: string;
+}
+
+const ROWS = 500;
+
+type Check = { words: string; whole: boolean } | null;
+
+export function Audit() {
+  const [found, setFound] = useState<Line[] | null>(null);
+  const [fault, setFault] = useState("");
+  const [words, setWords] = useState("");
+  const [check, setCheck] = useState<Check>(null);
+  useEffect(() => {
+    const stop = new AbortController();
+    load(stop.signal)
+      .then(setFound)
+      .catch((error: unknown) => {
+        if (!stop.signal.aborted) setFault(error instanceof Problem ? error.message : String(error));
+      });
+    return () => stop.abort();
+  }, []);
+  const shown = (found ?? []).filter((each) => JSON.stringify(each).toLowerCase().includes(words.toLowerCase()));
+  return (
+    <>
+      <div class="head">
+        <Title name="Audit">Audit</Title>
+        <Filter label="Filter the audit log" value={words} change={setWords} />
+        <button type="button" onClick={() => void verify().then(setCheck)}>
+          Verify
+        </button>
+      </div>
+      <div role="status">
+        {check && (
+          <p>
+            <Badge tone={check.whole ? "good" : "bad"}>{check.whole ? "whole" : "not whole"}</Badge> {check.words}
+          </p>
+        )}
+      </div>
+      {fault && <p class="fault">{fault}</p>}
+      {found === null ? (
+        !fault && <Quiet>Asking for the audit log …</Quiet>
+      ) : (
+        <Table caption="Audit log, the newest first" class="stacks">
+          <thead>
+            <tr>
+              <th scope="col">at</th>
+              <th scope="col">who</th>
+              <th scope="col">what</th>
+              <th scope="col">service</th>
+              <th scope="col">result</th>
+              <th scope="col">from</th>
+            </tr>
+          </thead>
+          <tbody>
+            {shown.map((each) => (
+              <tr key={each.id}>
+                <th scope="row" class="small figure">
+                  {moment(each.at)}
+                </th>
+                <td data-label="who">
+                  {each.who}
+                </td>
+                <td data-label="what" class="wide">
+                  {each.verb} <span class="small">{each.detail}</span>
+                </td>
+                <td data-label="service">{each.service || "–"}</td>
+                <td data-label="result" class="wide">
+                  {each.result}
+                </td>
+                <td data-label="from" class="small">
+                  {each.origin}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </Table>
+      )}
+    </>
+  );
+}
+
+async function load(signal: AbortSignal): Promise<Line[]> {
+  return (await get<{ rows: Line[] }>(`/v1/audit?limit=${ROWS}`, signal)).rows;
+}
+
+async function verify(): Promise<Check> {
+  try {
+    const told = await get<{ rows: number; broken: { row: number; why: string } | null }>("/v1/audit/verify");
+    if (told.broken) return { whole: false, words: `row ${told.broken.row}: ${told.broken.why}` };
+    return { whole: true, words: `${plural(told.rows, "row")}, each with the hash of the one before` };
+  } catch (error) {
+    return { whole: false, words: error instanceof Problem ? error.message : String(error) };
+  }
+}
