@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo page test lint check format bench releases gates soak chaos serve clean
+.PHONY: demo page docs test lint audit check format bench releases gates soak chaos serve clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml hatch_build.py build_page.py
@@ -33,7 +33,15 @@ lint: $(INSTALLED)  ## style, types and floors
 	$(BIN)/lint-imports
 	@if command -v npm >/dev/null 2>&1; then $(BIN)/python build_page.py check; else echo "no npm: the page's types are not checked"; fi
 
-check: lint test  ## everything that CI does
+audit: $(INSTALLED)  ## known traps in the code (bandit), and known holes in what it depends on (pip-audit)
+	$(BIN)/bandit -q -c pyproject.toml -r xds rollout
+	$(BIN)/pip-audit --progress-spinner off --skip-editable
+
+docs: $(INSTALLED)  ## the documentation as a site, in site/
+	NO_COLOR=1 $(BIN)/zensical build --clean --strict
+	@echo "open site/index.html"
+
+check: lint audit test  ## everything that CI does
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -34,6 +34,7 @@ from rollout.feed import Feed
 from rollout.gate.checks import Reading
 from rollout.health import Probed
 from rollout.healthcheck import HealthChecker
+from rollout.heard import Heard
 from rollout.ledger import Entry, Ledger
 from rollout.loaded import LoadedConfig, differing
 from rollout.lookup import Lookup
@@ -61,23 +62,21 @@ from rollout.store import Store, audit_head
 from rollout.store.chronicle import SqliteChronicle
 from rollout.store.sqlite import open_store
 from rollout.strategies import Strategies
+from rollout.traces.telemetry import Clocks as Spans
+from rollout.traces.telemetry import Telemetry, opened
 from rollout.traffic.publisher import Publisher, check
 from xds.access import Current
 from xds.cache import Cache, NodeStatus
 from xds.edge.grpcio import GrpcEdge
 from xds.edge.status import Clocks, StatusEdge
 from xds.edge.tls import Certificates, Loaded, TlsFiles
-from xds.errors import Forbidden, InvalidConfig, XdsError
-from xds.limits import Rate, TokenBucket
-from xds.node import Node, Peer
+from xds.errors import InvalidConfig, XdsError
 from xds.resources import SECRETS
-from xds.session import ControlPlane, Events
-from xds.stream import Answer
+from xds.session import ControlPlane
 
 COLLECT_AFTER = (50_000, 20, 20)  # new objects: a push to a thousand proxies makes some thousands, and drops them
 GRACE_S = 2.0
 XDS_GRACE_S = 5.0  # at most; streams end one after the other, and when none is left the server stops
-LOGGED_REFUSALS = Rate(per_s=5, burst=50)  # a fleet without access tries again for as long as it has none
 STATUS_GRACE_S = 0.2
 
 
@@ -117,6 +116,7 @@ class _Server:
         self._log = structlog.get_logger()
         self._start_s = time.monotonic()
         self._cache = Cache()
+        self._telemetry = Telemetry(Spans(self._clock, _now), store.journal)
         self._chronicle = SqliteChronicle(settings.data)
         self._feed = Feed(self._chronicle)
         self._publisher = Publisher(self._cache)
@@ -132,6 +132,7 @@ class _Server:
             self._hooks,
             self._let_go,
             self._feed.saved,
+            self._telemetry.served,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
         self._checker = HealthChecker(self._controller.ailing.wards, self._clock, self._controller.wake)
@@ -158,9 +159,9 @@ class _Server:
         self._counted = RolloutSignals(self._registry, self._controller, self._clock)
         saver, failures = self._controller.saver, lambda: self._scraper.failures
         self._loads = ServerSignals(self._registry, saver, failures).loads
-        self._refusals = TokenBucket()
         self._access = Current(read_access(settings.xds_authz))
-        plane = ControlPlane(self._cache, self._events(), self._access)
+        heard = Heard(self._reporter, self._signals, self._telemetry, self._controller.wake, self._clock)
+        plane = ControlPlane(self._cache, heard.events(), self._access)
         self._edge = GrpcEdge(plane, self._clock, self._certificates())
         self._entrance = Entrance(settings, self._ledger, saver, self._clock)
         around = Surroundings(self._feed, saver, self._clock, _now, settings.public_url)
@@ -184,6 +185,8 @@ class _Server:
         self._loaded()
         await self._feed.open()
         await self._office.open(contents.cursors)
+        exporter = await asyncio.to_thread(opened, asked=self._settings.traces, environment=os.environ)
+        self._telemetry.send(exporter, self._controller.books.active())
         self._log.info("audit log", head=await audit_head(self._chronicle))
         self._reporter.started(self._snapshot())
         for warning in warnings:
@@ -218,6 +221,7 @@ class _Server:
                     self._charts.run,
                     self._discovering.run,
                     self._office.run,
+                    self._telemetry.run,
                     self._reload_on_hang_up,
                 )
                 tasks = [group.create_task(live()) for live in lives]
@@ -284,7 +288,7 @@ class _Server:
             self._feed,
             self._chronicle,
             self._charts,
-            declaring=Declaring(self._controller, self._operations, backends, strategies),
+            declaring=Declaring(self._controller, self._operations, backends, strategies, self._discovering),
             discovering=self._discovering,
             office=self._office,
             answers=self._answers,
@@ -442,6 +446,7 @@ class _Server:
         state = rollout.state
         self._messenger.changed(rollout, before)
         self._counted.changed(rollout, before)
+        self._telemetry.changed(rollout, before)
         self._charts.saw(rollout)
         for lanes in told_lanes({} if before is None else before.state.lanes, state):
             self._log.info("locations", service=rollout.service, rollout=rollout.id, wave=state.wave + 1, what=lanes)
@@ -467,37 +472,6 @@ class _Server:
 
     def _disk(self, fault: str) -> None:
         self._log.error("cannot save", reason=fault)
-
-    def _events(self) -> Events:
-        def joined(status: NodeStatus) -> None:
-            self._log.info(
-                "envoy connected", node=status.node.id, location=status.node.location, protocol=status.protocol
-            )
-            self._reporter.joined(status.node.id, status.node.location)
-            self._controller.wake()
-
-        def left(status: NodeStatus) -> None:
-            self._log.info("envoy disconnected", node=status.node.id)
-            self._reporter.left(status.node.id)
-            self._signals.left(status)
-            self._controller.wake()
-
-        def answered(node: Node, answer: Answer) -> None:
-            rejection = answer.subscription.rejection
-            if answer.rejected and rejection is not None:
-                self._log.warning("NACK", node=node.id, type=str(answer.type), text=rejection.text)
-                self._reporter.refused(node.id, answer.type.word, rejection.text)
-            self._signals.answered(node, answer)
-            self._controller.wake()
-
-        def refused(peer: Peer, error: XdsError) -> None:
-            self._signals.refused(error)
-            if isinstance(error, Forbidden) and self._refusals.try_take(LOGGED_REFUSALS, self._clock()):
-                self._log.warning(
-                    "refused", peer=peer.address, identities=sorted(peer.identities or ()), reason=str(error)
-                )
-
-        return Events(joined, left, answered, self._signals.responded, refused)
 
 
 def _now() -> datetime:

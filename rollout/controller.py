@@ -68,7 +68,7 @@ class Outside:
     while no server runs; `wall` is for people. `changed` hears each step with the one before, `disk` its faults.
     `permit` raises InvalidSpec for a strategy that asks for what may not be done here. `hooks` says what became of a
     rollout's. `let_go` hears of each single backend whose drain is done, `saved` of
-    each batch that was saved.
+    each batch that was saved, `served` of each publish: which service's split, "" for a configuration.
     """
 
     stats: Stats
@@ -81,6 +81,7 @@ class Outside:
     hooks: Callable[[Rollout], tuple[Report, ...]] = lambda _: ()
     let_go: Callable[[Backend], None] = lambda _: None
     saved: Callable[[Sequence[Change]], None] = lambda _: None
+    served: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,7 @@ class Controller:
     def reload(self, config: Checked | Files) -> tuple[str, ...]:
         """Serve another configuration; return its warnings. Raises InvalidConfig and changes nothing."""
         warnings = tuple(map(str, self.publisher.load(config, *self._in_force())))
+        self.outside.served("")
         return (*warnings, *filter(None, map(self._unserved, self.services())))
 
     def would_serve(self, config: Checked) -> Fleet:
@@ -362,7 +364,8 @@ class Controller:
             await self.saver.wait(change)
 
     def publish(self, service: str) -> None:
-        self.publisher.serve(service, self.books.traffic(service), self.books.by_location(service))
+        if self.publisher.serve(service, self.books.traffic(service), self.books.by_location(service)):
+            self.outside.served(service)
 
     # --- decisions ---
 

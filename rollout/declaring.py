@@ -14,6 +14,8 @@ from rollout.declared.secrets import unknown_secrets
 from rollout.declared.steps import IDLE, Action, Placed, Situation, Standing, Step, Wanted, Wishes, step_view
 from rollout.declared.writing import documents as written_documents
 from rollout.declared.writing import with_secrets
+from rollout.discovering import Discovering
+from rollout.discovery.kept import Discovery
 from rollout.errors import Conflict, InvalidSpec, Rehearsed, RolloutError, Unavailable
 from rollout.faults import path_words
 from rollout.operations import Operations
@@ -44,12 +46,18 @@ class Declaring:
     """Plans and applies documents, and writes them."""
 
     def __init__(
-        self, controller: Controller, operations: Operations, backends: Backends, strategies: Strategies
+        self,
+        controller: Controller,
+        operations: Operations,
+        backends: Backends,
+        strategies: Strategies,
+        discovering: Discovering,
     ) -> None:
         self._controller = controller
         self._books = controller.books
         self._operations = operations
         self._backends = backends
+        self._discovering = discovering
         self.strategies = strategies
 
     # --- how all stands ---
@@ -162,21 +170,40 @@ class Declaring:
         if step.action is Action.ADOPT:
             await self._operations.adopt(service, version, by)
         elif step.action is Action.BACKENDS:
-            await self._backends.place(service, version, wanted.endpoints or (), by)
+            await self._place(service, wanted, by)
         elif step.action is Action.ROLLOUT:
-            await self._operations.deploy(_deployment(wanted, wanted.endpoints or ()), by)
+            endpoints, found = await self._found(wanted, by)
+            await self._operations.deploy(_deployment(wanted, endpoints), by, found)
         else:
             await self._supersede(service, wanted, by)
+
+    async def _found(self, wanted: Wanted, by: Asker) -> tuple[tuple[Endpoint, ...], Discovery | None]:
+        """Return where a new version runs, and how that is found. Raises Unavailable."""
+        if wanted.discover is None:
+            return wanted.endpoints or (), None
+        return await self._discovering.first(wanted.discover), self._discovering.said(wanted.discover, str(by))
+
+    async def _place(self, service: str, wanted: Wanted, by: Asker) -> None:
+        """Have a version that is there run where a document says."""
+        if wanted.discover is not None:
+            await self._discovering.set(service, wanted.version, wanted.discover, by)
+        elif wanted.endpoints is not None:
+            placed = self._standing(service).versions.get(wanted.version)
+            if placed is not None and placed.discover is not None:
+                await self._discovering.remove(service, wanted.version, by)
+            await self._backends.place(service, wanted.version, wanted.endpoints, by)
 
     async def _supersede(self, service: str, wanted: Wanted, by: Asker) -> None:
         """Take back what is in progress; to go back to a version that is there, it is named as it runs."""
         standing = self._standing(service)
         placed = standing.versions.get(wanted.version)
         going_back = placed is not None and wanted.version == standing.stable
-        endpoints = placed.endpoints if placed is not None and going_back else wanted.endpoints or ()
-        await self._operations.supersede(_deployment(wanted, endpoints), by)
-        if placed is not None and going_back and wanted.endpoints and set(wanted.endpoints) != set(placed.staying()):
-            await self._backends.place(service, wanted.version, wanted.endpoints, by)
+        if placed is not None and going_back:
+            await self._operations.supersede(_deployment(wanted, placed.endpoints), by)
+            await self._place(service, wanted, by)
+        else:
+            endpoints, found = await self._found(wanted, by)
+            await self._operations.supersede(_deployment(wanted, endpoints), by, found)
 
     def _begun(self, step: Step) -> Step:
         """Return a step with the rollout that leads to what is wanted, now that it is done."""

@@ -118,11 +118,14 @@ class Discovering:
     What it does follows from the last answer and the books alone, so a restart in the midst of it loses nothing.
     """
 
-    def __init__(self, controller: Controller, backends: Backends, ledger: Ledger, around: Around) -> None:
+    def __init__(
+        self, controller: Controller, backends: Backends, ledger: Ledger, around: Around, *, tick_s: float = TICK_S
+    ) -> None:
         self._controller = controller
         self._backends = backends
         self._ledger = ledger
         self._around = around
+        self._tick_s = tick_s
         self._books = controller.books
         self._watches: dict[tuple[str, str], _Watch] = {}
         self._at_once = asyncio.Semaphore(AT_ONCE)
@@ -210,7 +213,7 @@ class Discovering:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._follow(group)
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(self._tick_s)
 
     def _follow(self, group: asyncio.TaskGroup) -> None:
         """End what is no longer wanted, and begin what is."""

@@ -140,7 +140,8 @@ class Events:
             reading.shown[view] = sight.steady
             await stream.send(message(sight.event, sight.data))
             reading.heard_s = _now_s()
-        self._sights.forget_old()
+        if reading.views:
+            self._sights.forget_old()
 
 
 def wanted_of(given: Mapping[str, Any], who: Identity) -> Wanted:

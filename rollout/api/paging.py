@@ -49,7 +49,7 @@ def page_of(request: web.Request, *kinds: type) -> Page:
     """Return the page that is asked for; the keys of its list have parts of these types. Raises InvalidSpec."""
     given = asked(request)
     cursor = given.get("cursor")
-    return Page(given.get("limit", LIMIT), None if cursor is None else _key(cursor, kinds))
+    return Page(given.get("limit", LIMIT), None if cursor is None else key_of(cursor, kinds))
 
 
 def cut(items: Sequence[Item], page: Page, key: Callable[[Item], Key]) -> Paged[Item]:
@@ -63,14 +63,16 @@ def cut(items: Sequence[Item], page: Page, key: Callable[[Item], Key]) -> Paged[
 def ended(found: Sequence[Item], page: Page, key: Callable[[Item], Key]) -> Paged[Item]:
     """Return a page of what follows its beginning, of which there is one more than its limit, unless it is the last."""
     items = found[: page.limit]
-    return Paged(items, _cursor(key(items[-1])) if len(found) > page.limit else None)
+    return Paged(items, cursor_of(key(items[-1])) if len(found) > page.limit else None)
 
 
-def _cursor(key: Key) -> str:
+def cursor_of(key: Key) -> str:
+    """Return what leads to the items behind the one with this key."""
     return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def _key(cursor: str, kinds: Sequence[type]) -> Key:
+def key_of(cursor: str, kinds: Sequence[type]) -> Key:
+    """Return the key that a cursor has, of parts of these types. Raises InvalidSpec."""
     wrong = InvalidSpec("cursor: is none of this list; give `next` of the page before, or leave it out")
     if len(cursor) > CURSOR_BYTES:
         raise wrong

@@ -82,9 +82,10 @@ def apply(  # noqa: PLR0913 - one parameter for each option
     caller = Caller(server, as_json)
     written = _read(caller, file)
     body = _body(written, retry=retry, supersede=supersede, prune=prune)
+    body |= {"fingerprint": fingerprint} if fingerprint else {}
 
     async def work(client: Client) -> int:
-        answer = await _asked(client, "apply", {**body, "fingerprint": fingerprint}, written)
+        answer = await _asked(client, "apply", body, written)
         caller.show(answer, plans.plan_text)
         ended = await _followed(client, answer, as_json=as_json) if wait else DONE
         return ended or _held(answer)

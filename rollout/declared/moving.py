@@ -73,10 +73,8 @@ def _backends(wanted: Wanted, now: Standing, otherwise: str) -> Step:
     if not coming and not going and placed.discover is None:
         return _step(wanted, now, Action.NONE, f"{wanted.version} {otherwise}")
     if placed.discover is not None:
-        words = (
-            f"backends of {wanted.version} are those of the document, and no more what {placed.discover.label} finds"
-        )
-        return _step(wanted, now, Action.BACKENDS, words)
+        words = f"backends of {wanted.version} are those of the document"
+        return _step(wanted, now, Action.BACKENDS, f"{words}, and no more what {placed.discover.label} finds")
     marks = [f"+{each}" for each in coming] + [f"-{each} (drained first)" for each in going]
     return _step(wanted, now, Action.BACKENDS, f"backends of {wanted.version}: {', '.join(marks)}")
 
@@ -107,8 +105,7 @@ def _same_place(wanted: Wanted, now: Standing, let_go: Collection[str] = ()) -> 
     """Say whether the version is wanted where it ran; backends that errors took out of it count as its own."""
     past = now.past.get(wanted.version)
     if wanted.discover is not None:
-        known = past.discovery and past.discovery.discover if past else now.versions[wanted.version].discover
-        return known == wanted.discover
+        return _looked_in(wanted.version, now) in (None, wanted.discover)
     if wanted.endpoints is None:
         return True
     addresses = {each.address for each in wanted.endpoints}
@@ -119,6 +116,14 @@ def _same_place(wanted: Wanted, now: Standing, let_go: Collection[str] = ()) -> 
     else:
         return True
     return addresses.difference(let_go) == ran.difference(let_go)
+
+
+def _looked_in(version: str, now: Standing) -> Discover | None:
+    """Return where the backends of a version were found, None where that is not known."""
+    past = now.past.get(version)
+    if version in now.versions:
+        return now.versions[version].discover
+    return None if past is None or past.discovery is None else past.discovery.discover
 
 
 def _held(wanted: Wanted, now: Standing, why: str) -> Step:

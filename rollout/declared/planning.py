@@ -135,9 +135,8 @@ def _wrong(wanted: Wanted, now: Standing, action: Action) -> Problem | None:
     said = wanted.endpoints is not None or wanted.discover is not None
     if not said and not at(wanted.strategy.hooks, HookKind.PROVISION):
         what = f"is missing: '{wanted.version}' of '{now.service}' does not run yet"
-        return problem(
-            written, ("endpoints",), f"{what}; say where, by `discover` too, or give its strategy a `provision` hook"
-        )
+        remedy = "say where, by `discover` too, or give its strategy a `provision` hook"
+        return problem(written, ("endpoints",), f"{what}; {remedy}")
     stable = {each.address for each in now.versions[now.stable].endpoints}
     shared = sorted(stable & {each.address for each in wanted.endpoints or ()})
     if not shared or action is Action.SUPERSEDE:  # what is stable when it begins is not known yet

@@ -51,7 +51,7 @@ def _heading(standing: Standing) -> tuple[str, Placed]:
     queued, rollout = standing.queued, standing.rollout
     if queued is not None and not queued.fault:
         source = queued.version.discovery
-        return queued.version.name, Placed(queued.version.endpoints or (), discover=source and source.discover)
+        return queued.version.name, Placed(queued.version.endpoints or (), discover=source.discover if source else None)
     if rollout is None or not standing.in_progress:
         return standing.stable, standing.versions[standing.stable]
     version = rollout.stable if rollout.state.loser is Role.CANDIDATE else rollout.candidate

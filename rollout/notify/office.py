@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
+from rollout.calls import Calls
 from rollout.errors import Unknown
-from rollout.notify.calls import Calls
 from rollout.notify.loading import Loaded, load
 from rollout.notify.notifier import Following, Notifier, World
 from rollout.notify.plan import unwise

@@ -18,7 +18,7 @@ from tests.rollout.dns_server import NameServer, name_server
 from tests.rollout.sd_server import sd_server
 from tests.rollout.waiting import eventually
 
-TOKEN = "ROLLOUT_DISCOVERY_TOKEN"
+TOKEN = "ROLLOUT_DISCOVERY_TOKEN"  # noqa: S105 - a name
 NAME = "checkout.internal"
 
 
@@ -28,9 +28,9 @@ async def lookup(environment: Mapping[str, str] | None = None) -> AsyncIterator[
         yield Lookup(session, dict(environment or {}).get)
 
 
-async def ask(discover: Discover, before: Answer | None = None, **environment: str) -> Answer:
+async def ask(discover: Discover, **environment: str) -> Answer:
     async with lookup(environment) as asking:
-        return await asking.ask(discover, before)
+        return await asking.ask(discover, None)
 
 
 async def fault(discover: Discover, **environment: str) -> str:
@@ -149,7 +149,11 @@ async def test_a_query_waits_for_a_change_and_an_index_that_went_back_is_begun_a
         assert addresses(later.result()) == ["10.0.0.2:80@dc1"]
         assert server.asked[-1]["index"] == first.mark == "11"
         server.index = 3  # another Consul, or a restored one
-        assert (await asking.ask(discover, later.result())).mark == ""
+        async with asyncio.TaskGroup() as group:
+            after = group.create_task(asking.ask(discover, later.result()))
+            await eventually(lambda: server.waiting)
+            server.nudge()
+        assert after.result().mark == ""
         assert (await asking.ask(discover, None)).mark == "3"
 
 

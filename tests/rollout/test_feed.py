@@ -7,6 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
+from rollout.errors import Unknown
 from rollout.feed import Feed
 from rollout.happenings import Event, EventKind, Severity, Wanted
 from rollout.record import PutEvent
@@ -83,11 +86,15 @@ async def test_a_way_back_is_critical_when_the_gate_wants_it_and_a_warning_when_
 async def test_a_refusal_is_an_event_and_so_is_a_drain(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         engine.connect()
+        with pytest.raises(Unknown):
+            await engine.backends.drain("checkout", "10.0.0.99:80", ANN)
         await engine.backends.drain("checkout", "10.0.0.1:80", ANN)
         for _ in range(30):
             await engine.step(1.0)
-    kinds = [each.kind for each in await told(tmp_path)]
-    assert kinds == [KIND.BACKEND_DRAINING, KIND.OPERATION, KIND.BACKEND_REMOVED]
+    found = await told(tmp_path)
+    kinds = [KIND.OPERATION, KIND.BACKEND_DRAINING, KIND.OPERATION, KIND.BACKEND_REMOVED]
+    assert [each.kind for each in found] == kinds
+    assert [each.severity for each in found if each.kind is KIND.OPERATION] == [Severity.NOTICE, Severity.INFO]
 
 
 async def test_who_follows_is_woken_when_it_is_saved_and_not_before(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rollout.errors import Unavailable, Unknown
 from rollout.happenings import EventKind, Severity
-from rollout.notify.calls import Calls
+from rollout.calls import Calls
 from tests.rollout.told import Bench, Receiver, event, receiving, telling
 from tests.rollout.waiting import eventually
 
@@ -163,7 +163,7 @@ async def test_calls_that_hang_are_left_alone_and_bounded() -> None:
         for _ in range(2):
             with pytest.raises(Unavailable, match=r"no answer within 0\.01 s"):
                 await calls.run(lambda: receiver.free.wait(30) and None, 0.01)
-        with pytest.raises(Unavailable, match="2 calls to targets hang already"):
+        with pytest.raises(Unavailable, match="2 calls hang already"):
             await calls.run(lambda: None, 1)
         receiver.free.set()
         await eventually(lambda: not calls.running)

@@ -40,7 +40,7 @@ async function ask<T>(
 ): Promise<T> {
   const sent: Record<string, string> = { Accept: "application/json", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
-  if (method !== "GET" && csrf) sent["X-CSRF-Token"] = csrf;
+  if (method !== "GET") Object.assign(sent, csrf ? { "X-CSRF-Token": csrf } : { "X-Rollout-User": "web page" });
   let answer: Response;
   try {
     answer = await fetch(url, {

@@ -141,7 +141,7 @@ function Bar({ route, help }: { route: Route; help: () => void }) {
         <button type="button" class="tool" onClick={help} aria-label="Keys" title="Keys">
           <span aria-hidden="true">?</span>
         </button>
-        {me?.authentication && <Who />}
+        {me && <Who />}
       </div>
     </header>
   );
@@ -158,7 +158,7 @@ function Who() {
   return (
     <span class="who">
       <span>
-        <b>{me.name || "anybody"}</b> <span class="small">{me.role}</span>
+        <b>{me.name || "anybody"}</b> <span class="small">{me.authentication ? me.role : "on this host"}</span>
       </span>
       {me.via === "session" && (
         <button type="button" onClick={() => void leave()}>

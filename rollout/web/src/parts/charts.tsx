@@ -27,6 +27,8 @@ interface ChartProps {
 }
 
 const HEIGHT = 180;
+const LEAST_S = 30;
+const STEPS_S = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400];
 const LOAD_MS = 30_000; // in between, what is measured is added here
 
 export function Charts({ rollout }: { rollout: Rollout }) {
@@ -202,9 +204,12 @@ function options(box: HTMLElement, lines: Line[], say: ChartProps["say"], top: n
     legend: { show: false },
     cursor: { show: true, points: { show: true }, drag: { x: false, y: false }, y: false },
     padding: [8, 8, 0, 0],
-    scales: { y: { range: (_plot, _low, high) => [0, Math.min(top, high > 0 ? 1.15 * high : 1)] } },
+    scales: {
+      x: { range: (_plot, low, high) => [low, Math.max(high, low + LEAST_S)] },
+      y: { range: (_plot, _low, high) => [0, Math.min(top, high > 0 ? 1.15 * high : 1)] },
+    },
     axes: [
-      { ...axis, size: 28, space: 70, values: (_plot, splits) => splits.map((split) => clock(1000 * split)) },
+      { ...axis, size: 28, space: 70, incrs: STEPS_S, values: (_plot, splits) => splits.map((split) => clock(1000 * split)) },
       { ...axis, size: 58, space: 34, values: (_plot, splits) => splits.map((split) => say(split)) },
     ],
     series: [

@@ -31,7 +31,7 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
   const [fault, setFault] = useState("");
   const [busy, setBusy] = useState(false);
   const would = useRehearsal(action, typed);
-  const [key] = useState(randomKey);
+  const attempt = useRef({ key: "", body: "", unheard: false });
   const id = useId();
 
   useEffect(() => {
@@ -43,11 +43,15 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
     setFault("");
     setBusy(true);
     try {
-      const answer = await change<{ unchanged?: string } | null>(action.method, action.url, action.body(typed), guard);
+      const body = action.body(typed);
+      attempt.current = again(attempt.current, JSON.stringify(body) ?? "");
+      const headers = { ...guard, "Idempotency-Key": attempt.current.key };
+      const answer = await change<{ unchanged?: string } | null>(action.method, action.url, body, headers);
       learn({ said: `${action.label} of ${subject}: ${answer?.unchanged ?? "done"}` });
       refresh();
       dialog.current?.close();
     } catch (error) {
+      attempt.current.unheard = error instanceof Problem && error.status === 0;
       setFault(faultWords(error));
       setBusy(false);
     }
@@ -79,7 +83,7 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
           <button type="button" onClick={() => dialog.current?.close()}>
             Cancel
           </button>
-          <button type="submit" class={action.kind === "danger" ? "danger" : "main"} disabled={busy}>
+          <button type="submit" class={action.kind === "danger" ? "danger" : "primary"} disabled={busy}>
             {busy ? "Asking …" : action.label}
           </button>
         </footer>
@@ -87,6 +91,19 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
     </dialog>
   );
 }
+
+interface Attempt {
+  key: string;
+  body: string;
+  unheard: boolean;
+}
+
+/** Where nothing was heard of the same wish it is asked for by the same key, so that it is not done twice. */
+function again(before: Attempt, body: string): Attempt {
+  return { key: before.unheard && before.body === body ? before.key : randomKey(), body, unheard: false };
+}
+
+const randomKey = (): string => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 const shown = (field: Field, typed: Record<string, string>): boolean =>
   (field.name !== "stages" && field.name !== "json") || typed.strategy === field.name;
@@ -169,6 +186,8 @@ function Input({ field, id, value, change: set }: InputProps) {
   );
 }
 
+const BUTTONS = { main: "primary", danger: "danger", plain: "" };
+
 interface ButtonsProps {
   actions: Action[];
   subject: string;
@@ -184,7 +203,7 @@ export function Buttons({ actions, subject, guard, small }: ButtonsProps) {
         <button
           type="button"
           key={action.verb + action.label}
-          class={action.kind === "plain" ? "" : action.kind}
+          class={BUTTONS[action.kind]}
           aria-haspopup="dialog"
           title={action.about}
           onClick={() => confirm(action, subject, guard)}

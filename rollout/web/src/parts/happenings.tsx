@@ -25,7 +25,7 @@ export function Happenings({ events, of }: { events: Happening[]; of?: string })
               <time dateTime={each.at}>{clock(each.at)}</time>
               <Badge tone={toneOfEvent(each)}>{each.kind.replace(".", ": ").replaceAll("_", " ")}</Badge>
               <span class="text">
-                {!of && each.service && <a href={link("services", each.service)}>{each.service}</a>} {each.text}
+                {!of && each.service && <a href={link("services", each.service)}>{each.service}</a>} {each.service ? each.text.replace(`${each.service}: `, "") : each.text}
               </span>
             </div>
           </li>

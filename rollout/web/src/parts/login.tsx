@@ -51,7 +51,7 @@ export function Login() {
             {fault}
           </p>
         )}
-        <button type="submit" class="main" disabled={busy}>
+        <button type="submit" class="primary" disabled={busy}>
           {busy ? "Asking …" : "Log in"}
         </button>
       </form>

@@ -79,7 +79,7 @@ export function Audit() {
                   {each.verb} <span class="small">{each.detail}</span>
                 </td>
                 <td data-label="service">{each.service || "–"}</td>
-                <td data-label="result" class="wide">
+                <td data-label="result">
                   {each.result}
                 </td>
                 <td data-label="from" class="small">

@@ -25,7 +25,7 @@ class Calls:
     async def run(self, act: Callable[[], None], timeout_s: float) -> None:
         """Call it, and return when it does. Raises what it raises, or Unavailable: then it may still go on."""
         if self._running >= self._limit:
-            raise Unavailable(f"{self._running} calls to targets hang already")
+            raise Unavailable(f"{self._running} calls hang already")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -50,7 +50,7 @@ class Calls:
                 loop.call_soon_threadsafe(ended, error)
 
         self._running += 1
-        threading.Thread(target=work, name="notify", daemon=True).start()
+        threading.Thread(target=work, name="call", daemon=True).start()
         try:
             async with asyncio.timeout(timeout_s):
                 await done

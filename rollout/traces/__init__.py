@@ -1,0 +1,1 @@
+"""Traces: each rollout as spans, for OpenTelemetry."""
