@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PAGE := rollout/web/dist/manifest.json
 
 .PHONY: demo page docs test lint audit check format bench releases gates soak chaos serve clean
 .DEFAULT_GOAL := test
@@ -17,13 +18,16 @@ $(INSTALLED): pyproject.toml hatch_build.py build_page.py
 	fi
 	@touch $@
 
-demo: $(INSTALLED)  ## a good version goes out, a broken one comes back, on real Envoys (KEEP=1: leave it running)
+demo: $(INSTALLED) $(PAGE)  ## a good version goes out, a broken one comes back, on real Envoys (KEEP=1: leave it running)
 	$(BIN)/python -m rollout.demo $(if $(KEEP),--keep)
 
 page: $(INSTALLED)  ## the web page again, from rollout/web/src (a server reads it when it starts)
 	$(BIN)/python build_page.py
 
-test: $(INSTALLED)  ## all tests, with real Envoys
+$(PAGE): $(INSTALLED) $(wildcard rollout/web/*.json rollout/web/src/*.* rollout/web/src/*/*.*)
+	@if $(BIN)/python build_page.py; then touch $@; fi
+
+test: $(INSTALLED) $(PAGE)  ## all tests, with real Envoys
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)  ## style, types and floors
@@ -66,8 +70,8 @@ chaos: $(INSTALLED)  ## 50 killed servers under rollouts of every kind (six minu
 	CHAOS=1 $(BIN)/python -m pytest tests/chaos
 	$(BIN)/python bench/chaos.py --seed $(or $(SEED),1)
 
-serve: $(INSTALLED)  ## a server on ./envoy-configs and ./data
+serve: $(INSTALLED) $(PAGE)  ## a server on ./envoy-configs and ./data
 	$(BIN)/rollout serve
 
 clean:
-	rm -rf $(VENV) dist xds/envoy_api.binpb
+	rm -rf $(VENV) dist xds/envoy_api.binpb rollout/web/dist rollout/web/node_modules

@@ -116,7 +116,7 @@ class _Server:
         self._log = structlog.get_logger()
         self._start_s = time.monotonic()
         self._cache = Cache()
-        self._telemetry = Telemetry(Spans(self._clock, _now), store.journal)
+        self._telemetry = Telemetry(Spans(self._clock, _now), self._cache, store.journal)
         self._chronicle = SqliteChronicle(settings.data)
         self._feed = Feed(self._chronicle)
         self._publisher = Publisher(self._cache)
@@ -171,7 +171,7 @@ class _Server:
         self._hang_up = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._served = LoadedConfig()
-        self._answers = Answers()
+        self._told_before = Answers()
 
     async def run(self, ready: Callable[[Listening], None]) -> None:
         contents = await self._store.load()
@@ -179,7 +179,7 @@ class _Server:
         files = read_configs(self._settings.configs)
         warnings = self._controller.restore(contents, files)
         self._served.take(files, _now(), warnings)
-        self._answers.restore(contents.answers)
+        self._told_before.restore(contents.answers)
         self._entrance.restore(contents)
         set_memory_aside()
         self._loaded()
@@ -291,7 +291,7 @@ class _Server:
             declaring=Declaring(self._controller, self._operations, backends, strategies, self._discovering),
             discovering=self._discovering,
             office=self._office,
-            answers=self._answers,
+            answers=self._told_before,
             served=self._served,
         )
         runner = web.AppRunner(application(backstage), access_log=None, shutdown_timeout=GRACE_S)

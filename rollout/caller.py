@@ -25,7 +25,7 @@ from rollout.client import (
     glances,
     path_of,
 )
-from rollout.errors import RolloutError
+from rollout.errors import Rehearsed, RolloutError
 from xds.errors import InvalidConfig
 
 DONE, FAILED, TAKEN_BACK, IN_PROGRESS, TO_DO, INTERRUPTED = 0, 1, 3, 4, 5, 130
@@ -43,10 +43,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One call of a verb: which server it asks, and whether it answers in JSON."""
+    """One call of a verb: which server it asks, whether it answers in JSON, and whether it only tries what it asks."""
 
     server: str
     as_json: bool
+    dry_run: bool = False
 
     def get(
         self, path: str, made: Callable[[Json], RenderableType], code: Callable[[Json], int] = lambda _: DONE
@@ -97,6 +98,8 @@ class Caller:
         """Do the work and exit with its code; what is wrong is told without a traceback."""
         try:
             code = asyncio.run(self._connected(work))
+        except Rehearsed as told:
+            code = self._tell(told)
         except RolloutError as error:
             self.fail(error)
         except KeyboardInterrupt:
@@ -109,7 +112,16 @@ class Caller:
         if secret is not None and _is_in_clear(self.server):
             say(f"warning: the token goes to {self.server} in clear; use https://")
         async with connect(self.server, token=secret, user=user, tls=tls_options()) as client:
+            client.rehearses = self.dry_run
             return await work(client)
+
+    def _tell(self, told: Rehearsed) -> int:
+        """Print what would happen."""
+        if self.as_json:
+            typer.echo(json.dumps({"dry_run": True, "would": str(told), "changes": told.changes}, indent=2))
+        else:
+            stdout().print(screen.plain(f"dry run: {told}"), soft_wrap=True)
+        return DONE
 
     def show(self, answer: Json, made: Callable[[Json], RenderableType]) -> None:
         """Print an answer: as it came, or what is made of it for people."""

@@ -4,22 +4,26 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
 from yarl import URL
 
-from rollout.errors import InvalidSpec, RolloutError, Unavailable
+from rollout.errors import InvalidSpec, Rehearsed, RolloutError, Unavailable
 
 TIMEOUT_S = 10.0
 POLL_S = 0.5
 AWAY_LIMIT_S = 60.0  # so long a server that did answer is waited for: it may be starting anew
 HEADER_LIMIT = 64
+KEY_HEADER, KEY_BYTES = "Idempotency-Key", 16
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 PAGE_LIMIT = 1000  # the most that the API gives at once
 UNSTEADY = ("phase_seconds",)  # what differs at each glance though nothing has changed
 Json = Mapping[str, Any]
@@ -41,6 +45,8 @@ class Client:
     def __init__(self, http: aiohttp.ClientSession, server: str) -> None:
         self._http = http
         self._server = server.rstrip("/")
+        self.rehearses = False
+        """Whether it only asks what would happen: then every change raises Rehearsed, which says it."""
 
     async def get(self, path: str) -> dict[str, Any]:
         """Return the answer's JSON object."""
@@ -60,25 +66,35 @@ class Client:
 
     async def post(self, path: str, body: Json) -> dict[str, Any]:
         """Ask for a change; return the answer's JSON object."""
-        return await self._ask("POST", path, json.dumps(body).encode())
+        return await self._change("POST", path, json.dumps(body).encode())
 
     async def put(self, path: str, body: Json) -> dict[str, Any]:
         """Ask for something to be just so; return the answer's JSON object."""
-        return await self._ask("PUT", path, json.dumps(body).encode())
+        return await self._change("PUT", path, json.dumps(body).encode())
 
     async def patch(self, path: str, body: Json) -> dict[str, Any]:
         """Ask for a part of something to be changed; return the answer's JSON object."""
-        return await self._ask("PATCH", path, json.dumps(body).encode())
+        return await self._change("PATCH", path, json.dumps(body).encode())
 
     async def delete(self, path: str) -> dict[str, Any]:
         """Ask for something to go; return the answer's JSON object."""
-        return await self._ask("DELETE", path, None)
+        return await self._change("DELETE", path, None)
 
-    async def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+    async def _change(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        if self.rehearses:
+            path = f"{path}{'&' if '?' in path else '?'}dry_run=true"
+            answer = await self._ask(method, path, body)
+            if "dry_run" not in answer:
+                raise Unavailable(f"the server at {self._server} knows no dry run, and has done it; it is an older one")
+            raise Rehearsed(str(answer.get("would", "")), changes=bool(answer.get("changes")))
+        return await self._ask(method, path, body, {KEY_HEADER: secrets.token_hex(KEY_BYTES)})
+
+    async def _ask(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] = NO_HEADERS
+    ) -> dict[str, Any]:
         url = URL(self._server + path, encoded=True)
         try:
-            async with self._http.request(method, url, data=body, allow_redirects=False) as response:
-                return _answer(self._server, response.status, await response.read())
+            return await self._answered(method, url, body, headers)
         except TimeoutError as error:
             raise Unavailable(f"the server at {self._server} did not answer within {TIMEOUT_S:g} s") from error
         except aiohttp.ClientSSLError as error:
@@ -89,6 +105,18 @@ class Client:
         except aiohttp.ClientError as error:
             why = "the connection was closed" if isinstance(error, aiohttp.ServerDisconnectedError) else str(error)
             raise Unavailable(_absent(self._server, why)) from error
+
+    async def _answered(self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]) -> dict[str, Any]:
+        try:
+            return await self._sent(method, url, body, headers)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError) as error:
+            if KEY_HEADER not in headers or isinstance(error, aiohttp.ClientConnectorError):
+                raise
+        return await self._sent(method, url, body, headers)  # with its key it is not done twice
+
+    async def _sent(self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]) -> dict[str, Any]:
+        async with self._http.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+            return _answer(self._server, response.status, await response.read())
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ LONGEST = timedelta(days=3650)
 SERVICES_LIMIT = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _PATTERN = re.compile(r"[^\s\x00-\x1f\x7f]{1,253}")
+_SECRET = re.compile(rf"{PREFIX}[A-Za-z0-9_-]+")
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")
 _LIFETIME = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS: Mapping[str, timedelta] = MappingProxyType(
@@ -42,7 +43,7 @@ def hashed(secret: str) -> str:
     A plain SHA-256 is right for it: it has 256 random bits, which nobody can guess, so neither salt nor a slow hash
     would add anything. (For passwords that people choose it would be wrong.)
     """
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def derived(secret: str, of: str) -> str:
@@ -50,9 +51,15 @@ def derived(secret: str, of: str) -> str:
     return hmac.new(secret.encode(), of.encode(), hashlib.sha256).hexdigest()
 
 
+def without_secrets(text: str) -> str:
+    """Return a text in which a token that somebody has put in the wrong place cannot be read."""
+    return _SECRET.sub(f"{PREFIX}...", text)
+
+
 def same(one: str, other: str) -> bool:
     """Say whether two secrets are the same, in a time that does not depend on where they differ."""
-    return hmac.compare_digest(one.encode(), other.encode())
+    # Headers of a request may be any bytes.
+    return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +149,18 @@ class Wanted:
 
 def check_wanted(wanted: Wanted) -> None:
     """Raise InvalidSpec for a token that cannot be."""
+    check_no_secret("name", wanted.name)
     if not _NAME.fullmatch(wanted.name):
         raise InvalidSpec(f"name: '{wanted.name[:80]}' must be letters, digits and . _ @ -, at most 64, as ci-shop")
     if wanted.name.lower() == ROOT or _KEY.fullmatch(wanted.name):
         raise InvalidSpec(f"name: '{wanted.name}' means something else here; take another one, as ci-shop")
     check_services(wanted.grant.services)
+
+
+def check_no_secret(field: str, word: str) -> None:
+    """Raise InvalidSpec for a secret where a name belongs, before it is written anywhere."""
+    if _SECRET.search(word):
+        raise InvalidSpec(f"{field}: is a token's secret; give its name or id, and revoke it if others have read it")
 
 
 def check_first(wanted: Wanted) -> None:

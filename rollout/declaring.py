@@ -134,7 +134,8 @@ class Declaring:
     async def apply(self, planned: Planned, by: Asker) -> Planned:
         """Do what was planned just now. Raises Conflict or Unavailable where a step failed; the others are done."""
         if by.rehearses:
-            raise Rehearsed("; ".join(f"{step.resource}: {step.words}" for step in planned.steps) or "nothing")
+            words = "; ".join(f"{step.resource}: {step.words}" for step in planned.steps)
+            raise Rehearsed(words or "nothing: there is no document", changes=planned.changes > 0)
         failed: list[tuple[Step, RolloutError]] = []
         for step in planned.steps:
             try:
@@ -191,7 +192,8 @@ class Declaring:
             placed = self._standing(service).versions.get(wanted.version)
             if placed is not None and placed.discover is not None:
                 await self._discovering.remove(service, wanted.version, by)
-            await self._backends.place(service, wanted.version, wanted.endpoints, by)
+            endpoints = wanted.endpoints if placed is None else placed.completed(wanted.endpoints)
+            await self._backends.place(service, wanted.version, endpoints, by)
 
     async def _supersede(self, service: str, wanted: Wanted, by: Asker) -> None:
         """Take back what is in progress; to go back to a version that is there, it is named as it runs."""
@@ -206,8 +208,8 @@ class Declaring:
             await self._operations.supersede(_deployment(wanted, endpoints), by, found)
 
     def _begun(self, step: Step) -> Step:
-        """Return a step with the rollout that leads to what is wanted, now that it is done."""
-        if step.kind != "service" or step.action in (Action.HELD, Action.WAITS):
+        """Return a step with the rollout that is to be waited for, now that it is done."""
+        if step.kind != "service" or step.action is Action.WAITS:
             return step
         rollout = self._books.rollouts.get(step.name)
         if rollout is None or not self._controller.in_progress(step.name):

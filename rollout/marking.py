@@ -34,7 +34,7 @@ class Marking:
                 await check_spare(self._controller, service, version, frozenset({address}))
                 await self._controller.up_to_date(service)
                 self._version(service, address)  # its rollout may have ended since, and its version with it
-                entry.about_to(f"no Envoy sends {address} of '{version}' of '{service}' anything new; what runs goes on")
+                entry.about_to(f"no Envoy sends {address} of '{version}' anything new; what runs there goes on")
                 mark = Mark(service, address, str(by), self._controller.outside.wall(), reason)
                 changes = (PutMark(mark), entry.result())
                 await self._controller.change(service, changes, lambda: self._books.put_mark(mark))
@@ -49,7 +49,7 @@ class Marking:
                 self._controller.ailing.forgive(service, address)
                 return
             with self._controller.alone(service):
-                entry.about_to(f"the mark of {address} of '{service}' is taken away: it is used when it is found healthy")
+                entry.about_to(f"the mark of {address} is taken away: it is used when it is found healthy")
                 self._controller.ailing.forgive(service, address)
                 changes = (DropMark(service, address), entry.result())
                 await self._controller.change(service, changes, lambda: self._books.drop_mark(service, address))

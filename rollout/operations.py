@@ -366,7 +366,7 @@ class Operations:
             if (service, version) not in self._books.past:
                 known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
                 raise Unknown(f"'{service}' has no past version '{version}'; it has {known}")
-            entry.about_to(f"the past version '{version}' of '{service}' is forgotten: nothing can go back to it by name")
+            entry.about_to(f"the past version '{version}' of '{service}' is forgotten: nothing goes back to it by name")
             changes = (DropPast(service, version), entry.result())
             await self._controller.change(service, changes, lambda: self._books.drop_past(service, version))
 

@@ -1,11 +1,12 @@
 """How long what is published takes to the last proxy: told of publishes, responses and answers; decides nothing."""
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from xds.resources import ResourceType
+from xds.cache import Fleet
+from xds.resources import TYPES, ResourceType
 
 SETTLE_S = 3.0  # longer than routes wait for their clusters: a push without news for so long has been told to everybody
 LIMIT_S = 600.0  # a proxy that has not answered by then is not waited for
@@ -27,7 +28,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One publish. `cause` is the service whose split has changed, "" for a configuration.
+    """One publish, with the types that it changed. `cause` is the service whose split has changed, "" a configuration.
 
     `waiting` are the answers that were not waited for any longer, 0 where every proxy that it was sent to has it.
     """
@@ -35,7 +36,7 @@ class Push:
     number: int
     cause: str
     began_s: float
-    types: dict[ResourceType, Reach] = field(default_factory=dict)
+    types: dict[ResourceType, Reach]
 
     @property
     def last_s(self) -> float:
@@ -62,6 +63,18 @@ class _Line:
     flights: deque[_Flight] = field(default_factory=deque)
 
 
+def changed_types(before: Fleet | None, after: Fleet | None) -> frozenset[ResourceType]:
+    """Return the types of which any proxies are served something else than before."""
+    if after is None or before is None:
+        return frozenset(TYPES if after is not before else ())
+    groups = before.groups.keys() | after.groups.keys()
+    pairs = [(before.common, after.common)]
+    pairs += [(before.groups.get(each, before.common), after.groups.get(each, after.common)) for each in groups]
+    return frozenset(
+        type_ for old, new in pairs for type_ in TYPES if old.views[type_].version != new.views[type_].version
+    )
+
+
 class Pushes:
     """Follows pushes while they are young; each response and each answer costs the same, however large the fleet is.
 
@@ -76,10 +89,10 @@ class Pushes:
         self._ended: deque[Push] = deque(maxlen=OPEN_LIMIT)
         self._lines: dict[str, dict[ResourceType, _Line]] = {}
 
-    def published(self, cause: str, now_s: float) -> None:
-        """Something else is served from now on."""
+    def published(self, cause: str, types: Iterable[ResourceType], now_s: float) -> None:
+        """Something else of these types is served from now on."""
         self._number += 1
-        self._open[self._number] = Push(self._number, cause, now_s)
+        self._open[self._number] = Push(self._number, cause, now_s, {type_: Reach() for type_ in types})
         if len(self._open) > OPEN_LIMIT:
             self._end(next(iter(self._open)))
 
@@ -93,9 +106,9 @@ class Pushes:
         flight = _Flight(min(line.told + 1, self._number), self._number)
         line.told = self._number
         line.flights.append(flight)
-        for push in self._concerned(flight):
-            reach = push.types.get(type_) or Reach()
-            push.types[type_] = replace(reach, sent=reach.sent + 1, waiting=reach.waiting + 1)
+        for push in self._concerned(flight, type_):
+            reach = push.types[type_]
+            push.types[type_] = Reach(reach.sent + 1, reach.refused, reach.waiting + 1, reach.last_s)
 
     def answered(self, node: str, type_: ResourceType, unanswered: int, now_s: float) -> None:
         """A proxy has taken what it was sent; so many responses are still without an answer."""
@@ -109,9 +122,9 @@ class Pushes:
         """A proxy has gone; it is not waited for any more."""
         for type_, line in self._lines.pop(node, {}).items():
             for flight in line.flights:
-                for push in self._concerned(flight):
+                for push in self._concerned(flight, type_):
                     reach = push.types[type_]
-                    push.types[type_] = replace(reach, waiting=reach.waiting - 1)
+                    push.types[type_] = Reach(reach.sent, reach.refused, reach.waiting - 1, reach.last_s)
 
     def take(self, now_s: float) -> tuple[Push, ...]:
         """Return the pushes that have ended since this was asked before: those that nobody was sent are not told of."""
@@ -126,19 +139,20 @@ class Pushes:
     def _landed(self, node: str, type_: ResourceType, unanswered: int, now_s: float, *, refused: int) -> None:
         line = self._lines.get(node, {}).get(type_)
         while line is not None and len(line.flights) > unanswered:
-            for push in self._concerned(line.flights.popleft()):
+            for push in self._concerned(line.flights.popleft(), type_):
                 reach = push.types[type_]
                 push.types[type_] = Reach(reach.sent, reach.refused + refused, reach.waiting - 1, now_s)
 
-    def _concerned(self, flight: _Flight) -> Iterator[Push]:
+    def _concerned(self, flight: _Flight, type_: ResourceType) -> Iterator[Push]:
         """Yield the open pushes that a response is about."""
         if self._open:
             oldest = next(iter(self._open))
             for number in range(max(flight.first, oldest), flight.last + 1):
-                if number in self._open:
-                    yield self._open[number]
+                push = self._open.get(number)
+                if push is not None and type_ in push.types:
+                    yield push
 
     def _end(self, number: int) -> None:
         push = self._open.pop(number)
-        if push.types:
+        if any(reach.sent for reach in push.types.values()):
             self._ended.append(push)

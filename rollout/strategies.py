@@ -65,10 +65,15 @@ class Strategies:
             raise InvalidSpec(f"strategy.{error}") from error
         return whole, linted
 
+    def tag(self, name: str) -> str:
+        """Return what tells a strategy as it is from all that it was; "none" while there is none."""
+        known = self._books.strategies.get(name)
+        return "none" if known is None else f"{known.revision}-{known.at.timestamp():.3f}"
+
     async def put(self, name: str, content: Mapping[str, Any], by: Asker) -> NamedStrategy:
         """Have a strategy be so from now on. Raises InvalidSpec or Unavailable."""
         async with self._changing:
-            with self._ledger.asked("", "strategy put", by, name) as entry:
+            with self._ledger.asked("", "strategy put", by, name, lambda: self.tag(name)) as entry:
                 whole, _ = self.checked(name, content)
                 known = self._books.strategies.get(name)
                 if known is not None and content_of(known) == whole:
@@ -94,7 +99,7 @@ class Strategies:
     async def remove(self, name: str, by: Asker) -> None:
         """Forget a strategy; rollouts that began by it go on. Raises Unknown or Unavailable."""
         async with self._changing:
-            with self._ledger.asked("", "strategy remove", by, name) as entry:
+            with self._ledger.asked("", "strategy remove", by, name, lambda: self.tag(name)) as entry:
                 self.get(name)
                 entry.about_to(f"the strategy '{name}' is removed; rollouts that began by it go on")
 

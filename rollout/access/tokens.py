@@ -13,6 +13,7 @@ from rollout.credentials import (
     Token,
     Wanted,
     check_first,
+    check_no_secret,
     check_wanted,
     hashed,
     made,
@@ -83,8 +84,8 @@ class Tokens:
 
     async def create(self, wanted: Wanted, by: Asker) -> tuple[Token, str]:
         """Make a token; return it and its secret, which is told nowhere else. Raises InvalidSpec or Conflict."""
+        check_wanted(wanted)
         with self._ledger.asked("", "token create", by, str(wanted)) as entry:
-            check_wanted(wanted)
             self._check_new(wanted)
             entry.about_to(f"create the token {wanted}")
             token, secret = self._made(wanted, by)
@@ -95,6 +96,7 @@ class Tokens:
 
     async def revoke(self, word: str, by: Asker) -> Token:
         """Take a token, by its name or its key, and the sessions that it opened, back at once. Raises Unknown."""
+        check_no_secret("token", word)
         with self._ledger.asked("", "token revoke", by, word) as entry:
             found = self.by_key(word) or next((each for each in self.all() if each.name == word), None)
             if found is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from rollout.answered import Answered, Answers, DropAnswers, PutAnswer, Question
 from rollout.api.contract import Handler, Route, route_of
@@ -34,7 +35,7 @@ class Repeats:
         self._wall = wall
         self._ours: set[Question] = set()
 
-    def middleware(self) -> object:
+    def middleware(self) -> Middleware:
         @web.middleware
         async def repeats(request: web.Request, handler: Handler) -> web.StreamResponse:
             route, key = route_of(request), request.headers.get(HEADER)

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from rollout.api.contract import READING, Handler, Query, Route, route_of
 from rollout.api.requests import IDENTITY, caller
+from rollout.credentials import without_secrets
 from rollout.errors import Rehearsed
 
 DRY_RUN = Query("dry_run", "Only says what would happen: nothing is changed.", {"type": "boolean", "default": False})
@@ -68,7 +69,7 @@ async def requests_logged(request: web.Request, handler: Handler) -> web.StreamR
     structlog.get_logger().info(
         "request",
         method=request.method,
-        path=request.path[:200],
+        path=without_secrets(request.path[:200]),
         by="" if who is None else who.name or caller(request).name,
         status=response.status,
         ms=round(1000 * (time.monotonic() - began_s), 1),

@@ -21,7 +21,6 @@ from rollout.rights import Role
 from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command
 
-
 OF_A_STAGE = (Command.PROMOTE, Command.PROMOTE_FULL, Command.SKIP_STAGE, Command.APPROVE)
 
 
@@ -33,13 +32,13 @@ class Changes:
         self._marking = Marking(backstage.controller, backstage.ledger)
 
     def routes(self) -> tuple[Route, ...]:
-        version = SERVICE + "/versions/{version}"
+        version, drains, again = SERVICE + "/versions/{version}", SERVICE + "/drains", "reads envoy-configs again"
         return (
             _about_rollout("/rollouts", self.deploy, "starts a rollout", models.Deployment, (201, 202)),
             _about_rollout("/undo", self.undo, "goes back", models.Undo, (200, 201, 202)),
             _about_rollout("/retry", self.retry, "begins the last one again", models.Nothing, (201, 202)),
             _about_rollout("/commands/{command}", self.command, "steers a rollout", models.Command, (200,)),
-            waiting(_about_service("POST", SERVICE + "/drains", self.drain, "lets backends go", models.Drained, (201,))),
+            waiting(_about_service("POST", drains, self.drain, "lets backends go", models.Drained, (201,))),
             _about_service("POST", SERVICE + "/undrains", self.undrain, "takes backends back", models.Drained),
             _about_service("POST", SERVICE + "/health", self.mark, "marks a backend", models.Mark),
             _about_service("POST", SERVICE + "/adopt", self.adopt, "names what envoy-configs has", models.Adoption),
@@ -47,7 +46,7 @@ class Changes:
             waiting(_about_service("PUT", version, self.place, "has a version run just there", models.Endpoints)),
             waiting(_about_service("PATCH", version, self.scale, "adds and removes backends", models.Scaling)),
             _about_service("DELETE", version, self.forget, "forgets a past version"),
-            Route("POST", "/v1/config/reload", self.reload, "reads envoy-configs again", Role.ADMIN, models.Reloaded, models.Nothing, refuses=(422,)),
+            Route("POST", "/v1/config/reload", self.reload, again, Role.ADMIN, models.Reloaded, models.Nothing),
         )
 
     async def deploy(self, request: web.Request) -> web.Response:

@@ -80,7 +80,7 @@ def _view(fleet: Fleet, served: LoadedConfig, files: Iterable[LoadedFile]) -> mo
         last = {"at": refused.at.isoformat(), "by": refused.by, "problems": problems}
     return {
         "snapshot": fleet.common.version,
-        "loaded_at": served.at and served.at.isoformat(),
+        "loaded_at": None if served.at is None else served.at.isoformat(),
         "files": [{"path": each.path, "group": each.group, "resources": each.resources} for each in files],
         "last_refused": last,
         "warnings": list(served.warnings),

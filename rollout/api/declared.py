@@ -34,7 +34,16 @@ class DocumentRoutes:
         return (
             Route("POST", "/v1/plan", self.plan, "says what applying would do", viewer, plan, models.Documents),
             Route("POST", "/v1/apply", self.apply, "has all be as documents say", viewer, plan, models.Appliance),
-            Route("GET", "/v1/documents", self.export, "how all stands", viewer, models.Export, query=(SERVICES,)),
+            Route(
+                "GET",
+                "/v1/documents",
+                self.export,
+                "how all stands",
+                viewer,
+                models.Export,
+                query=(SERVICES,),
+                refuses=(404,),
+            ),
         )
 
     async def plan(self, request: web.Request) -> web.Response:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -16,6 +17,7 @@ from rollout.schema import strategy_schema
 
 Json = dict[str, Any]
 PLACE = "#/components/schemas/"
+WHOLE = "StrategySpec"
 
 
 class Described(GenerateJsonSchema):
@@ -84,8 +86,10 @@ def _strategy() -> dict[str, Json]:
     whole.pop("$schema")
     whole.pop("title")
     parts = whole.pop("$defs")
-    named = {"StrategySpec": whole, **{_spec(name): part for name, part in parts.items()}}
-    return {name: _of_today(part) for name, part in named.items()}
+    named = {WHOLE: whole, **{_spec(name): part for name, part in parts.items()}}
+    made = {name: _of_today(part) for name, part in named.items()}
+    referred = json.dumps(made)  # what the gate's settings have become is written in its own place
+    return {name: part for name, part in made.items() if name == WHOLE or f'"{PLACE}{name}"' in referred}
 
 
 def _spec(name: str) -> str:

@@ -1,5 +1,6 @@
 """The routes that say where the backends of versions are found, and how those sources stand."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
@@ -148,9 +149,13 @@ def discovery_view(report: Report, now_s: float) -> Discovered:
         "status": report.status.value,
         "fault": report.fault or None,
         "backends": [str(each) for each in report.endpoints],
-        "answered_at": report.answered_at and report.answered_at.isoformat(),
+        "answered_at": _text(report.answered_at),
         "missing": [{"backend": address, "looks": looks} for address, looks in sorted(report.missing.items())],
         "next_seconds": None if report.next_s is None else round(max(0.0, report.next_s - now_s), 1),
         "by": discovery.by,
-        "at": discovery.at and discovery.at.isoformat(),
+        "at": _text(discovery.at),
     }
+
+
+def _text(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()

@@ -15,6 +15,7 @@ from rollout.api.requests import identity
 from rollout.api.views import fleet_view, operation_view, service_view, summary, versions_view
 from rollout.record import PastVersion, Rollout
 from rollout.rights import Role
+from rollout.standing import tag
 from rollout.state import Phase
 from rollout.store.filters import OperationFilter, RolloutFilter
 from rollout.store.rows import to_text
@@ -104,7 +105,8 @@ class Lists:
         controller, service = self._is.controller, request.match_info["service"]
         controller.check_service(service)
         past = cut(controller.books.past_versions(service), page_of(request, float, str), _past_key)
-        return web.json_response(versions_view(controller, service, self._is.clock(), past))
+        view = versions_view(controller, service, self._is.clock(), past)
+        return web.json_response(view, headers={"ETag": f'"{tag(controller, service)}"'})
 
     async def its_operations(self, request: web.Request) -> web.Response:
         self._is.controller.check_service(request.match_info["service"])

@@ -1,4 +1,4 @@
-"""What the API promises as an OpenAPI 3.1 document: made of the routes, and of the models of what they take and give."""
+"""What the API promises as an OpenAPI 3.1 document: made of the routes, and of models of what they take and give."""
 
 import asyncio
 import json
@@ -19,6 +19,7 @@ VERSION = "1"
 """Of the contract, as in the paths: it stays as long as nothing is taken out."""
 JSON = "application/json"
 PROBLEM = "application/problem+json"
+DOCUMENT_PATH = "/v1/openapi.json"
 PROBES = ("/healthz", "/readyz", "/metrics")
 ABOUT = (
     "Progressive delivery for Envoy fleets: services, versions, rollouts, and the Envoys themselves. Weights are in "
@@ -36,6 +37,7 @@ TAGS: Mapping[str, str] = {
     "audit": "Who did what.",
     "access": "Who somebody is, and what they may do.",
     "strategies": "Strategies by name.",
+    "documents": "Services, versions and strategies as documents: what they would change, and having all be so.",
     "discoveries": "Where endpoints come from.",
     "notifications": "Who is told of what.",
     "server": "Whether the server runs, what it measures of itself, and this document.",
@@ -44,6 +46,9 @@ AREAS: Mapping[str, str] = {
     **dict.fromkeys(("commands", "undo", "retry", "queue"), "rollouts"),
     **dict.fromkeys(("drains", "undrains", "health"), "services"),
     "adopt": "versions",
+    **dict.fromkeys(("plan", "apply"), "documents"),
+    "discovery": "discoveries",
+    "notify": "notifications",
     **dict.fromkeys(("me", "session", "tokens"), "access"),
     **dict.fromkeys(("healthz", "readyz", "metrics", "openapi.json"), "server"),
 }
@@ -90,7 +95,7 @@ class Document:
 
     def routes(self) -> tuple[Route, ...]:
         about = "this document"
-        return (Route("GET", "/v1/openapi.json", self.document, about, Role.VIEWER, gives=dict[str, Any]),)
+        return (Route("GET", DOCUMENT_PATH, self.document, about, Role.VIEWER, gives=dict[str, Any]),)
 
     async def document(self, request: web.Request) -> web.Response:
         if self._made is None:
@@ -199,9 +204,9 @@ def _answer(status: int, route: Route, shapes: Mapping[Any, Json]) -> Json:
 def refusals(route: Route) -> tuple[int, ...]:
     """Return the statuses by which a route may refuse."""
     if route.path in PROBES:
-        usual = {403, 503} if route.need is None else {401, 403}
+        usual = {403, 503} if route.need is None else {401, 403, 429}
     else:
-        usual = {400, 401, 403, 500, 503}
+        usual = {400, 401, 403, 429, 500, 503}
     if "{" in route.path:
         usual.add(404)
     if route.method != "GET":

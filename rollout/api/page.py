@@ -33,7 +33,7 @@ pip install --force-reinstall --no-deps .      (in a checkout: make page)</pre>
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file as it is sent: plain, or packed for a browser that takes gzip. `packed` is empty where that is no gain."""
+    """One file as it is sent: plain, or packed for who takes gzip; `packed` is empty where that is no gain."""
 
     kind: str
     plain: bytes

@@ -25,7 +25,9 @@ def broken(before: Json, after: Json) -> tuple[str, ...]:
     changed = {name for name, kind in earlier.items() if later.get(name) != kind}
     known = {_place(name) for name in earlier}
     demanded = {
-        name for name, kind in later.items() if kind.endswith(REQUIRED) and name not in earlier and _place(name) in known
+        name
+        for name, kind in later.items()
+        if kind.endswith(REQUIRED) and name not in earlier and _place(name) in known
     }
     return tuple(sorted(changed | demanded))
 

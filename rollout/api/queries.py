@@ -12,12 +12,17 @@ from rollout.errors import InvalidSpec
 PROMISED = "/v1/"
 """Where a query that no route knows is an error: probes and the web page's files are asked by others' programs."""
 
+TEXT_LENGTH = 4096
+
 
 @web.middleware
 async def known_query(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what is no parameter: what is misspelt must not be left out silently."""
-    if request.path.startswith(PROMISED):
+    route = route_of(request)
+    if route is not None and request.path.startswith(PROMISED):
         asked(request)
+        given = request.headers
+        read(route.headers, {each.name: given[each.name] for each in route.headers if each.name in given})
     return await handler(request)
 
 
@@ -49,6 +54,8 @@ def _value(name: str, text: str, schema: Mapping[str, Any]) -> object:
         raise InvalidSpec(f"{name}: '{text}' is none of {', '.join(words)}")
     if len(text) < schema.get("minLength", 0):
         raise InvalidSpec(f"{name}: is empty; leave it out")
+    if len(text) > schema.get("maxLength", TEXT_LENGTH):
+        raise InvalidSpec(f"{name}: is longer than {schema.get('maxLength', TEXT_LENGTH)} characters")
     if not text.isprintable() or not _can_be_saved(text):
         raise InvalidSpec(f"{name}: has characters that no name has")
     match schema.get("type"), schema.get("format"):

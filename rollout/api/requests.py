@@ -52,7 +52,8 @@ def caller(request: web.Request) -> Asker:
     if who.via is Via.LOOPBACK:
         return careful(request, Asker(said or f"api client {remote}", f"{who.via} from {remote}"))
     name = f"{who.name} (said: {said})" if said and said != who.name else who.name
-    return careful(request, Asker(name, f"{who.via} {who.name} from {remote}"))
+    how = str(who.via) if who.via is Via.ROOT else f"{who.via} {who.name}"
+    return careful(request, Asker(name, f"{how} from {remote}"))
 
 
 def careful(request: web.Request, asker: Asker) -> Asker:

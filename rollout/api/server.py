@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from rollout.api import models
@@ -110,13 +110,13 @@ class _Api:
         self._is = backstage
 
     def routes(self) -> tuple[Route, ...]:
-        number, viewer = SERVICE + "/rollouts/{id}", Role.VIEWER
+        number, viewer, story = SERVICE + "/rollouts/{id}", Role.VIEWER, "a rollout with its journal"
         return (
             Route("GET", "/healthz", self.healthy, "says that the server runs", None, models.Status),
             Route("GET", "/readyz", self.ready, "says whether a configuration is served", None, models.Ready),
             Route("GET", "/metrics", self.metrics, "its own metrics, for Prometheus", viewer, speaks="text/plain"),
             Route("GET", SERVICE, self.get_service, "one service", viewer, models.Service, query=UNTIL_CHANGED),
-            Route("GET", number, self.explain, "a rollout with its journal", viewer, models.Story, query=(UNTIL_ENDED,)),
+            Route("GET", number, self.explain, story, viewer, models.Story, query=(UNTIL_ENDED,)),
             Route("GET", number + "/record", self.record, "what replays a rollout", viewer, models.Recording),
         )
 
@@ -196,7 +196,9 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         answer.headers.update(_remedies(error))
         return answer
     except web.HTTPException as error:
-        return _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
+        answer = _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
+        answer.headers.update({name: value for name, value in error.headers.items() if name == hdrs.ALLOW})
+        return answer
     except Exception:  # noqa: BLE001 - our own bug: told in the log, and the answer stays a problem document
         structlog.get_logger().exception("bug", method=request.method, path=request.path)
         return _problem(500, "Internal Server Error", "a bug of the server; its log has the traceback")

@@ -28,8 +28,8 @@ class StrategyRoutes:
         return (
             Route("GET", "/v1/strategies", self.list, "strategies", viewer, models.NamedStrategies, query=PAGE),
             Route("GET", NAMED, self.get, "one strategy", viewer, one),
-            Route("PUT", NAMED, self.put, "saves one", operator, one, models.StrategyBody, (200, 201)),
-            Route("DELETE", NAMED, self.remove, "removes one", operator, models.RemovedStrategy),
+            Route("PUT", NAMED, self.put, "saves one", operator, one, models.StrategyBody, (200, 201), refuses=(412,)),
+            Route("DELETE", NAMED, self.remove, "removes one", operator, models.RemovedStrategy, refuses=(412,)),
         )
 
     async def list(self, request: web.Request) -> web.Response:
@@ -38,7 +38,8 @@ class StrategyRoutes:
         return web.json_response(found)
 
     async def get(self, request: web.Request) -> web.Response:
-        return web.json_response(strategy_view(self._is.declaring.strategies.get(request.match_info["name"])))
+        name, strategies = request.match_info["name"], self._is.declaring.strategies
+        return web.json_response(strategy_view(strategies.get(name)), headers={"ETag": f'"{strategies.tag(name)}"'})
 
     async def put(self, request: web.Request) -> web.Response:
         body, name = await body_of(request), request.match_info["name"]

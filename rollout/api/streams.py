@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rollout.rights import Identity, Via
 BUFFER_BYTES = 64 * 1024  # that wait for a reader: in the server, and about as many in the kernel
 CHUNK_BYTES = 32 * 1024
 RECONNECT_MS = 2_000
+_AT_ONCE = struct.pack("ii", 1, 0)
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -89,9 +91,15 @@ class Stream:
         return transport is not None and not transport.is_closing()
 
     def cut(self) -> None:
-        """Close the connection with what is still in it."""
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        """Close the connection with what is still in it, in the kernel too."""
+        transport = self._request.transport
+        if transport is None:
+            return
+        found = transport.get_extra_info("socket")
+        if found is not None:
+            with contextlib.suppress(OSError):
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        transport.abort()
 
 
 def message(event: str, data: str, number: int | None = None) -> str:

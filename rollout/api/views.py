@@ -73,9 +73,7 @@ def queued_view(controller: Controller, service: str) -> models.Queued | None:
     }
 
 
-def versions_view(
-    controller: Controller, service: str, now_s: float, past: Paged[PastVersion]
-) -> models.Versions:
+def versions_view(controller: Controller, service: str, now_s: float, past: Paged[PastVersion]) -> models.Versions:
     """The versions of a service: those that are there, and a page of those that were, newest first."""
     books = controller.books
     stable = books.stable(service)
@@ -363,9 +361,7 @@ def _readings(look: Look | None) -> list[models.Reading]:
     return [{"check": each.check, "value": each.value, "fault": each.fault} for each in readings]
 
 
-def fleet_view(
-    nodes: Iterable[NodeStatus], now_s: float, failures: Mapping[str, str]
-) -> list[models.Node]:
+def fleet_view(nodes: Iterable[NodeStatus], now_s: float, failures: Mapping[str, str]) -> list[models.Node]:
     """Envoys that are or were connected: who, where, what each ACKed of each type, and its NACK with Envoy's words."""
     return [_node(status, now_s, failures.get(status.node.id)) for status in nodes]
 

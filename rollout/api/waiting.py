@@ -11,6 +11,7 @@ from rollout.api.contract import Handler, Query, Route
 from rollout.controller import Controller
 from rollout.errors import InvalidSpec
 from rollout.fields import duration
+from rollout.machine import wanted
 from rollout.record import Rollout
 from rollout.state import Command
 
@@ -27,8 +28,6 @@ UNTIL_CHANGED = (
     Query("wait", "Answers when the ETag is another one, but after this time at the latest.", WAIT.schema),
     Query("etag", "The ETag that is known; left out: the present one.", {"type": "string", "minLength": 1}),
 )
-WAITING = web.AppKey("waiting", "Waiting")
-"""Who holds up an application's answers."""
 _ENDING = (Command.ABORT, Command.REJECT, Command.PROMOTE_FULL)
 
 
@@ -41,7 +40,7 @@ class Waiting:
         self._closed = False
 
     async def until(self, request: web.Request, settled: Callable[[], bool]) -> bool:
-        """Return whether it is so, at the latest when the time is over for which a request waits; True where it does not.
+        """Return whether it is so, at the latest when a request's time is over; True where it does not wait.
 
         What is no time is refused by `times_known`, before anything is changed.
         """
@@ -95,7 +94,9 @@ class Waiting:
         def settled() -> bool:
             if self._is_over(rollout) or command in _ENDING:
                 return self._is_over(rollout)
-            return controller.saved(service) and not controller.observer.lagging(service)
+            now = controller.books.rollouts[service]
+            served = controller.books.splits.get(service) == wanted(now.strategy, now.state)
+            return served and controller.saved(service) and not controller.observer.lagging(service)
 
         return await self.until(request, settled)
 
@@ -115,6 +116,10 @@ class Waiting:
         books = self._controller.books
         now = books.rollouts.get(rollout.service)
         return now is None or now.id != rollout.id or books.over(now)
+
+
+WAITING = web.AppKey("waiting", Waiting)
+"""Who holds up an application's answers."""
 
 
 def waiting(route: Route) -> Route:

@@ -23,6 +23,7 @@ for group, about in (
     ("audit", "Who did what."),
     ("config", "The configuration that a server serves."),
     ("version", "The versions of a service."),
+    ("discovery", "Where the backends of versions are found."),
     ("strategy", "Strategies that deployments may name."),
     ("token", "Who may use the admin API."),
     ("store", "What a server remembers, in its data folder."),

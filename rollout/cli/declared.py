@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from rollout.caller import DONE, FAILED, IN_PROGRESS, TAKEN_BACK, TO_DO, Caller, Changes, follow_queued
 from rollout.cli.options import UNSAID, AsJson, Server
@@ -15,7 +16,7 @@ from rollout.declared.documents import Problem, Written, parse, read
 from rollout.declared.text import text_of
 from rollout.errors import InvalidSpec
 from rollout.linting import line_of
-from rollout.screen import plain, plans
+from rollout.screen import plans
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -105,7 +106,7 @@ def export(
     """
     query = f"?services={'%2C'.join(path_of(each).removeprefix('/v1/') for each in services)}" if services else ""
     Caller(server, as_json).get(
-        path_of("documents") + query, lambda answer: plain(text_of(answer["documents"]).rstrip("\n"))
+        path_of("documents") + query, lambda answer: Text(text_of(answer["documents"]).rstrip("\n"))
     )
 
 

@@ -10,7 +10,7 @@ from rollout import screen
 from rollout.bootstrap import Proxy, xds_tls
 from rollout.bootstrap import bootstrap as bootstrap_of
 from rollout.caller import Caller, Listing
-from rollout.cli.options import DEFAULTS, UNSAID, AsJson, Server, named
+from rollout.cli.options import DEFAULTS, UNSAID, AsJson, DryRun, Server, named
 from rollout.client import path_of
 from rollout.errors import InvalidSpec
 
@@ -21,12 +21,12 @@ def fleet(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
     Caller(server, as_json).listed(listing, lambda answer: screen.fleet_table(answer["nodes"]))
 
 
-def reload(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
+def reload(*, dry_run: DryRun = False, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """Have the server read its envoy-configs again.
 
     A bad change is refused whole, with every problem in it, and the last good one is still served.
     """
-    Caller(server, as_json).post(
+    Caller(server, as_json, dry_run).post(
         path_of("config", "reload"), {}, lambda answer: screen.notes(answer["warnings"], "reloaded")
     )
 

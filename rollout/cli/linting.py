@@ -13,6 +13,7 @@ from rollout.api.stages import stage_view
 from rollout.caller import DONE, FAILED, Caller
 from rollout.cli.options import AsJson, strategy_text
 from rollout.configs import read_configs
+from rollout.declared.shape import documents_schema
 from rollout.errors import InvalidSpec, RolloutError
 from rollout.linting import Finding, Linted, lint, summary
 from rollout.schema import strategy_schema
@@ -117,10 +118,15 @@ def _stages(linted: Linted) -> str:
     return f"; stages: {', '.join(stages)}"
 
 
-def schema() -> None:
+def schema(
+    *,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="Of what `plan` and `apply` take, instead of strategies alone.")
+    ] = False,
+) -> None:
     """Print the JSON schema of strategies, for editors; no server is needed.
 
     Example: rollout schema > strategy.schema.json, and as the first line of a strategy:
     # yaml-language-server: $schema=strategy.schema.json
     """
-    typer.echo(json.dumps(strategy_schema(), indent=2))
+    typer.echo(json.dumps(documents_schema() if documents else strategy_schema(), indent=2))

@@ -7,7 +7,7 @@ import typer
 
 from rollout import screen
 from rollout.caller import DONE, Caller, Changes, Listing, follow, follow_drains, say
-from rollout.cli.options import UNSAID, AsJson, Most, Server, ServiceName, VersionName, Wait, parsed
+from rollout.cli.options import UNSAID, AsJson, DryRun, Most, Server, ServiceName, VersionName, Wait, parsed
 from rollout.client import Client, path_of
 from rollout.health import Health
 from rollout.spec import Endpoint, parse_endpoint
@@ -25,12 +25,13 @@ Endpoints = Annotated[
 LEFT = "left; the drain goes on: `rollout status {}` shows it"
 
 
-def undo(
+def undo(  # noqa: PLR0913 - one parameter for each option
     service: ServiceName,
     *,
     to: Annotated[str | None, typer.Option(metavar="VERSION", help="See `version list`; without: the last.")] = None,
     endpoint: Endpoints = None,
     wait: Wait = False,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -42,12 +43,19 @@ def undo(
     """
     body = {} if to is None else {"to": to}
     given = {**body, "endpoints": [str(each) for each in _endpoints("--endpoint", endpoint)]} if endpoint else body
-    _begin(Caller(server, as_json), service, "undo", given, wait=wait)
+    _begin(Caller(server, as_json, dry_run), service, "undo", given, wait=wait)
 
 
-def retry(service: ServiceName, *, wait: Wait = False, server: Server = UNSAID, as_json: AsJson = False) -> None:
+def retry(
+    service: ServiceName,
+    *,
+    wait: Wait = False,
+    dry_run: DryRun = False,
+    server: Server = UNSAID,
+    as_json: AsJson = False,
+) -> None:
     """Begin the last rollout again, after it was taken back: version, backends, strategy."""
-    _begin(Caller(server, as_json), service, "retry", {}, wait=wait)
+    _begin(Caller(server, as_json, dry_run), service, "retry", {}, wait=wait)
 
 
 def _begin(caller: Caller, service: str, verb: str, body: Json, *, wait: bool) -> None:
@@ -63,17 +71,18 @@ def _begin(caller: Caller, service: str, verb: str, body: Json, *, wait: bool) -
     caller.run(work, interrupted=f"left; the rollout goes on: `rollout watch {service}` shows it")
 
 
-def dequeue(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
+def dequeue(service: ServiceName, *, dry_run: DryRun = False, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """Take out the deployment that waits behind a rollout (`deploy --supersede`)."""
-    Caller(server, as_json).delete(path_of("services", service, "queue"), screen.service_panel)
+    Caller(server, as_json, dry_run).delete(path_of("services", service, "queue"), screen.service_panel)
 
 
-def drain(
+def drain(  # noqa: PLR0913 - one parameter for each option
     service: ServiceName,
     backend: Backend = None,
     *,
     location: Location = None,
     wait: Gone = False,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +91,7 @@ def drain(
     The last healthy ones of a version are refused, a location as a whole. `undrain` takes them back.
     """
     body = _which(backend, location)
-    caller = Caller(server, as_json)
+    caller = Caller(server, as_json, dry_run)
 
     async def work(client: Client) -> int:
         view = await client.post(path_of("services", service, "drains"), body)
@@ -100,20 +109,22 @@ def undrain(
     backend: Backend = None,
     *,
     location: Location = None,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
     """Take back a backend that is drained, or all of a location: they get requests again."""
     path = path_of("services", service, "undrains")
-    Caller(server, as_json).post(path, _which(backend, location), lambda view: screen.services_table([view]))
+    Caller(server, as_json, dry_run).post(path, _which(backend, location), lambda view: screen.services_table([view]))
 
 
-def mark(
+def mark(  # noqa: PLR0913 - one parameter for each option
     service: ServiceName,
     backend: Annotated[str, typer.Argument(help="HOST:PORT as `rollout list` shows it.")],
     health: Annotated[Health, typer.Argument(help="What it is from now on.")],
     *,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for others.")] = "",
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -127,7 +138,7 @@ def mark(
     address = parsed("BACKEND", backend, parse_endpoint).address
     body = {"backend": address, "health": health.value, "reason": reason}
     path = path_of("services", service, "health")
-    Caller(server, as_json).post(path, body, lambda view: screen.health_of(view, address))
+    Caller(server, as_json, dry_run).post(path, body, lambda view: screen.health_of(view, address))
 
 
 def _which(backend: str | None, location: str | None) -> Json:
@@ -149,6 +160,7 @@ def scale(  # noqa: PLR0913 - one parameter for each option
         list[str] | None, typer.Option(metavar="HOST:PORT[@REGION/ZONE]", help="The whole set; repeat it.")
     ] = None,
     wait: Gone = False,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -162,7 +174,7 @@ def scale(  # noqa: PLR0913 - one parameter for each option
     removed = [each.address for each in _endpoints("--remove", remove)]
     if bool(whole) == bool(added or removed):
         raise typer.BadParameter("give --add and --remove, or the whole set by --endpoint", param_hint="--endpoint")
-    caller = Caller(server, as_json)
+    caller = Caller(server, as_json, dry_run)
 
     async def work(client: Client) -> int:
         if whole:
@@ -178,13 +190,20 @@ def scale(  # noqa: PLR0913 - one parameter for each option
     caller.run(work, interrupted=LEFT.format(service))
 
 
-def adopt(service: ServiceName, version: VersionName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
+def adopt(
+    service: ServiceName,
+    version: VersionName,
+    *,
+    dry_run: DryRun = False,
+    server: Server = UNSAID,
+    as_json: AsJson = False,
+) -> None:
     """Name the version that envoy-configs' endpoints are.
 
     Without it that version is called `initial`. It must come before the service's first rollout.
     """
     path = path_of("services", service, "adopt")
-    Caller(server, as_json).post(path, {"version": version}, lambda view: screen.services_table([view]))
+    Caller(server, as_json, dry_run).post(path, {"version": version}, lambda view: screen.services_table([view]))
 
 
 def list_versions(service: ServiceName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
@@ -196,12 +215,13 @@ def remove_version(
     service: ServiceName,
     version: Annotated[str, typer.Argument(help="A past one, see `version list`.")],
     *,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
     """Forget a past version, so that nothing goes back to it by mistake."""
     path = path_of("services", service, "versions", version)
-    Caller(server, as_json).delete(path, lambda view: screen.services_table([view]))
+    Caller(server, as_json, dry_run).delete(path, lambda view: screen.services_table([view]))
 
 
 def log(

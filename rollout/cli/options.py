@@ -71,5 +71,6 @@ Server = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON, and nothing else, on stdout.")]
 Most = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="List at most so many.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen: nothing is changed.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the end.")]
 UNSAID: Any = None  # so that `_server` hears of an option that was not given

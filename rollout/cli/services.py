@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.live import Live
 
 from rollout import screen
 from rollout.caller import DONE, IN_PROGRESS, Caller, Changes, Listing, exit_code, follow, follow_queued, stdout
+from rollout.cli.discovering import source_of
 from rollout.cli.options import (
     UNSAID,
     AsJson,
+    DryRun,
     Most,
     Server,
     ServiceName,
@@ -23,6 +24,7 @@ from rollout.cli.options import (
     strategy_text,
 )
 from rollout.client import Client, Glance, path_of
+from rollout.declared.documents import read
 from rollout.errors import InvalidSpec
 from rollout.spec import parse_deployment, parse_endpoint, parse_strategy
 from rollout.story import story
@@ -41,6 +43,10 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
             help="One of its backends; repeat it for each. Without any, a `provision` hook says them.",
         ),
     ] = None,
+    discover: Annotated[
+        str,
+        typer.Option(metavar="SOURCE|FILE", help="Where they are found instead: dns:NAME:PORT, dns:NAME (SRV), YAML."),
+    ] = "",
     strategy: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, readable=True, metavar="FILE", help="YAML; else 1, 10, 50, 100 %."),
@@ -52,6 +58,7 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
         bool, typer.Option("--supersede", help="Take back the rollout in progress, and begin when it has ended.")
     ] = False,
     wait: Wait = False,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -61,15 +68,18 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
 
     Example: rollout deploy checkout v2 --endpoint 10.0.0.21:8080@eu/eu-1 --endpoint 10.0.0.22:8080@eu/eu-2 --wait
     """
-    caller = Caller(server, as_json)
+    caller = Caller(server, as_json, dry_run)
     if strategy is not None and strategy_name:
         raise typer.BadParameter("give a file or a name, not both", param_hint="--strategy-name")
-    if not endpoint and strategy is None and not strategy_name:
+    if discover and endpoint:
+        raise typer.BadParameter("give backends or where they are found, not both", param_hint="--discover")
+    if not endpoint and strategy is None and not strategy_name and not discover:
         raise typer.BadParameter("is missing; give one for each backend", param_hint="--endpoint")
     endpoints = [str(parsed("--endpoint", text, parse_endpoint)) for text in endpoint or ()]
+    where: Json = {"discover": source_of("--discover", discover)} if discover else {"endpoints": endpoints}
     try:
         wanted = strategy or strategy_name
-        body = {**_deployment(service, version, endpoints, wanted), **({"supersede": True} if supersede else {})}
+        body = {**_deployment(service, version, where, wanted), **({"supersede": True} if supersede else {})}
     except InvalidSpec as error:
         caller.fail(error)
 
@@ -85,16 +95,18 @@ def deploy(  # noqa: PLR0913 - one parameter for each option
     caller.run(work, interrupted=_goes_on(service))
 
 
-def _deployment(service: str, version: str, endpoints: list[str], strategy: Path | str) -> Json:
+def _deployment(service: str, version: str, where: Json, strategy: Path | str) -> Json:
     """Return the API's body of a deployment, by a file or a name. Raises InvalidSpec before anything is sent."""
-    body: dict[str, Any] = {"version": version, "endpoints": endpoints}
+    body: dict[str, Any] = {"version": version, **where}
     if isinstance(strategy, str) and strategy:
         return {**body, "strategy": strategy}
     if isinstance(strategy, Path):
         text = strategy_text(strategy)
         parse_strategy(text, str(strategy))
-        body["strategy"] = yaml.safe_load(text) or {}
-    parse_deployment({**body, "service": service})
+        documents, _ = read(str(strategy), text)  # as JSON has it: dates are texts
+        body["strategy"] = documents[0].content if documents else {}
+    if "discover" not in body:
+        parse_deployment({**body, "service": service})
     return body
 
 
@@ -150,9 +162,7 @@ def list_services(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
     Caller(server, as_json).listed(listing, lambda answer: screen.services_table(answer["services"]))
 
 
-def history(
-    service: ServiceName, *, limit: Most = None, server: Server = UNSAID, as_json: AsJson = False
-) -> None:
+def history(service: ServiceName, *, limit: Most = None, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """List SERVICE's rollouts, newest first."""
     listing = Listing(path_of("services", service, "rollouts"), "rollouts", limit)
     Caller(server, as_json).listed(listing, lambda answer: screen.history_table(answer["rollouts"]))

@@ -1,9 +1,6 @@
 """`rollout serve`: the server's life in this process, and its log."""
 
 import asyncio
-import contextlib
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +11,46 @@ from rollout.app import Listening
 from rollout.app import serve as run_server
 from rollout.bootstrap import split_address
 from rollout.caller import Caller, token
+from rollout.cli.logs import LogFormat, LogLevel, log_to_stderr
 from rollout.cli.options import DEFAULTS, page_url, parsed
 from rollout.errors import RolloutError
 from rollout.settings import Settings
 from xds.errors import XdsError
+
+AdminAuthorities = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The authorities of certificates that show who asks, PEM.")
+]
+AdminAccess = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Which certificates and groups of a proxy may what, YAML.")
+]
+EnvoyAdminPort = Annotated[
+    int, typer.Option(metavar="N", min=1, max=65535, help="The admin port of Envoys that do not name theirs.")
+]
+XdsAuthorities = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Mutual TLS: the authorities of the Envoys' certificates, PEM.")
+]
+XdsRules = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Which certificate may be which node and have which secrets.")
+]
+XdsStatus = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="gRPC: what each Envoy has (CSDS), health, reflection.")
+]
+CommandsFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Programs that strategies may have run as checks and hooks; else none."),
+]
+NotifyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Who is told of what happens: targets and rules, YAML.")
+]
+PublicUrl = Annotated[
+    str | None, typer.Option(metavar="URL", callback=page_url, help="Where people reach the page, for links.")
+]
+Traced = Annotated[
+    bool, typer.Option("--traces", help="Send traces of rollouts by OTLP, as the OTEL_... variables say.")
+]
+Format = Annotated[
+    LogFormat | None, typer.Option(help="How the log is written; without: text on a terminal, JSON elsewhere.")
+]
 
 
 def serve(  # noqa: PLR0913 - one parameter for each option
@@ -30,39 +63,20 @@ def serve(  # noqa: PLR0913 - one parameter for each option
     ] = DEFAULTS.admin,
     admin_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS there: its certificate, PEM.")] = None,
     admin_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS there: its key, PEM.")] = None,
-    admin_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The authorities of certificates that show who asks, PEM.")
-    ] = None,
-    admin_access: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Which certificates and groups of a proxy may what, YAML.")
-    ] = None,
-    envoy_admin_port: Annotated[
-        int, typer.Option(metavar="N", min=1, max=65535, help="The admin port of Envoys that do not name theirs.")
-    ] = DEFAULTS.envoy_admin_port,
+    admin_client_ca: AdminAuthorities = None,
+    admin_access: AdminAccess = None,
+    envoy_admin_port: EnvoyAdminPort = DEFAULTS.envoy_admin_port,
     xds_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: the server's certificate, PEM.")] = None,
     xds_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS: its key, PEM.")] = None,
-    xds_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Mutual TLS: the authorities of the Envoys' certificates, PEM.")
-    ] = None,
-    xds_authz: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Which certificate may be which node and have which secrets.")
-    ] = None,
-    xds_status: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="gRPC: what each Envoy has (CSDS), health, reflection.")
-    ] = None,
-    commands: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Programs that strategies may have run as checks and hooks; else none."),
-    ] = None,
-    notify: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who is told of what happens: targets and rules, YAML.")
-    ] = None,
-    public_url: Annotated[
-        str | None, typer.Option(metavar="URL", callback=page_url, help="Where people reach the page, for links.")
-    ] = None,
-    traces: Annotated[
-        bool, typer.Option("--traces", help="Send traces of rollouts by OTLP, as the OTEL_... variables say.")
-    ] = False,
+    xds_client_ca: XdsAuthorities = None,
+    xds_authz: XdsRules = None,
+    xds_status: XdsStatus = None,
+    commands: CommandsFolder = None,
+    notify: NotifyFile = None,
+    public_url: PublicUrl = None,
+    traces: Traced = False,
+    log_format: Format = None,
+    log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.INFO,
 ) -> None:
     """Run the server: control plane and rollout engine.
 
@@ -72,7 +86,7 @@ def serve(  # noqa: PLR0913 - one parameter for each option
     for option, address in (("--xds", xds), ("--admin", admin), ("--xds-status", xds_status)):
         if address is not None:
             parsed(option, address, split_address)
-    _log_to_stderr()
+    log_to_stderr(log_format, log_level)
     settings = Settings(
         configs,
         data,
@@ -112,30 +126,3 @@ def _ready(listening: Listening) -> None:
     status = "" if listening.xds_status is None else f", its status on {listening.xds_status}"
     admin = f"{listening.admin_scheme}://{listening.admin}"
     structlog.get_logger().info(f"xDS on {listening.xds}{status}, admin API on {admin}")
-
-
-class _Stderr:
-    """The log's file: what cannot be written is lost, for a full disk must not end the fleet's control plane."""
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-
-
-def _log_to_stderr() -> None:
-    """Write lines to read on a terminal, JSON elsewhere."""
-    terminal = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]  # has what is used of a file
-    )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.text import Text
 
 from rollout.caller import DONE, Caller, Listing
 from rollout.cli.options import UNSAID, AsJson, Server, named
@@ -27,7 +28,7 @@ def list_strategies(*, server: Server = UNSAID, as_json: AsJson = False) -> None
 def show(name: StrategyName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """Print a strategy as YAML; what may be a secret in it is `[redacted]`."""
     Caller(server, as_json).get(
-        path_of("strategies", name), lambda answer: plain(text_of([answer["strategy"]]).rstrip())
+        path_of("strategies", name), lambda answer: Text(text_of([answer["strategy"]]).rstrip())
     )
 
 
@@ -52,7 +53,7 @@ def put(
 
     async def work(client: Client) -> int:
         answer = await client.put(path_of("strategies", name), {"strategy": content})
-        caller.show(answer, lambda saved: plain("\n".join(_saved(saved))))
+        caller.show(answer, lambda saved: Text("\n").join(map(plain, _saved(saved))))
         return DONE
 
     caller.run(work)

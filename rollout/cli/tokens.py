@@ -1,24 +1,20 @@
 """`rollout token ...`: who may use the admin API. The first token can be made in the data folder, without a server."""
 
 import asyncio
-from datetime import UTC, datetime
 from enum import StrEnum
-from getpass import getuser
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rollout.access.tokens import new_secret
 from rollout.caller import DONE, Caller, say
 from rollout.cli.options import UNSAID, AsJson, Server, named
 from rollout.client import Client, Json, path_of
-from rollout.credentials import PutToken, Token, Wanted, check_first, made, parse_lifetime
-from rollout.errors import Conflict, RolloutError
-from rollout.record import Operation, PutOperation
+from rollout.credentials import Token, Wanted, check_no_secret, parse_lifetime
+from rollout.errors import RolloutError
 from rollout.rights import Grant, Role
 from rollout.screen.tokens import revoked, token_words, tokens_table
-from rollout.store.sqlite import open_store
 
 
 class RoleName(StrEnum):
@@ -54,7 +50,7 @@ def create(  # noqa: PLR0913 - one parameter for each option
     if data is not None:
         try:
             wanted = Wanted(name, Grant(Role(role), services), None if expires is None else parse_lifetime(expires))
-            view = asyncio.run(_made_offline(data, wanted))
+            view = _made_offline(data, wanted)
         except RolloutError as error:
             caller.fail(error)
         _tell(caller, view)
@@ -80,7 +76,12 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Take a token back at once, and end the page's sessions that were opened with it."""
-    Caller(server, as_json).delete(path_of("tokens", token), revoked)
+    caller = Caller(server, as_json)
+    try:
+        check_no_secret("token", token)  # before it is sent, for paths are logged by what is on the way
+    except RolloutError as error:
+        caller.fail(error)
+    caller.delete(path_of("tokens", token), revoked)
 
 
 def _tell(caller: Caller, view: Json) -> None:
@@ -90,22 +91,10 @@ def _tell(caller: Caller, view: Json) -> None:
     caller.show(view, lambda found: found["token"])
 
 
-async def _made_offline(data: Path, wanted: Wanted) -> Json:
-    store, now = await open_store(data), datetime.now(UTC)
-    try:
-        contents = await store.load()
-        if any(each.name == wanted.name for each in contents.tokens):
-            raise Conflict(f"there is a token '{wanted.name}'; take another name")
-        if not contents.tokens:
-            check_first(wanted)
-        secret, by = new_secret(), getuser()
-        token = made(wanted, secret, by, now)
-        origin = "the server's data folder"
-        note = PutOperation(Operation(now, "", "token create", by, str(wanted), f"done: {token.key}", origin))
-        await store.save((PutToken(token), note), engine_s=contents.engine_s)
-        return {**_view(token), "token": secret}
-    finally:
-        await store.close()
+def _made_offline(data: Path, wanted: Wanted) -> Json:
+    founding = import_module("rollout.access.founding")  # the store, which no other verb here should load
+    token, secret = asyncio.run(founding.found(data, wanted))
+    return {**_view(token), "token": secret}
 
 
 def _view(token: Token) -> Json:

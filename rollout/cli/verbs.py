@@ -47,7 +47,12 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "forecast": "forecasting.forecast",
     },
     "audit": {"list": "audit.list_rows", "verify": "auditing.verify"},
-    "config": {"reload": "envoys.reload"},
+    "discovery": {
+        "list": "discovering.list_sources",
+        "set": "discovering.set_source",
+        "remove": "discovering.remove_source",
+    },
+    "config": {"reload": "envoys.reload", "show": "configs.show"},
     "version": {"list": "operations.list_versions", "remove": "operations.remove_version"},
     "notify": {"list": "notifying.list_targets", "test": "notifying.send_test", "check": "notifying.check"},
     "strategy": {

@@ -55,13 +55,18 @@ class Placed:
     def staying(self) -> tuple[Endpoint, ...]:
         return tuple(each for each in self.endpoints if each.address not in self.leaving)
 
+    def completed(self, wanted: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """Return endpoints with the locations that are known of them, where none is given."""
+        known = {each.address: each for each in self.endpoints}
+        return tuple(each if each.location else known.get(each.address, each) for each in wanted)
+
     def lacks(self, wanted: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
         """Return those of some endpoints that it does not have, or has elsewhere."""
         known = self.staying()
         if not self.located:
             addresses = {each.address for each in known}
             return tuple(each for each in wanted if each.address not in addresses)
-        return tuple(each for each in wanted if each not in known)
+        return tuple(each for each in self.completed(wanted) if each not in known)
 
     def beyond(self, wanted: Iterable[Endpoint]) -> tuple[str, ...]:
         """Return the addresses that it has beyond some endpoints."""

@@ -58,6 +58,13 @@ def _heading(standing: Standing) -> tuple[str, Placed]:
     return version, standing.versions.get(version, Placed(()))
 
 
+def _sources(standing: Standing) -> Iterator[Discover]:
+    """Yield where the backends of its versions are found."""
+    yield from (each.discover for each in standing.versions.values() if each.discover is not None)
+    if standing.queued is not None and standing.queued.version.discovery is not None:
+        yield standing.queued.version.discovery.discover
+
+
 def _source(discover: Discover) -> dict[str, Any]:
     return discover.model_dump(mode="json", by_alias=True, exclude_defaults=True, context=WITH_SECRETS)
 
@@ -86,8 +93,7 @@ def with_secrets(document: Any, now: Situation) -> Any:
     if standing is None:
         return document
     strategy, found = _strategy(standing), {**document}
-    sources = [_source(each.discover) for each in standing.versions.values() if each.discover is not None]
-    for source in sources:
+    for source in map(_source, _sources(standing)):
         found = restored(found, {"discover": source})
     if strategy is not None and isinstance(document.get("strategy"), Mapping):
         found["strategy"] = restored(document["strategy"], as_written(strategy))

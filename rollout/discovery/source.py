@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from yarl import URL
 
-from rollout.concealed import WITH_SECRETS, Address, header_values, host_of, http_url
+from rollout.concealed import Address, header_values, host_of, http_url
 from rollout.errors import InvalidSpec
 from rollout.faults import described
 from rollout.fields import Duration, Limit, Share, Spec
@@ -43,10 +43,10 @@ class Dns(Spec):
     `server` is the IP:PORT of the name server that is asked, "" for those of the host that the server runs on.
     """
 
-    name: str
-    type: RecordType = RecordType.BOTH
-    port: int | None = Field(default=None, ge=1, le=65535)
-    server: str = ""
+    name: str = Field(description="The name, whole: no search list is used.")
+    type: RecordType = Field(default=RecordType.BOTH, description="Which records; without a port it is SRV.")
+    port: int | None = Field(default=None, ge=1, le=65535, description="The port of all but SRV records.")
+    server: str = Field(default="", description="IP:PORT of the name server; left out: those of the host.")
 
     @property
     def label(self) -> str:
@@ -92,17 +92,17 @@ class Consul(Spec):
     `region_meta` and `zone_meta`: the keys of an instance's or its node's metadata with its location.
     """
 
-    url: Address = "http://127.0.0.1:8500"
-    service: Word
-    tags: tuple[Word, ...] = Field(default=(), max_length=20)
-    datacenter: Word = ""
-    filter: Annotated[str, Field(max_length=2000)] = ""
-    token_env: str | None = None
-    passing: bool = True
-    wait: Limit = timedelta(minutes=1)
-    max_stale: Duration = timedelta()
-    region_meta: Word = "region"
-    zone_meta: Word = "zone"
+    url: Address = Field(default="http://127.0.0.1:8500", repr=False, description="Its HTTP API.")
+    service: Word = Field(description="The name in its catalog.")
+    tags: tuple[Word, ...] = Field(default=(), max_length=20, description="Only instances that have all of these.")
+    datacenter: Word = Field(default="", description="Left out: the agent's own.")
+    filter: str = Field(default="", max_length=2000, description="An expression in Consul's own words.")
+    token_env: str | None = Field(default=None, description="The variable of the server's environment with the token.")
+    passing: bool = Field(default=True, description="Whether only instances count whose checks all pass.")
+    wait: Limit = Field(default=timedelta(minutes=1), description="How long a query waits for a change.")
+    max_stale: Duration = Field(default=timedelta(), description="How old an answer may be; 0s: its leader is asked.")
+    region_meta: Word = Field(default="region", description="The key of the metadata with an instance's region.")
+    zone_meta: Word = Field(default="zone", description="The key of the metadata with an instance's zone.")
 
     @property
     def label(self) -> str:
@@ -156,10 +156,16 @@ class HttpSd(Spec):
     that hold their values. `location_label` is the label with the region/zone of a group.
     """
 
-    url: Address
-    labels: Mapping[str, Word] = Field(default_factory=dict, max_length=20)
-    headers_env: Mapping[str, str] = Field(default_factory=dict, max_length=20)
-    location_label: Word = "__meta_location"
+    url: Address = Field(repr=False, description="What is asked, by GET.")
+    labels: Mapping[str, Word] = Field(
+        default_factory=dict, max_length=20, description="Only groups with these labels."
+    )
+    headers_env: Mapping[str, str] = Field(
+        default_factory=dict,
+        max_length=20,
+        description="Headers, each with the variable of the server's environment that has its value.",
+    )
+    location_label: Word = Field(default="__meta_location", description="The label with region/zone.")
 
     @property
     def label(self) -> str:
@@ -199,14 +205,16 @@ class Discover(Spec):
     share `max_removed` at once is not followed.
     """
 
-    dns: Dns | None = None
-    consul: Consul | None = None
-    http_sd: HttpSd | None = None
-    every: Limit = timedelta(seconds=10)
-    timeout: Limit = timedelta(seconds=5)
-    location: str = ""
-    confirm: int = Field(default=2, ge=1, le=100)
-    max_removed: Share = 0.5
+    dns: Dns | None = Field(default=None, description="Records of a name.")
+    consul: Consul | None = Field(default=None, description="A service of Consul's catalog.")
+    http_sd: HttpSd | None = Field(default=None, description="An endpoint in the format of Prometheus' http_sd.")
+    every: Limit = Field(default=timedelta(seconds=10), description="How often it is asked.")
+    timeout: Limit = Field(default=timedelta(seconds=5), description="How long an answer may take.")
+    location: str = Field(default="", description="region/zone of backends of which the source says none.")
+    confirm: int = Field(
+        default=2, ge=1, le=100, description="A backend goes when it was missing in so many answers in a row."
+    )
+    max_removed: Share = Field(default=0.5, description="An answer that leaves out more than this changes nothing.")
 
     @property
     def source(self) -> Source:

@@ -212,6 +212,7 @@ class Notifier:
         began_s, attempt = world.clock(), 0
         while True:
             attempt += 1
+            again = self._loaded_again
             try:
                 await self._send(name, self._with_losses(box, message))
             except RolloutError as error:
@@ -229,7 +230,7 @@ class Notifier:
                 return
             with contextlib.suppress(TimeoutError):  # another address is tried at once
                 async with asyncio.timeout(wait_s):
-                    await self._loaded_again.wait()
+                    await again.wait()
 
     def _with_losses(self, box: _Box, message: Message) -> Message:
         if not box.lost:

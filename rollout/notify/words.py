@@ -50,6 +50,8 @@ _TITLES: Mapping[EventKind, str] = {
     EventKind.PROXY_NACK: "An Envoy has refused what it was sent",
     EventKind.CONFIG_LOADED: "A configuration is served",
     EventKind.CONFIG_REFUSED: "A configuration was refused",
+    EventKind.DISCOVERY_STALE: "$service: its endpoints cannot be looked up",
+    EventKind.DISCOVERY_FRESH: "$service: its endpoints are looked up again",
     EventKind.SERVER_STARTED: "The rollout server has started",
 }
 _REMEDIES: Mapping[EventKind, str] = {
@@ -59,6 +61,7 @@ _REMEDIES: Mapping[EventKind, str] = {
     EventKind.ROLLED_BACK: "Again, once it is mended: rollout retry $service",
     EventKind.COMPLETED: "Go back, if you must: rollout undo $service",
     EventKind.PROXY_NACK: "Who has what: rollout fleet",
+    EventKind.DISCOVERY_STALE: "The last ones found stay in use.",
     EventKind.CONFIG_REFUSED: "The last good one is served. Check the files: rollout lint envoy-configs",
 }
 
@@ -89,7 +92,7 @@ class Words:
         """Return what is said of one event."""
         values = self._values(event)
         title, body = self.own.get(event.kind, (None, None))
-        titled = Template(_TITLES[event.kind] if title is None else title).safe_substitute(values)
+        titled = Template(_TITLES.get(event.kind, "$kind") if title is None else title).safe_substitute(values)
         said = self._body(event, values) if body is None else Template(body).safe_substitute(values)
         return Message(" ".join(titled.split()), said[:BODY_CHARACTERS], event.severity, event.id)
 

@@ -1,6 +1,7 @@
 """What people see: tables, and a rollout's live panel, made from the admin API's JSON. Pure."""
 
 from rollout.screen.chronicle import audit_table, event_line
+from rollout.screen.configs import config_lines, resources_table
 from rollout.screen.evidence import against, progress, progress_words, verdict_text
 from rollout.screen.following import awaited_words, choices, station
 from rollout.screen.lines import (
@@ -41,6 +42,7 @@ __all__ = [
     "awaited_words",
     "begun",
     "choices",
+    "config_lines",
     "deployed",
     "drain_line",
     "drain_of",
@@ -63,6 +65,7 @@ __all__ = [
     "progress",
     "progress_words",
     "queued_line",
+    "resources_table",
     "rollout_line",
     "seconds_between",
     "service_panel",

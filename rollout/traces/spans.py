@@ -99,6 +99,8 @@ def pushed(track: Track, rollout: Rollout, push: Push, began: datetime, ended: d
     parent = next((span for at, span in reversed(track.stages) if at <= began + SAME), _span_id(rollout, "rollout"))
     types: dict[str, Value] = {}
     for type_, reach in push.types.items():
+        if not reach.sent:
+            continue
         types[f"xds.{type_.word}.responses"] = reach.sent
         types[f"xds.{type_.word}.nacks"] = reach.refused
         if reach.last_s is not None:

@@ -13,11 +13,11 @@ import structlog
 
 from rollout.calls import Calls
 from rollout.errors import InvalidSpec, Unavailable
-from rollout.pushes import Push, Pushes
+from rollout.pushes import Push, Pushes, changed_types
 from rollout.record import JournalEntry, Rollout
 from rollout.state import ENDED
 from rollout.traces.spans import Span, Track, begun, place, pushed, stepped
-from xds.cache import NodeStatus
+from xds.cache import Cache, Fleet, NodeStatus
 from xds.node import Node
 from xds.stream import Answer, Response
 
@@ -25,6 +25,8 @@ TICK_S = 1.0
 GRACE_S = 2.0
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _REMEDY = "install `envoy-rollout[traces]`"
+
+Journal = Callable[[str, int], Awaitable[tuple[JournalEntry, ...]]]
 
 
 class Export(Protocol):
@@ -45,8 +47,10 @@ class Clocks:
 class Telemetry:
     """A rollout's trace goes on after a restart: its ids follow from the rollout, its times from the journal."""
 
-    def __init__(self, clocks: Clocks, journal: Callable[[str, int], Awaitable[tuple[JournalEntry, ...]]]) -> None:
+    def __init__(self, clocks: Clocks, cache: Cache, journal: Journal) -> None:
         self._clocks = clocks
+        self._cache = cache
+        self._fleet: Fleet | None = None
         self._pushes = Pushes()
         self._tracks: dict[str, tuple[Rollout, Track]] = {}
         self._journal = journal
@@ -55,7 +59,7 @@ class Telemetry:
 
     def send(self, exporter: Export | None, rollouts: Iterable[Rollout]) -> None:
         """Send traces from now on, of these rollouts, which go on, too; None: send none."""
-        self._exporter = exporter
+        self._exporter, self._fleet = exporter, self._cache.fleet
         self._unknown = tuple(rollouts)
 
     async def run(self) -> None:
@@ -85,7 +89,8 @@ class Telemetry:
     def served(self, service: str) -> None:
         """Hear of a publish: of a service's split, "" for a configuration."""
         if self._exporter is not None:
-            self._pushes.published(service, self._clocks.engine())
+            before, self._fleet = self._fleet, self._cache.fleet
+            self._pushes.published(service, changed_types(before, self._fleet), self._clocks.engine())
 
     def responded(self, node: Node, response: Response) -> None:
         """Hear of a response on its way."""

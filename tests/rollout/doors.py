@@ -105,3 +105,16 @@ async def running(given: Settings, ssl: Any = True) -> AsyncIterator[Door]:
             async with aiohttp.ClientSession(url, cookie_jar=jar, connector=connector) as http:
                 yield Door(found, http)
             server.cancel()
+
+
+async def ask_from(source: str, door: Door, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, Any]:
+    """Ask from another address of this host; return the status and the JSON."""
+    connector = aiohttp.TCPConnector(local_addr=(source, 0))
+    sent = {"Content-Type": "application/json", **headers}
+    data = None if method == "GET" else b'{"version": "v1"}'
+    async with (
+        aiohttp.ClientSession(f"http://{door.address}", connector=connector) as http,
+        asyncio.timeout(LIMIT_S),
+        http.request(method, path, data=data, headers=sent) as answer,
+    ):
+        return answer.status, await answer.json(content_type=None)

@@ -235,14 +235,15 @@ async def test_sighup_reads_the_configuration_again(server: Running) -> None:
     await until(changed, within_s=5, what="another snapshot")
 
 
-async def test_changes_need_the_token_where_there_is_one(settings: Settings) -> None:
+async def test_all_but_the_probes_need_the_token_where_there_is_one(settings: Settings) -> None:
     async with running(replace(settings, token="s3cret")) as server:  # noqa: S106 - a test's
-        assert (await server.get(CHECKOUT))[0] == 200
+        for path, status in ((CHECKOUT, 401), ("/metrics", 401), ("/healthz", 200), ("/readyz", 200)):
+            assert (await server.get(path))[0] == status
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
             assert (await server.post(f"{CHECKOUT}/adopt", {"version": "v1"}, **headers))[0] == 401
-        assert (await server.get(CHECKOUT))[1]["stable"] == "initial"
         right = {"Authorization": "Bearer s3cret"}
-        assert (await server.post(f"{CHECKOUT}/adopt", {"version": "v1"}, **right))[0] == 200
+        status, service = await server.post(f"{CHECKOUT}/adopt", {"version": "v1"}, **right)
+        assert (status, service["stable"]) == (200, "v1")
 
 
 async def test_changes_from_a_foreign_page_are_refused(server: Running) -> None:

@@ -23,6 +23,7 @@ from rollout.store.sqlite import open_store
 from tests.rollout.operating import deployment, running
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+WORDS = ("at", "service", "verb", "who", "origin", "detail", "result")
 CAROL = Asker("carol", "token carol from 10.0.0.7")
 V2 = deployment("v2", "10.0.0.11:80")
 
@@ -62,9 +63,7 @@ def row(number: int) -> AuditRow:
 
 def test_each_field_of_a_row_is_in_its_hash() -> None:
     one = row(1)
-    others = [
-        replace(one, **{name: "other"}) for name in ("at", "service", "verb", "who", "origin", "detail", "result")
-    ]
+    others = [AuditRow(1, *("other" if name == each else getattr(one, each) for each in WORDS)) for name in WORDS]
     hashes = {hash_of(FIRST, each) for each in (one, replace(one, id=2), *others)} | {hash_of("1" * 64, one)}
     assert len(hashes) == 10
     # What is one field's end is not the next one's beginning.

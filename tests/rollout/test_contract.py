@@ -80,7 +80,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     return after
 
 
-def get(document: dict[str, Any]) -> Any:
+def get(document: Any) -> Any:
     return document["paths"]["/v1/things"]["get"]
 
 
@@ -135,9 +135,8 @@ def test_what_is_new_or_said_in_other_words_breaks_nothing(change: Callable[[dic
 
 def test_a_word_that_a_field_is_called_by_is_no_description() -> None:
     shape = {"type": "object", "properties": {"title": {"type": "string"}, "at": {"type": "string"}}}
-    before, after = ({"paths": {}, "components": {"schemas": {"Part": {"anyOf": [shape]}}}} for _ in range(2))
-    assert broken(before, after) == ()
-    after = copy.deepcopy(after)
+    before: Any = {"paths": {}, "components": {"schemas": {"Part": {"anyOf": [shape]}}}}
+    after = copy.deepcopy(before)
     after["components"]["schemas"]["Part"]["anyOf"][0]["properties"].pop("title")
     assert broken(before, after) == ("Part",)
 
@@ -160,6 +159,7 @@ def unreleased(changelog: str) -> str:
 
 
 def test_changes_of_earlier_releases_do_not_count() -> None:
-    text = "## Unreleased\n\n- x\n\n### API changes\n\n- `Thing.name` is gone\n\n## 1.0\n\n### API changes\n\n- `Wish`\n"
+    earlier = "## 1.0\n\n### API changes\n\n- `Wish`\n"
+    text = f"## Unreleased\n\n- x\n\n### API changes\n\n- `Thing.name` is gone\n\n{earlier}"
     assert unreleased(text).strip() == "- `Thing.name` is gone"
-    assert unreleased("## Unreleased\n\n## 1.0\n\n### API changes\n\n- `Wish`\n") == ""
+    assert unreleased(f"## Unreleased\n\n{earlier}") == ""

@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+import yaml
+from jsonschema import Draft7Validator
 
 from rollout.concealed import REDACTED
-from rollout.declared.documents import Declared, Written, parse, read
+from rollout.declared.documents import Declared, Problem, Written, parse, read
 from rollout.declared.secrets import concealed, restored, unknown_secrets
+from rollout.declared.shape import documents_schema
 from rollout.spec import Strategy
 
 CAREFUL = "kind: strategy\nname: careful\nstages: [5%, 25%, 100%]\n"
@@ -14,7 +17,8 @@ CHECKOUT = "kind: service\nname: checkout\nversion: v2\nendpoints: ['10.0.0.21:8
 
 
 def faults(**files: str) -> list[str]:
-    written, problems = [], []
+    written: list[Written] = []
+    problems: list[Problem] = []
     for name, text in files.items():
         found, wrong = read(f"{name}.yaml", text)
         written += found
@@ -124,3 +128,22 @@ def test_a_secret_that_is_not_known_is_a_fault() -> None:
     moved["hooks"] = moved["hooks"][::-1]
     paths = [each.path for each in unknown_secrets(restored(moved, SECRET))]
     assert paths == [("hooks", 1, "url"), ("hooks", 1, "headers", "Authorization")]
+
+
+@pytest.mark.parametrize(
+    ("document", "fits"),
+    [
+        (CAREFUL, True),
+        (CHECKOUT, True),
+        ("kind: service\nname: a\nversion: v1\nstrategy: {stages: [5%, 100%], drain_timeout: 5s}\n", True),
+        ("kind: service\nname: a\nversion: v1\ndiscover: {dns: {name: a.internal, port: 80}}\n", True),
+        ("kind: service\nname: a\n", False),
+        ("kind: strategy\nname: a\nstagse: [100%]\n", False),
+        ("kind: service\nname: a\nversion: v1\nendpoints: [10.0.0.1]\n", False),
+        ("kind: service\nname: a\nversion: v1\nstrategy: {drain_timeout: 5}\n", False),
+    ],
+)
+def test_editors_know_documents_by_their_schema(document: str, fits: bool) -> None:
+    schema = documents_schema()
+    Draft7Validator.check_schema(schema)
+    assert Draft7Validator(schema).is_valid(yaml.safe_load(document)) is fits

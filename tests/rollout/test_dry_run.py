@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 from rollout.api.offline import offline_routes
 from rollout.demo.processes import until
 from tests.rollout.commandline import configuration
@@ -66,10 +65,10 @@ REHEARSED: Mapping[tuple[str, str], tuple[Asked, ...]] = {
     ("POST", "/v1/config/reload"): (("/v1/config/reload", {}, "routes: 1 changed"),),
     ("PUT", "/v1/strategies/{name}"): (("/v1/strategies/slow", {"strategy": STRATEGY}, "'slow' is added"),),
     ("DELETE", "/v1/strategies/{name}"): (("/v1/strategies/quick", None, "'quick' is removed"),),
-    ("POST", "/v1/tokens"): (("/v1/tokens", {"name": "ci", "role": "operator"}, "create the token ci"),),
-    ("DELETE", "/v1/tokens/{id}"): (("/v1/tokens/TOKEN", None, "revoke the token ops"),),
+    ("POST", "/v1/tokens"): (("/v1/tokens", {"name": "cd", "role": "operator"}, "create the token cd"),),
+    ("DELETE", "/v1/tokens/{id}"): (("/v1/tokens/TOKEN", None, "revoke the token ci"),),
     ("PUT", "/v1/services/{service}/versions/{version}/discovery"): (
-        (f"{CART}/versions/initial/discovery", {"kind": "dns", "name": "localhost", "port": 80}, "are found by"),
+        (f"{CART}/versions/initial/discovery", {"dns": {"name": "localhost", "port": 80}}, "are found by"),
     ),
     ("DELETE", "/v1/services/{service}/versions/{version}/discovery"): (),
     ("POST", "/v1/notify/test"): (),  # without a file of targets there is none to be tested
@@ -95,13 +94,15 @@ async def prepared(server: Running, configs: Path) -> str:
 
     await until(warming, within_s=20, what="the candidate to be pushed")
     await ask(server, "POST", f"{CHECKOUT}/commands/pause", {})
-    assert (await ask(server, "POST", f"{USERS}/drains?wait=20s", {"backend": "127.0.0.1:7001"}))[0] == 201
+    assert (await ask(server, "POST", f"{USERS}/drains", {"backend": "127.0.0.1:7001"}))[0] == 201
     assert (await ask(server, "PUT", "/v1/strategies/quick", {"strategy": STRATEGY}))[0] == 201
     text = configuration(SERVICES, "    - { match: { prefix: /new }, direct_response: { status: 200 } }\n")
     (configs / "shop.yaml").write_text(text)
     status, token = await ask(server, "POST", "/v1/tokens", {"name": "ops", "role": "admin"})
     assert status == 201, token
     server.http.headers["Authorization"] = f"Bearer {token['token']}"
+    status, token = await ask(server, "POST", "/v1/tokens", {"name": "ci", "role": "viewer"})
+    assert status == 201, token
     return str(token["id"])
 
 
@@ -129,7 +130,7 @@ async def test_no_route_changes_anything_in_a_dry_run(tmp_path: Path) -> None:
     (settings.configs / "shop.yaml").write_text(configuration(SERVICES))
     changing = {(each.method, each.path) for each in offline_routes() if each.changes}
     assert changing == set(REHEARSED), "say in REHEARSED what to ask of each route that changes something"
-    faults = []
+    faults: list[tuple[object, ...]] = []
     async with running(settings) as server:
         token = await prepared(server, settings.configs)
         before = await looks(server, settings.data)

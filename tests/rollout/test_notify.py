@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rollout.calls import Calls
 from rollout.errors import Unavailable, Unknown
 from rollout.happenings import EventKind, Severity
-from rollout.calls import Calls
 from tests.rollout.told import Bench, Receiver, event, receiving, telling
 from tests.rollout.waiting import eventually
 
@@ -159,10 +159,14 @@ rules: [ {{ tell: [slow, alive] }} ]
 async def test_calls_that_hang_are_left_alone_and_bounded() -> None:
     with receiving() as receiver:
         calls = Calls(limit=2)
+
+        def hang() -> None:
+            receiver.free.wait(30)
+
         receiver.free.clear()
         for _ in range(2):
             with pytest.raises(Unavailable, match=r"no answer within 0\.01 s"):
-                await calls.run(lambda: receiver.free.wait(30) and None, 0.01)
+                await calls.run(hang, 0.01)
         with pytest.raises(Unavailable, match="2 calls hang already"):
             await calls.run(lambda: None, 1)
         receiver.free.set()
@@ -206,8 +210,8 @@ async def test_a_new_address_is_tried_at_once(tmp_path: Path) -> None:
             await bench.happens(event(1))
             await eventually(lambda: len(first.got) >= 3)  # the next try is in four seconds
             (tmp_path / "notify.yaml").write_text(file(second))
-            began_s = time.monotonic()
             await bench.office.reload()
+            began_s = time.monotonic()
             await eventually(lambda: second.got)
             assert time.monotonic() - began_s < 3
 

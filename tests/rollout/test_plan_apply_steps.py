@@ -100,6 +100,7 @@ def test_the_first_version_gets_its_name() -> None:
     fresh = Standing("checkout", "initial", {"initial": Placed((parse_endpoint(f"{ONE}@eu/eu-1"),), from_files=True)})
     assert [each.action for each in planned(fresh, service("v1"))] == [Action.ADOPT]
     assert [each.action for each in planned(fresh, service("v1", f"{ONE}@eu/eu-1"))] == [Action.ADOPT]
+    assert [each.action for each in planned(fresh, service("v1", ONE))] == [Action.ADOPT]  # where it is, nobody says
     assert [each.action for each in planned(fresh, service("v1", f"{ONE}@us"))] == [Action.ADOPT, Action.BACKENDS]
     assert [each.action for each in planned(fresh, service("v1", TWO))] == [Action.ROLLOUT]
 

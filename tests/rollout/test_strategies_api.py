@@ -80,6 +80,13 @@ def test_a_file_and_a_name_do_not_go_together(tmp_path: Path) -> None:
     assert rollout("deploy", "checkout", "v2", "--endpoint", "127.0.0.1:7101", *both).exit_code == 2
 
 
+def test_dates_of_a_strategys_file_reach_the_server(server: Server, tmp_path: Path) -> None:
+    file = write(tmp_path, "freeze: {windows: [{dates: [2020-12-24, 2020-12-27]}]}\n")
+    deployed = ("deploy", "checkout", "v9", "--endpoint", "127.0.0.1:7109", "--strategy", file)
+    begun = rollout(*deployed, "--supersede", server=server.url)
+    assert begun.exit_code == 0, begun.output
+
+
 def test_strategies_are_there_after_a_restart(tmp_path: Path) -> None:
     file = write(tmp_path, "stages: [50%, 100%]\n")
     with serving(tmp_path, configuration(("checkout",))) as first:

@@ -48,8 +48,8 @@ from rollout.api.models.services import (
     Service,
     Services,
     UnhealthyBackend,
-    VersionTraffic,
     Versions,
+    VersionTraffic,
 )
 
 __all__ = [

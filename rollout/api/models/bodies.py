@@ -1,14 +1,16 @@
 """What changes take."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, WithJsonSchema
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from rollout.discovery.source import Discover
 
-EndpointText = Annotated[str, Field(pattern=r"^[^@\s]+:[0-9]{1,9}(@[^/\s]+(/\S+)?)?$", examples=["10.0.0.5:8080@eu/eu-1"])]
+EndpointText = Annotated[
+    str, Field(pattern=r"^[^@\s]+:[0-9]{1,9}(@[^/\s]+(/\S+)?)?$", examples=["10.0.0.5:8080@eu/eu-1"])
+]
 """A backend: `HOST:PORT`, with its location as `HOST:PORT@region/zone`; HOST is an IP address, an IPv6 one in []."""
 Address = Annotated[str, Field(pattern=r"^[^@\s]+:[0-9]{1,9}(@[^/\s]+(/\S+)?)?$", examples=["10.0.0.5:8080"])]
 VersionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", examples=["v2"])]
@@ -80,6 +82,7 @@ class Adoption(TypedDict):
     """How the version is called that envoy-configs' endpoints are."""
 
     version: VersionName
+    """Its name from now on."""
 
 
 class Endpoints(TypedDict):

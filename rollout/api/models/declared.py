@@ -71,7 +71,7 @@ class Documents(TypedDict):
 class Appliance(Documents):
     """Documents to apply."""
 
-    fingerprint: NotRequired[Annotated[str, Field(max_length=64)]]
+    fingerprint: NotRequired[Annotated[str, Field(max_length=64)] | None]
     """That of a plan: nothing is done where another one would be made now."""
 
 

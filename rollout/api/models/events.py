@@ -42,6 +42,7 @@ class Events(TypedDict):
     """Events in the order in which they happened."""
 
     events: list[Event]
+    """The events."""
     next: int
     """The `after` that goes on from here, though nothing before it may have been wanted."""
     reset: Reset | None
@@ -62,6 +63,7 @@ class Glance(TypedDict):
     in_progress: bool
     """Whether it goes on."""
     phase: Phase | None
+    """Where the rollout is."""
     outcome: str | None
     """`completed`, `rolled_back` or `in_progress`."""
     stage: int | None
@@ -90,6 +92,7 @@ class Overview(TypedDict):
     """All services at a glance."""
 
     services: list[Glance]
+    """The services by name."""
 
 
 class Sides(TypedDict):
@@ -149,6 +152,7 @@ class Audit(TypedDict):
     """A page of the audit log, the newest row first."""
 
     rows: list[AuditRow]
+    """The rows."""
     head: str
     """The hash of the newest row of all: noted elsewhere, it shows later that nothing was cut off."""
     next: str | None

@@ -54,6 +54,7 @@ class Fleet(TypedDict):
     """A page of the Envoys, by node id."""
 
     nodes: list[Node]
+    """The Envoys."""
     next: str | None
     """The `cursor` of the next page; null on the last one."""
 

@@ -19,6 +19,7 @@ class LocationStep(TypedDict):
     wave: int
     """Its wave, from 0."""
     phase: Phase
+    """Where it was."""
     stage: int
     """Its stage, from 0."""
     stages: list[float]
@@ -45,6 +46,7 @@ class HookAnswer(TypedDict):
     at: HookKind
     """When it is called."""
     agreed: bool
+    """Whether it has agreed."""
     words: str
     """What it said."""
 
@@ -68,6 +70,7 @@ class Step(TypedDict):
     at: Instant
     """When it was saved."""
     phase: Phase
+    """Where the rollout was."""
     stage: int
     """The stage, from 0."""
     wave: int

@@ -28,6 +28,7 @@ class Targets(TypedDict):
     """All targets, by name."""
 
     targets: list[Target]
+    """The targets."""
 
 
 class Tested(TypedDict):
@@ -45,6 +46,7 @@ class Tests(TypedDict):
     """What became of each test message."""
 
     targets: list[Tested]
+    """The targets that were asked for."""
 
 
 class Test(TypedDict):

@@ -22,11 +22,13 @@ class Status(TypedDict):
     """That the server runs."""
 
     status: Literal["ok"]
+    """That it is so."""
 
 
 class Ready(TypedDict):
     """That a configuration is served."""
 
     status: Literal["ok"]
+    """That it is so."""
     snapshot: str
     """The version of what is served: a hash of its content."""

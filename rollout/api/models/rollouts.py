@@ -1,8 +1,8 @@
 """What is said of a rollout: where it stands, what was measured, and who is waited for."""
 
-from typing import Literal
+from typing import Literal, NotRequired
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from rollout.api.models.values import Instant
 from rollout.gate import VerdictName
@@ -46,6 +46,7 @@ class Rollouts(TypedDict):
     """A page of rollouts, the newest first."""
 
     rollouts: list[RolloutSummary]
+    """The rollouts."""
     next: str | None
     """The `cursor` of the next page; null on the last one."""
 
@@ -144,11 +145,15 @@ class Counts(TypedDict):
     """What one version did."""
 
     requests: int
+    """Its requests."""
     errors: int
+    """Those that failed, by what the strategy's gate calls an error."""
     error_share: float | None
     """Errors by requests, a part of 1."""
     p50_ms: float | None
+    """The median of its latency."""
     p99_ms: float | None
+    """The 99th percentile of its latency."""
 
 
 class EnvoySplit(TypedDict):
@@ -172,7 +177,9 @@ class Measured(TypedDict):
     weight_percent: float
     """The candidate's share of the requests."""
     stable: Counts
+    """What the old version did."""
     candidate: Counts
+    """What the new version did."""
     envoys: list[EnvoySplit]
     """Those farthest from what they have ACKed."""
 
@@ -181,9 +188,11 @@ class HookReport(TypedDict):
     """What became of a hook so far."""
 
     name: str
+    """Its name."""
     at: HookKind
     """When it is called."""
     state: Progress
+    """Where its calls stand."""
     words: str
     """Why it did not agree last."""
     attempts: int

@@ -120,6 +120,7 @@ class Services(TypedDict):
     """A page of the services, by name."""
 
     services: list[Service]
+    """The services."""
     next: str | None
     """The `cursor` of the next page; null on the last one."""
 
@@ -193,5 +194,6 @@ class Operations(TypedDict):
     """A page of what was asked for, the newest first."""
 
     operations: list[Operation]
+    """What was asked for."""
     next: str | None
     """The `cursor` of the next page; null on the last one."""

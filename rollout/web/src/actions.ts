@@ -20,6 +20,8 @@ export interface Action {
   kind: "main" | "danger" | "plain";
   /** What it will do, in a sentence. */
   about: string;
+  /** The same on the command line, where it is one line that needs nothing more. */
+  line?: string;
   method: string;
   url: string;
   fields?: Field[];
@@ -54,8 +56,18 @@ const nothing = () => ({});
 
 function command(rollout: Rollout, verb: string, label: string, kind: Action["kind"], about: string, place?: Place): Action {
   const where = place ? { location: place.location } : guarded(rollout, verb);
-  return { verb, label, kind, about, method: "POST", url: path("services", rollout.service, "commands", verb), body: () => where };
+  const line = lineOf(rollout.service, verb, place);
+  return { verb, label, kind, about, line, method: "POST", url: path("services", rollout.service, "commands", verb), body: () => where };
 }
+
+function lineOf(service: string, verb: string, place?: Place): string {
+  const words = verb === "promote_full" ? ["promote", service, "--full"] : [verb.replaceAll("_", "-"), service];
+  return shell(...words, ...(place ? ["--location", place.location] : []));
+}
+
+/** A line for a shell: what a shell would read otherwise is quoted. */
+const shell = (...words: string[]): string =>
+  ["rollout", ...words].map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`)).join(" ");
 
 const OF_A_STAGE = ["approve", "promote", "skip_stage"];
 
@@ -84,9 +96,12 @@ export function offered(rollout: Rollout): Action[] {
       return [make("abort", "Abort", "danger", `All traffic goes back to ${stable}, which is still warm.`)];
     case "completed":
       return [
-        simple(service, "undo", "Undo", "plain", `Traffic goes back to ${stable}, on the backends where it ran last.`, () =>
-          rollout.origin === "undo" ? { to: stable } : {},
-        ),
+        {
+          ...simple(service, "undo", "Undo", "plain", `Traffic goes back to ${stable}, on the backends where it ran last.`, () =>
+            rollout.origin === "undo" ? { to: stable } : {},
+          ),
+          line: rollout.origin === "undo" ? shell("undo", service, "--to", stable) : shell("undo", service),
+        },
       ];
     case "rolled_back":
       return [simple(service, "retry", "Retry", "plain", `The rollout to ${candidate} begins again: same backends, same strategy.`, nothing)];
@@ -144,7 +159,7 @@ function simple(
   about: string,
   body: (typed: Record<string, string>) => unknown,
 ): Action {
-  return { verb, label, kind, about, method: "POST", url: path("services", service, verb), body };
+  return { verb, label, kind, about, line: shell(verb, service), method: "POST", url: path("services", service, verb), body };
 }
 
 /** What may be asked of one location of a rollout by waves. */
@@ -175,6 +190,7 @@ export function dequeue(service: Service): Action {
     label: "Take out",
     kind: "danger",
     about: `${queued} does not begin when the present rollout has ended.`,
+    line: shell("dequeue", service.service),
     method: "DELETE",
     url: path("services", service.service, "queue"),
     body: () => undefined,
@@ -187,6 +203,7 @@ export function drain(service: string, backend: string): Action {
     label: "Drain",
     kind: "danger",
     about: `${backend} gets nothing new. When no proxy has anything running on it any more, it is reported safe to stop.`,
+    line: shell("drain", service, backend),
     method: "POST",
     url: path("services", service, "drains"),
     body: () => ({ backend }),
@@ -199,6 +216,7 @@ export function undrain(service: string, backend: string): Action {
     label: "Take back",
     kind: "plain",
     about: `${backend} gets requests again.`,
+    line: shell("undrain", service, backend),
     method: "POST",
     url: path("services", service, "undrains"),
     body: () => ({ backend }),
@@ -224,6 +242,7 @@ export function unmark(service: string, backend: string): Action {
     label: "Mark healthy",
     kind: "plain",
     about: `${backend} is used again, where probes and proxies find it healthy.`,
+    line: shell("mark", service, backend, "healthy"),
     method: "POST",
     url: path("services", service, "health"),
     body: () => ({ backend, health: "healthy" }),
@@ -235,6 +254,7 @@ export const reload: Action = {
   label: "Reload",
   kind: "main",
   about: "envoy-configs is read again. What is wrong is refused as a whole, and the last good configuration stays.",
+  line: "rollout config reload",
   method: "POST",
   url: "/v1/config/reload",
   body: () => ({}),

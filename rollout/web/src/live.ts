@@ -13,6 +13,7 @@ const FIRST_EVENTS = 100;
 const FLEET_PAGE = 1_000;
 const FLEET_MOST = 20_000;
 const FLEET_MS = 10_000;
+const HIDDEN_MS = 60_000;
 
 let wanted: Route = { view: "services", service: "", rollout: "" };
 let source: EventSource | null = null;
@@ -24,6 +25,8 @@ let turn = 0;
 let lastId: number | null = null;
 let manyNodes = false;
 let loadedAt = 0;
+let hiddenTimer = 0;
+let asleep = false;
 
 /** Follow what a view shows. */
 export function follow(route: Route): void {
@@ -33,10 +36,12 @@ export function follow(route: Route): void {
   restart();
 }
 
-/** Stop asking: nobody is logged in. */
+/** Stop asking, and forget what was told: nobody is logged in. */
 export function rest(): void {
   turn += 1;
+  lastId = null;
   close();
+  learn({ me: null, asked: true, rows: null, service: null, nodes: null, events: [] });
 }
 
 /** Ask at once for what is shown, as after a change. */
@@ -45,6 +50,7 @@ export function refresh(): void {
 }
 
 function restart(): void {
+  asleep = false;
   turn += 1;
   tries = 0;
   close();
@@ -194,16 +200,20 @@ async function broken(mine: number, refused: boolean): Promise<void> {
   try {
     const me = await whoAmI();
     if (mine !== turn) return;
-    if (me === null) {
-      learn({ me: null });
-      return;
-    }
+    if (me === null) return;
     setCsrf(me.csrf);
     if (refused) refusedUntil = Date.now() + STREAM_AGAIN_MS;
     again(mine, 100);
   } catch (error) {
     if (mine === turn) await failed(mine, error);
   }
+}
+
+/** Let go of the stream: a browser has few connections to a host, and a page that nobody sees needs none. */
+function sleep(): void {
+  asleep = true;
+  turn += 1;
+  close();
 }
 
 /** Notice a line that has gone dead without a word, and a page that was asleep. */
@@ -215,6 +225,8 @@ export function watch(): void {
   }, 1_000);
   addEventListener("online", restart);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && know().link !== "live") restart();
+    clearTimeout(hiddenTimer);
+    if (document.hidden) hiddenTimer = window.setTimeout(sleep, HIDDEN_MS);
+    else if (asleep || know().link !== "live") restart();
   });
 }

@@ -46,7 +46,6 @@ function Page() {
   const key = `${route.view}/${route.service}/${route.rollout}`;
   useEffect(() => {
     if (me) follow(route);
-    else rest();
   }, [key, me?.name, me === null]);
   useEffect(() => {
     scrollTo(0, 0);
@@ -138,7 +137,7 @@ function Bar({ route, help }: { route: Route; help: () => void }) {
         <button type="button" class="tool" onClick={nextTheme} aria-label={`Colours: ${THEME_WORDS[theme]}; change`} title={`Colours: ${THEME_WORDS[theme]}`}>
           <span aria-hidden="true">{theme === "dark" ? "☾" : theme === "light" ? "☀" : "◐"}</span>
         </button>
-        <button type="button" class="tool" onClick={help} aria-label="Keys" title="Keys">
+        <button type="button" class="tool keyed" onClick={help} aria-label="Keys" title="Keys">
           <span aria-hidden="true">?</span>
         </button>
         {me && <Who />}
@@ -153,7 +152,7 @@ function Who() {
   const leave = async () => {
     await change("DELETE", "/v1/session", undefined).catch(() => undefined);
     setCsrf(null);
-    learn({ me: null, rows: null, service: null, nodes: null, events: [] });
+    rest();
   };
   return (
     <span class="who">
@@ -204,10 +203,7 @@ function spoken(rollout: { service: string; phase: string; stage: number; weight
 }
 
 async function start(): Promise<void> {
-  onLoggedOut(() => {
-    rest();
-    learn({ me: null, asked: true });
-  });
+  onLoggedOut(rest);
   const host = document.getElementById("page");
   if (!host) return;
   host.replaceChildren();

@@ -73,6 +73,11 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
             {would.words}
           </div>
         )}
+        {action.line && (
+          <p class="small">
+            On the command line: <code>{action.line}</code>
+          </p>
+        )}
         {fault && (
           <p class="fault" role="alert">
             <span aria-hidden="true">✕ </span>

@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 export const PLACES: [string, string, string][] = [
   ["s", "services", "Services"],
   ["f", "fleet", "Fleet"],
-  ["c", "config", "Configuration"],
+  ["c", "config", "Config"],
   ["e", "events", "Events"],
   ["a", "audit", "Audit"],
 ];
@@ -23,8 +23,9 @@ export function useKeys({ help, theme }: Uses): void {
     let went = 0;
     const press = (event: KeyboardEvent) => {
       if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
-      const place = PLACES.find(([key]) => key === event.key);
-      if (place && Date.now() - went < TOGETHER_MS) location.hash = `#/${place[1]}`;
+      const place = Date.now() - went < TOGETHER_MS ? PLACES.find(([key]) => key === event.key) : undefined;
+      went = 0;
+      if (place) location.hash = `#/${place[1]}`;
       else if (event.key === "g") {
         went = Date.now();
         return;

@@ -1,0 +1,126 @@
+"""The API's document is whole: every route is in it, with who may use it, what it takes and what it gives."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
+
+from rollout.api.offline import offline_document
+from rollout.api.openapi import DOCUMENT_PATH, TAGS
+from rollout.api.tables import BEGIN, with_tables
+from rollout.cli import app
+from tests.rollout.served import running, settings_in
+
+DOCUMENT: dict[str, Any] = offline_document()
+OPERATIONS = [
+    (f"{method.upper()} {path}", path, operation)
+    for path, operations in DOCUMENT["paths"].items()
+    for method, operation in operations.items()
+]
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+
+
+def test_every_operation_has_a_name_of_its_own_a_resource_and_a_role() -> None:
+    assert len({operation["operationId"] for _, _, operation in OPERATIONS}) == len(OPERATIONS)
+    for route, path, operation in OPERATIONS:
+        assert re.fullmatch("[a-z_]+", operation["operationId"]), route
+        assert set(operation["tags"]) <= TAGS.keys(), route
+        assert operation["x-role"] in (None, "viewer", "operator", "admin"), route
+        assert bool(operation["security"]) == (operation["x-role"] is not None), route
+        in_path = [each["name"] for each in operation["parameters"] if each["in"] == "path"]
+        assert re.findall(r"\{(\w+)\}", path) == in_path, route
+
+
+def test_every_json_answer_has_a_shape_and_every_refusal_is_a_problem() -> None:
+    for route, _, operation in OPERATIONS:
+        for status, answer in operation["responses"].items():
+            if status >= "400":
+                name = answer["$ref"].rpartition("/")[2]
+                assert list(DOCUMENT["components"]["responses"][name]["content"]) == ["application/problem+json"]
+            elif status not in ("204", "304"):
+                shape = answer["content"].get("application/json", {"schema": {"$ref": ""}})["schema"]
+                assert shape.keys() & {"$ref", "anyOf", "type"}, route
+                assert shape != {"type": "string"}, route
+
+
+def test_every_body_that_is_taken_has_a_shape() -> None:
+    for route, _, operation in OPERATIONS:
+        method = route.partition(" ")[0]
+        assert ("requestBody" in operation) == (method in ("POST", "PUT", "PATCH")), route
+
+
+def test_schemas_are_schemas_and_refer_to_what_there_is() -> None:
+    parts = DOCUMENT["components"]["schemas"]
+    for name, schema in parts.items():
+        Draft202012Validator.check_schema(schema)
+        assert name[0].isupper()
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(DOCUMENT)))
+    assert named <= parts.keys()
+    assert parts.keys() - named == set(), "nobody refers to these"
+
+
+def test_bodies_are_closed_and_answers_are_open() -> None:
+    parts = DOCUMENT["components"]["schemas"]
+    assert parts["Undo"]["additionalProperties"] is False
+    assert "additionalProperties" not in parts["Service"]
+    assert parts["Rollout"]["properties"]["service"]["description"] == "The service that it moves."  # from its base
+
+
+def test_a_strategy_is_described_in_the_dialect_of_the_document() -> None:
+    parts = DOCUMENT["components"]["schemas"]
+    whole = {**parts["StrategySpec"], "components": {"schemas": parts}}
+    validator = Draft202012Validator(whole)
+    assert validator.is_valid({"stages": ["5%", "100%"], "drain_timeout": "10s"})
+    assert validator.is_valid({"hooks": [{"at": "event", "command": ["tell", "me"]}]})
+    assert not validator.is_valid({"stages": "5%"})
+    assert not validator.is_valid({"stagse": ["5%"]})
+    assert not validator.is_valid({"hooks": [{"at": "event", "command": [1]}]})
+
+
+async def test_a_server_hands_out_its_document_as_json(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        for _ in range(2):
+            async with server.http.get(DOCUMENT_PATH) as answer:
+                assert (answer.status, answer.content_type) == (200, "application/json")
+                assert await answer.json() == DOCUMENT
+
+
+@pytest.mark.parametrize("path", ["/v1/nowhere", "/v1/services/checkout/nowhere"])
+async def test_what_is_not_there_and_what_it_cannot_do_are_problems(tmp_path: Path, path: str) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        async with server.http.get(path) as answer:
+            assert (answer.status, answer.content_type) == (404, "application/problem+json")
+        async with server.http.put("/v1/fleet", json={}) as answer:
+            assert (answer.status, "GET" in answer.headers["Allow"]) == (405, True)
+            assert answer.content_type == "application/problem+json"
+
+
+def test_the_verb_prints_the_document_or_writes_it_and_the_tables(tmp_path: Path) -> None:
+    command = typer.main.get_command(app)
+    assert command.name == "rollout"
+    printed = CliRunner().invoke(app, ["openapi"])
+    assert json.loads(printed.stdout) == DOCUMENT
+    (tmp_path / "api.md").write_text(f"# Mine\n\n{BEGIN}\n\nyesterday\n")
+    assert CliRunner().invoke(app, ["openapi", "--into", str(tmp_path)]).exit_code == 0
+    assert (tmp_path / "openapi.json").read_text() == printed.stdout
+    page = (tmp_path / "api.md").read_text()
+    assert page.startswith(f"# Mine\n\n{BEGIN}\n\n## Routes\n")
+    assert "yesterday" not in page
+    assert page == with_tables(page, DOCUMENT)
+
+
+def test_the_page_has_every_route_parameter_and_field() -> None:
+    page = PAGE.read_text()
+    assert page == with_tables(page, DOCUMENT), "make its tables again: rollout openapi --into docs"
+    for route, _, operation in OPERATIONS:
+        assert f"| `{route}` |" in page
+        for each in operation["parameters"]:
+            assert f"`{each['name']}`" in page or f"`{{{each['name']}}}`" in page, each["name"]
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        for field in () if name.endswith("Spec") else schema.get("properties", ()):
+            assert f"| `{field}` |" in page, f"{name}.{field}"
