@@ -23,11 +23,13 @@ Key = tuple[str, int]
 
 @dataclass(slots=True)
 class _Chart:
-    """What one rollout has shown since its last point, and the points that wait to be saved."""
+    """What one rollout has shown since its last point, and the points that wait to be saved.
+
+    `looked_s` has when its last look was, in waves that of each location.
+    """
 
     began_s: float
-    seen: Sides | None = None
-    looked_s: object = None
+    looked_s: dict[str, float] = field(default_factory=dict)
     sides: list[Sides] = field(default_factory=list)
     waiting: list[Point] = field(default_factory=list)
     saving: list[Point] = field(default_factory=list)
@@ -56,13 +58,15 @@ class Charts:
         state = rollout.state
         if state.phase not in _SHOWN:
             return
-        looked_s = (state.looked_s, *(lane.looked_s for lane in state.lanes.values()))
+        observer = self._controller.observer
         chart = self._charts.setdefault((rollout.service, rollout.id), _Chart(self._unix_s()))
-        if looked_s == chart.looked_s:
-            return
-        first, chart.looked_s = chart.looked_s is None, looked_s
-        if not first:  # the first step of a chart may be no look
-            chart.sides.append(self._controller.observer.recent(rollout.service))
+        looked_s = {"": state.looked_s, **{location: lane.looked_s for location, lane in state.lanes.items()}}
+        for location, at_s in looked_s.items():
+            if at_s <= chart.looked_s.get(location, 0.0):
+                continue
+            chart.looked_s[location] = at_s
+            sides = observer.recent_at(rollout.service, location) if location else observer.recent(rollout.service)
+            chart.sides.append(sides)
 
     def take(self) -> None:
         """Make a point of each rollout that was looked at since the last one."""

@@ -9,6 +9,7 @@ RolloutError
 ├── NotAllowed     the user's fault: who asks may not; says which role is needed
 ├── TooMany        the user's fault: wrong too often; says how long to wait
 ├── Unavailable    the world's fault: an Envoy's admin, the disk; tried again by the next reconcile
+├── Reused         in `api.answers`, an InvalidSpec: the key of a change was used for another one before
 ├── Rehearsed      nobody's fault: what would be done for one who only wants to know; nothing was changed
 └── ApiFault       in `client`: what a server refused, with its problem document
 """

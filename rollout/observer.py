@@ -145,6 +145,10 @@ class Observer:
         looks = self._looks.get(service)
         return looks.recent() if looks else self._places.recent(service)
 
+    def recent_at(self, service: str, location: str) -> Sides:
+        """Return what both versions did in the last look at one location of a wave."""
+        return self._places.recent(service, location)
+
     def routes(self, service: str, limit: int) -> tuple[Route, ...]:
         """Return how Envoys split a service's requests: those who deviate most from what they have ACKed."""
         looks = self._looks.get(service)

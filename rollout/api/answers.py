@@ -15,6 +15,7 @@ from rollout.saver import Saver, Saving
 
 HEADER, REPLAYED = "Idempotency-Key", "Idempotency-Replayed"
 KEY_CHARACTERS = 255
+UNSAVED_LIMIT = 500  # that wait for the disk; beyond, what is told is only in memory, as are the changes themselves
 BODY_CHARACTERS = 256 * 1024  # of an answer that is kept
 
 
@@ -87,7 +88,8 @@ class Repeats:
         self._answers.put(answer)
         gone = self._answers.outdated(self._wall())
         drops = (DropAnswers(gone),) if gone else ()
-        self._saver.put(Saving((PutAnswer(answer), *drops)))
+        if self._saver.unsaved("") < UNSAVED_LIMIT:
+            self._saver.put(Saving((PutAnswer(answer), *drops)))
 
 
 async def _question(request: web.Request, key: str) -> Question:

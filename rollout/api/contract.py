@@ -28,8 +28,8 @@ class Route:
 
     `need` is the least role, None for everybody, without any token. `takes` and `gives` are the models of the bodies,
     None where there is none or it is no JSON; `statuses` are those of success, `refuses` those of refusal that not
-    every route has. `speaks` is the content type of the answer. `confidential`: it has a secret, shown once and kept
-    nowhere.
+    every route has. `speaks` is the content type of the answer; one that `streams` speaks `text/event-stream` to who
+    accepts that. `confidential`: it has a secret, shown once and kept nowhere.
     """
 
     method: str
@@ -43,6 +43,7 @@ class Route:
     query: tuple[Query, ...] = ()
     refuses: tuple[int, ...] = ()
     speaks: str = "application/json"
+    streams: bool = False
     confidential: bool = False
     headers: tuple[Query, ...] = ()
 

@@ -60,7 +60,7 @@ class Events:
 
     def routes(self) -> tuple[Route, ...]:
         about = "what has happened, in its order; as a stream, what happens"
-        return (Route("GET", "/v1/events", self.events, about, Role.VIEWER, models.Events, query=QUERY),)
+        return (Route("GET", "/v1/events", self.events, about, Role.VIEWER, models.Events, query=QUERY, streams=True),)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         given = asked(request)

@@ -19,6 +19,7 @@ VERSION = "1"
 """Of the contract, as in the paths: it stays as long as nothing is taken out."""
 JSON = "application/json"
 PROBLEM = "application/problem+json"
+EVENTS = "text/event-stream"
 DOCUMENT_PATH = "/v1/openapi.json"
 PROBES = ("/healthz", "/readyz", "/metrics")
 ABOUT = (
@@ -198,7 +199,8 @@ def _answer(status: int, route: Route, shapes: Mapping[Any, Json]) -> Json:
     if status == 204:
         return about
     shape = {"type": "string"} if route.gives is None else shapes[route.gives]
-    return {**about, "content": {route.speaks: {"schema": shape}}}
+    stream = {EVENTS: {"schema": {"type": "string"}}} if route.streams else {}
+    return {**about, "content": {route.speaks: {"schema": shape}, **stream}}
 
 
 def refusals(route: Route) -> tuple[int, ...]:

@@ -296,6 +296,10 @@ async def test_no_secret_is_left_in_any_log_answer_or_file(tmp_path: Path) -> No
     with capture_logs() as logs:
         async with running(given) as door:
             token = await door.token("ann", "admin")
+            body = {"name": "bob", "role": "viewer"}
+            keyed = [await door.ask("POST", "/v1/tokens", body, ROOT_TOKEN, Idempotency_Key="k") for _ in range(2)]
+            second = str(keyed[0].body["token"])
+            said.append(keyed[1].raw)  # the answer to a key is kept, but not this one
             page = await door.login(token)
             root = await door.login(ROOT_TOKEN)
             wrong = "rlt_somebody-elses-token-0123456789abcdef"
@@ -311,9 +315,9 @@ async def test_no_secret_is_left_in_any_log_answer_or_file(tmp_path: Path) -> No
     copy(given.data / "rollout.db", tmp_path / "backup.db")
     files = [path for path in (*given.data.rglob("*"), tmp_path / "backup.db") if path.is_file()]
     with contextlib.closing(sqlite3.connect(tmp_path / "backup.db")) as database:
-        assert database.execute("SELECT count(*) FROM tokens").fetchone() == (1,)
+        assert database.execute("SELECT count(*) FROM tokens").fetchone() == (2,)
         assert database.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
-    for secret in (token, page.cookie, page.csrf, root.cookie, ROOT_TOKEN, wrong):
+    for secret in (token, second, page.cookie, page.csrf, root.cookie, ROOT_TOKEN, wrong):
         assert secret not in repr(logs)
         assert not any(secret.encode() in path.read_bytes() for path in files)
         if secret != page.csrf:

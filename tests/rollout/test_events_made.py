@@ -8,7 +8,7 @@ import pytest
 from rollout.commotion import Commotion, of_node
 from rollout.events import Rhythm, of_operation, of_start, of_step
 from rollout.gate import Blind, Fail, Inconclusive, Pass, Verdict
-from rollout.happenings import EventKind, Severity
+from rollout.happenings import Event, EventKind, Severity
 from rollout.record import Operation, Rollout
 from rollout.spec import Strategy
 from rollout.state import Awaited, Command, Phase, Role, Seen, State
@@ -71,7 +71,7 @@ def test_a_pause_is_a_warning_unless_somebody_wanted_it() -> None:
 
 
 def test_a_verdict_that_comes_and_goes_is_told_once_in_a_while() -> None:
-    rhythm, told = Rhythm(), []
+    rhythm, told = Rhythm(), list[Event]()
     states: list[Verdict] = [Blind("no stats") if number % 2 else Inconclusive("not enough") for number in range(100)]
     before = replace(SHIFTING, verdict=states[0])
     for number, verdict in enumerate(states[1:]):
@@ -93,7 +93,7 @@ def test_a_start_and_an_operation_are_told() -> None:
 
 
 def test_a_storm_of_envoys_is_a_few_events_with_their_number() -> None:
-    commotion, told = Commotion(), []
+    commotion, told = Commotion(), list[Event]()
     for number in range(10_000):
         now_s = number / 1_000
         event = of_node(KIND.PROXY_NACK, f"edge-{number}", NOON, type="routes", reason="no such cluster")

@@ -1,5 +1,6 @@
 """The API's document is whole: every route is in it, with who may use it, what it takes and what it gives."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -124,3 +125,58 @@ def test_the_page_has_every_route_parameter_and_field() -> None:
     for name, schema in DOCUMENT["components"]["schemas"].items():
         for field in () if name.endswith("Spec") else schema.get("properties", ()):
             assert f"| `{field}` |" in page, f"{name}.{field}"
+
+
+HOSTILE = (
+    ("GET", "/v1/services/%ff%fe", b""),
+    ("GET", "/v1/services/%zz", b""),
+    ("GET", "/v1/services/a%00b", b""),
+    ("GET", "/v1/services/%ed%a0%80", b""),
+    ("GET", "/v1/services/..%2f..", b""),
+    ("GET", "/v1/services/checkout/rollouts/%d9%a3", b""),
+    ("GET", f"/v1/services/checkout/rollouts/{'9' * 400}", b""),
+    ("GET", "/v1/services?name=%ff", b""),
+    ("GET", "/v1/services?name=%00", b""),
+    ("GET", "/v1/services?name=[", b""),
+    ("GET", "/v1/services?%zz=%zz", b""),
+    ("GET", "/v1/operations?by=%ed%a0%80", b""),
+    ("GET", "/v1/services?cursor=W10", b""),
+    ("GET", "/v1/services/checkout?etag=%ff&wait=1ms", b""),
+    ("POST", "/v1/services/checkout/undo", b"[" * 100_000),
+    ("POST", "/v1/services/checkout/undo", b'{"to":' * 50_000),
+    ("POST", "/v1/services/checkout/undo", b'{"to": "\\ud800"}'),
+    ("POST", "/v1/services/checkout/undo", b'{"to": "\\u0000"}'),
+    ("POST", "/v1/services/checkout/undo", b"\xff\xfe"),
+    ("POST", "/v1/services/checkout/undo", b'{"to": NaN}'),
+    ("POST", "/v1/services/checkout/commands/promote", b'{"stage": 1' + b"0" * 5000 + b"}"),
+    ("POST", "/v1/services/checkout/commands/promote", b'{"stage": 1e999}'),
+    (
+        "POST",
+        "/v1/services/checkout/rollouts",
+        b'{"version": "v2", "endpoints": ["10.0.0.1:80"], "strategy": 1' + b"0" * 5000,
+    ),
+    (
+        "POST",
+        "/v1/services/checkout/rollouts",
+        b'{"version": "v2", "endpoints": [{}], "strategy": {"stages": [{"weight": 1e308}]}}',
+    ),
+    ("PUT", "/v1/services/checkout/versions/%ff", b'{"endpoints": ["10.0.0.1:80"]}'),
+    ("DELETE", "/v1/services/checkout/versions/a%00b", b""),
+)
+
+
+async def test_hostile_requests_are_refused_as_documented(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        host, _, port = server.listening.admin.partition(":")
+        for method, path, body in HOSTILE:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            head = f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            async with asyncio.timeout(20):
+                answer = await reader.read()
+            writer.close()
+            status = int(answer.split(b" ", 2)[1])
+            assert status in (200, 400, 404, 409), (method, path, body[:80], answer[-300:])
+            if status != 200:
+                assert b"application/problem+json" in answer, (method, path)

@@ -22,6 +22,8 @@ from rollout.state import ENDED, Phase, Role, State
 from rollout.store.filters import OperationFilter, RolloutFilter
 from rollout.store.rows import to_text
 from rollout.store.sqlite import open_store
+from tests.rollout.commandline import Script, scripted
+from tests.rollout.commandline import rollout as call
 from tests.rollout.served import running, settings_in
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -182,6 +184,18 @@ async def test_rollouts_are_found_by_what_is_asked_for_and_go_on_where_a_page_en
             assert await store.rollouts(None, 10, wanted) == expected
     finally:
         await store.close()
+
+
+def test_the_command_line_lists_all_pages_or_as_much_as_is_wanted() -> None:
+    pages = [{"operations": [{"id": 2}], "next": "abc"}, {"operations": [{"id": 1}], "next": None}]
+    with scripted(Script({"/v1/operations": pages})) as url:
+        everything = call("log", "--json", server=url)
+    assert json.loads(everything.stdout) == {"operations": [{"id": 2}, {"id": 1}], "next": None}
+    script = Script({"/v1/operations": pages})
+    with scripted(script) as url:
+        first = call("log", "--json", "--limit", "1", server=url)
+    assert json.loads(first.stdout) == pages[0]
+    assert [path for _, path, _, _ in script.asked] == ["/v1/operations?limit=1"]
 
 
 async def test_lists_of_a_server_are_paged_and_narrowed_down(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from rollout.charts import Charts
 from rollout.points import POINTS_LIMIT, Point, Side, columns, from_row, point, to_row
 from rollout.record import PutPoints
+from rollout.state import Phase
 from rollout.store.chronicle import SqliteChronicle
 from rollout.store.sqlite import open_store
+from tests.rollout.operating import ANN, deployment, running
 
 BUSY, IDLE = Side(900, 0.01, 3.0, 20.0), Side()
 
@@ -46,3 +49,26 @@ async def test_a_long_rollout_has_rarer_points_of_long_ago(tmp_path: Path) -> No
 
 def gaps(points: tuple[Point, ...]) -> float:
     return (points[-1].at_s - points[0].at_s) / (len(points) - 1)
+
+
+async def test_a_second_of_looks_is_one_point_and_each_look_counts_once(tmp_path: Path) -> None:
+    now_s = [1_000.0]
+    async with running(tmp_path) as engine:
+        engine.connect()
+        charts = Charts(engine.controller, lambda: now_s[0])
+        await engine.operations.deploy(deployment("v2", "10.0.0.11:80"), ANN)
+        await engine.until(Phase.SHIFTING)
+        for _ in range(20):
+            await engine.step()
+            charts.saw(engine.rollout())
+            charts.saw(engine.rollout())
+        now_s[0] += 4.0
+        charts.take()
+        charts.take()  # nothing was looked at since
+        charts.save()
+        (unsaved,) = charts.unsaved("checkout", 1)
+        await engine.saved()
+        assert charts.unsaved("checkout", 1) == ()
+        assert await SqliteChronicle(tmp_path).points("checkout", 1) == (unsaved,)
+        assert (unsaved.at_s, unsaved.seconds, unsaved.wanted_percent) == (1_004.0, 4.0, 50.0)
+        assert (unsaved.measured_percent, unsaved.stable.error_share) == (None, None)

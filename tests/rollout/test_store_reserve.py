@@ -126,7 +126,7 @@ async def again(folder: Path) -> None:
 folder = Path(sys.argv[1])
 asyncio.run(again(folder) if sys.argv[2:] else main(folder))
 """
-ON_A_SMALL_DISK = 'mount -t tmpfs -o size=400k none "$1" && { "$2" -c "$3" "$1"; "$2" -c "$3" "$1" again; }'
+ON_A_SMALL_DISK = 'mount -t tmpfs -o size=1m none "$1" && { "$2" -c "$3" "$1"; "$2" -c "$3" "$1" again; }'
 
 
 def test_a_rollback_on_a_full_disk_outlasts_the_server(tmp_path: Path) -> None:

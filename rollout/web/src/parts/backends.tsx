@@ -104,8 +104,23 @@ export function Backends({ service }: { service: Service }) {
           </section>
         );
       })}
+      <Loser service={service} />
       {gone.length > 0 && <Gone drains={gone} service={service.service} acts={acts} />}
     </Card>
+  );
+}
+
+/** Whether the version that lost may be stopped: it is said when the rollout has ended, and is in no list any more. */
+function Loser({ service }: { service: Service }) {
+  const drain = service.rollout?.drain;
+  if (!drain || service.versions.some((each) => each.version === drain.version)) return null;
+  return (
+    <section class="version" aria-label={`version ${drain.version}`}>
+      <h3>
+        {drain.version} <span class="small">was let go</span>
+      </h3>
+      <DrainLine found={drainStanding(drain, drain.safe_to_stop ?? false)} name={drain.version} />
+    </section>
   );
 }
 

@@ -203,7 +203,7 @@ function options(box: HTMLElement, lines: Line[], say: ChartProps["say"], top: n
     height: HEIGHT,
     legend: { show: false },
     cursor: { show: true, points: { show: true }, drag: { x: false, y: false }, y: false },
-    padding: [8, 8, 0, 0],
+    padding: [8, 26, 0, 0],
     scales: {
       x: { range: (_plot, low, high) => [low, Math.max(high, low + LEAST_S)] },
       y: { range: (_plot, _low, high) => [0, Math.min(top, high > 0 ? 1.15 * high : 1)] },
@@ -218,13 +218,19 @@ function options(box: HTMLElement, lines: Line[], say: ChartProps["say"], top: n
         label: line.words,
         stroke: ink(line.color),
         width: line.dashed ? 1.5 : 2,
-        ...(line.dashed ? { dash: [5, 4] } : {}),
+        ...(line.dashed ? STEPPED : {}),
         points: { show: false },
         spanGaps: false,
       })),
     ],
   };
 }
+
+/** What is wanted changes from one moment to the next. */
+const STEPPED: Pick<uPlot.Series, "dash" | "paths"> = {
+  dash: [5, 4],
+  paths: (plot, series, from, to) => uPlot.paths.stepped?.({ align: 1 })(plot, series, from, to) ?? null,
+};
 
 /** A canvas knows no variables and no light-dark(): let the browser work out the colour. */
 function resolved(box: HTMLElement, color: string): string {

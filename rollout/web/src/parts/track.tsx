@@ -1,7 +1,7 @@
 // The way of a rollout as a line of stations, and the weight that is wanted beside the one that is measured.
 
 import type { Rollout } from "../shapes";
-import { BEFORE_STAGES, ENDED, judged, percent, station } from "../words";
+import { BEFORE_STAGES, ENDED, judged, percent, SIGNS, station } from "../words";
 
 interface Stop {
   name: string;
@@ -66,13 +66,14 @@ const STATES = { done: "behind it", here: "it is here", ahead: "to come" };
 
 export function Track({ rollout }: { rollout: Rollout }) {
   const tone = takenBack(rollout) ? "bad" : rollout.phase === "paused" ? "warn" : rollout.phase === "completed" ? "good" : "busy";
+  const here = ENDED.includes(rollout.phase) ? SIGNS[tone] : SIGNS.busy;
   return (
     <>
       <ol class={`track ${tone}`} aria-label="Stages of the rollout">
         {stops(rollout).map((each, number) => (
           <li key={number} class={each.state} aria-current={each.state === "here" ? "step" : undefined}>
             <span class="mark" aria-hidden="true">
-              {each.state === "done" ? "✓" : each.state === "here" ? "▶" : ""}
+              {each.state === "done" ? "✓" : each.state === "here" ? here : ""}
             </span>
             <span class="name">{each.name}</span>
             {each.note && <span class="note">{each.note}</span>}
