@@ -1,5 +1,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
+# Node builds the web page; the image that runs has none.
+RUN apt-get update && apt-get install -y --no-install-recommends nodejs npm
 COPY . .
 RUN pip install --no-cache-dir --prefix /install ".[demo]"
 

@@ -1,0 +1,208 @@
+"""A pretended fleet: proxies that take what the server sends, say that they have it, and count requests by its weights.
+
+They speak to a real server over gRPC, and each has an admin endpoint of its own that tells its counters as Envoy does.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grpc.aio
+
+from rollout.bootstrap import ADMIN_METADATA
+from tests.xds.client import Reply, read
+from xds import proto
+from xds.edge.grpcio import SERVICE
+from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, ResourceType
+
+METHOD = f"/{SERVICE}/StreamAggregatedResources"
+REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
+LATENCY = ((2.0, 0.1, 0.3), (5.0, 0.1, 0.45), (10.0, 1.0, 0.2), (20.0, 1.0, 0.04), (40.0, 1.0, 0.01))
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+
+
+@dataclass
+class Count:
+    """What one proxy counts of one cluster."""
+
+    completed: float = 0.0
+    failed: float = 0.0
+
+
+@dataclass
+class Proxy:
+    """One of them: each service gets `rate_rps`; `errors` are shares of bad answers by version.
+
+    `refuses` is what it says of a route that gives anything to this version, "" for a proxy that takes all.
+    """
+
+    name: str
+    location: str = "eu/eu-1"
+    rate_rps: float = 1000.0
+    errors: Mapping[str, float] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    admin: str = ""
+    weights: list[Mapping[str, float]] = field(default_factory=list)
+    backends: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    stat_names: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
+    names: dict[ResourceType, tuple[str, ...]] = field(default_factory=dict)
+    versions: dict[ResourceType, str] = field(default_factory=dict)
+    counted_s: float = 0.0
+
+    def hello(self) -> Mapping[str, Any]:
+        region, _, zone = self.location.partition("/")
+        version = {"major_number": 1, "minor_number": 36, "patch": 2}
+        node = {"id": self.name, "cluster": "edge", "locality": {"region": region, "zone": zone}}
+        return {**node, "metadata": {ADMIN_METADATA: self.admin}, "user_agent_build_version": {"version": version}}
+
+    def ask(self, type_: ResourceType, reply: Reply | None = None, fault: str = "") -> bytes:
+        words: dict[str, Any] = {"type_url": type_.url, "resource_names": list(self.names.get(type_, ()))}
+        if type_ not in self.names:
+            self.names[type_] = ()
+        if not self.versions and reply is None and type_ is CLUSTERS:
+            words["node"] = self.hello()
+        if reply is not None:
+            words["response_nonce"] = reply.nonce
+            if not fault:
+                self.versions[type_] = reply.version
+        if fault:
+            words["error_detail"] = {"code": 13, "message": fault}
+        if type_ in self.versions:
+            words["version_info"] = self.versions[type_]
+        return proto.canonical(proto.parse(REQUEST, words))
+
+    def take(self, reply: Reply) -> Iterator[bytes]:
+        """Take a response, or refuse it; yield what is said then."""
+        fault = self._fault(reply)
+        if not fault:
+            self._learn(reply)
+        yield self.ask(reply.type, reply, fault)
+        if reply.type is CLUSTERS and set(self.names.get(ENDPOINTS, ())) != set(reply.names):
+            self.names[ENDPOINTS] = reply.names
+            yield self.ask(ENDPOINTS)
+        if reply.type is CLUSTERS and LISTENERS not in self.names:
+            yield self.ask(LISTENERS)
+        if reply.type is LISTENERS and not self.names.get(ROUTES):
+            self.names[ROUTES] = ("edge",)
+            yield self.ask(ROUTES)
+
+    def _fault(self, reply: Reply) -> str:
+        routes = str(reply.messages) if reply.type is ROUTES else ""
+        return next((said for version, said in self.refuses.items() if f"@{version}" in routes), "")
+
+    def _learn(self, reply: Reply) -> None:
+        if reply.type is CLUSTERS:
+            self.stat_names = {name: each.alt_stat_name or name for name, each in reply.messages.items()}
+        if reply.type is ENDPOINTS:
+            self.backends = {name: tuple(_addresses(each)) for name, each in reply.messages.items()}
+        if reply.type is ROUTES:
+            self.weights = [_weights(each) for each in _routes(reply)]
+
+    def count(self, now_s: float) -> None:
+        """Have served requests since the last time."""
+        seconds, self.counted_s = (now_s - self.counted_s) if self.counted_s else 0.0, now_s
+        for weights in self.weights:
+            for cluster, share in weights.items():
+                done = self.rate_rps * seconds * share
+                count = self.counts.setdefault(cluster, Count())
+                count.completed += done
+                count.failed += done * self.errors.get(cluster.partition("@")[2], 0.0)
+
+    def stats(self) -> bytes:
+        lines = ["server.uptime: 7"]
+        for cluster, name in self.stat_names.items():
+            count = self.counts.get(cluster, Count())
+            start, done = f"cluster.{name}", int(count.completed)
+            backends = self.backends.get(cluster, ())
+            numbers = {"upstream_rq_completed": done, "upstream_rq_total": done, "upstream_rq_5xx": int(count.failed)}
+            numbers |= {"membership_total": len(backends), "membership_healthy": len(backends)}
+            for address in backends:
+                each = f"endpoint.{address.replace(':', '_')}"
+                part = done // len(backends)
+                numbers |= {f"{each}.rq_active": 0, f"{each}.rq_pending_active": 0, f"{each}.healthy": 1}
+                numbers |= {f"{each}.rq_success": part, f"{each}.rq_error": 0}
+            lines += (f"{start}.{stat}: {value}" for stat, value in numbers.items())
+            buckets = ", ".join(f"{low},{width}:{int(done * part)}" for low, width, part in LATENCY if done * part >= 1)
+            lines += (f"{start}.upstream_rq_time:", f"  totals={buckets}", "  intervals=", "  summary=")
+        return "\n".join([*lines, ""]).encode()
+
+
+def _addresses(assignment: Any) -> Iterator[str]:
+    for locality in assignment.endpoints:
+        for each in locality.lb_endpoints:
+            socket = each.endpoint.address.socket_address
+            yield f"{socket.address}:{socket.port_value}"
+
+
+def _routes(reply: Reply) -> Iterator[Any]:
+    for configuration in reply.messages.values():
+        for host in configuration.virtual_hosts:
+            # The last of a service's routes is for everybody; those before it are for testers.
+            last = {str(each.match): each.route for each in host.routes if not each.match.headers}
+            yield from last.values()
+
+
+def _weights(route: Any) -> Mapping[str, float]:
+    split = {each.name: each.weight.value for each in route.weighted_clusters.clusters}
+    if not split:
+        return {route.cluster: 1.0}
+    return {name: weight / sum(split.values()) for name, weight in split.items()}
+
+
+class _Admin(asyncio.Protocol):
+    """The admin endpoint of one proxy, over connections on which one GET follows the other."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._read = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        while b"\r\n\r\n" in self._read:
+            head, _, self._read = self._read.partition(b"\r\n\r\n")
+            if b"type=TextReadouts" in head:
+                self._transport.write(HEAD % (0, b""))
+                continue
+            self._proxy.count(asyncio.get_running_loop().time())
+            body = self._proxy.stats()
+            self._transport.write(HEAD % (len(body), body))
+
+
+async def _live(proxy: Proxy, channel: grpc.aio.Channel) -> None:
+    """Stay on one stream until it ends; it is over with the server."""
+    call = channel.stream_stream(METHOD)()
+    try:
+        await call.write(proxy.ask(CLUSTERS))
+        while (raw := await call.read()) is not grpc.aio.EOF:
+            for said in proxy.take(read("sotw", raw)):
+                await call.write(said)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # the server has ended
+    finally:
+        call.cancel()
+
+
+@contextlib.asynccontextmanager
+async def fleet(xds: str, proxies: Sequence[Proxy]) -> AsyncIterator[Sequence[Proxy]]:
+    """Have these proxies connected while inside."""
+    loop = asyncio.get_running_loop()
+    admins = [await loop.create_server(partial(_Admin, proxy), "127.0.0.1", 0) for proxy in proxies]
+    for proxy, admin in zip(proxies, admins, strict=True):
+        proxy.admin = "{}:{}".format(*admin.sockets[0].getsockname()[:2])
+    async with grpc.aio.insecure_channel(xds) as channel, asyncio.TaskGroup() as group:
+        lives = [group.create_task(_live(proxy, channel)) for proxy in proxies]
+        try:
+            yield proxies
+        finally:
+            for each in lives:
+                each.cancel()
+            for admin in admins:
+                admin.close()
