@@ -10,6 +10,7 @@ import yaml
 from rollout.faults import Fault, Path, path_words
 from rollout.hooks import HookKind, at
 from rollout.spec import OnFailure, Pace, Stage, Strategy, faults_of
+from rollout.written import read
 
 _MONDAY = datetime(2024, 1, 1, tzinfo=UTC)  # any: a calendar of weeks says the same of each
 _QUARTER = timedelta(minutes=15)
@@ -36,8 +37,7 @@ class Linted:
 def lint(text: str) -> Linted:
     """Read a strategy's file and say what is wrong with it, or else what is unwise."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        root, document = read(text)
     except yaml.YAMLError as error:
         return Linted((no_yaml(error),))
     if document is None:

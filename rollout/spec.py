@@ -30,6 +30,7 @@ from rollout.freeze import Freeze
 from rollout.gate import Gate
 from rollout.hooks import Hook, HookKind, at, named_apart
 from rollout.probe import ProbeSpec
+from rollout.written import read
 
 DEFAULT_WEIGHTS = ("1%", "10%", "50%", "100%")
 HOLD_BACK_WEIGHT = "95%"
@@ -441,7 +442,7 @@ def parse_endpoint(text: str) -> Endpoint:
 def parse_strategy(text: str, source: str = "strategy") -> Strategy:
     """Parse a strategy's YAML. Raises InvalidSpec with the path of each fault."""
     try:
-        document = yaml.safe_load(text)
+        _, document = read(text)
     except yaml.YAMLError as error:
         mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""

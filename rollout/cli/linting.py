@@ -18,6 +18,7 @@ from rollout.errors import InvalidSpec, RolloutError
 from rollout.linting import Finding, Linted, lint, summary
 from rollout.schema import strategy_schema
 from rollout.traffic.publisher import check
+from rollout.written import read
 from xds.errors import XdsError
 from xds.resources import TYPES
 
@@ -89,7 +90,7 @@ def _linted(caller: Caller, file: Path) -> Linted:
 
 def _is_configuration(text: str) -> bool:
     try:
-        document = yaml.safe_load(text)
+        _, document = read(text)
     except yaml.YAMLError:
         return False
     return isinstance(document, dict) and any(type_.word in document for type_ in TYPES)

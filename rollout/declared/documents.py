@@ -13,6 +13,7 @@ from rollout.faults import Fault, Path, faults, path_words
 from rollout.fields import Spec
 from rollout.linting import Finding, line_of, lint_document, no_yaml, stands_twice
 from rollout.spec import VERSION_NAME, VERSION_NAME_RULE, Endpoint, Strategy, distinct
+from rollout.written import read_all
 
 KINDS = ("strategy", "service")
 
@@ -88,23 +89,14 @@ def read(source: str, text: str) -> tuple[tuple[Written, ...], tuple[Problem, ..
     """Read the documents of a file; or else say why it is no YAML."""
     found: list[Written] = []
     try:
-        roots = [root for root in yaml.compose_all(text, Loader=yaml.SafeLoader) if root is not None]
-        contents = [_content(root) for root in roots]
-        found = [Written(source, number, each, roots[number - 1]) for number, each in enumerate(contents, start=1)]
+        for number, (root, value) in enumerate(read_all(text), start=1):
+            found.append(Written(source, number, _plain(value), root))
         return tuple(each for each in found if each.content is not None), ()
     except yaml.YAMLError as error:
         fault = no_yaml(error)
         return (), (Problem(source, len(found) + 1, "", fault.line, fault.what),)
     except (ValueError, RecursionError) as error:
-        return (), (Problem(source, 1, "", None, f"cannot be read: {str(error)[:200]}"),)
-
-
-def _content(root: yaml.Node) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return _plain(loader.construct_document(root))
-    finally:
-        loader.dispose()
+        return (), (Problem(source, len(found) + 1, "", None, f"cannot be read: {str(error)[:200]}"),)
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from rollout.concealed import Address, header_values, host_of, http_url
 from rollout.errors import InvalidSpec
 from rollout.faults import described
 from rollout.fields import Duration, Limit, Share, Spec
+from rollout.written import read
 
 KINDS = ("dns", "consul", "http_sd")
 SHORT_FORMS = "dns:NAME (SRV), dns:NAME:PORT, consul:SERVICE or http_sd:URL"
@@ -295,7 +296,7 @@ def parse_discover(value: object) -> Discover:
 def parse_discover_text(text: str, where: str) -> Discover:
     """Parse a file's YAML, which may have it below `discover:`. Raises InvalidSpec."""
     try:
-        document = yaml.safe_load(text)
+        _, document = read(text)
     except yaml.YAMLError as error:
         raise InvalidSpec(f"{where} is no YAML: {' '.join(str(error).split())}") from error
     if isinstance(document, dict) and set(document) == {"discover"}:

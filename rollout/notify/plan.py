@@ -14,6 +14,7 @@ from rollout.fields import Limit, Spec
 from rollout.happenings import Event, EventKind, Severity
 from rollout.linting import Finding, line_of, no_yaml, stands_twice
 from rollout.notify.words import Words, fault_of
+from rollout.written import read
 from xds.errors import InvalidConfig, Problem
 
 TARGETS_LIMIT = 50  # each may have a thread that hangs
@@ -93,8 +94,7 @@ class Plan(Spec):
 def parse(name: str, text: str) -> Plan:
     """Read the text of the file `name`. Raises InvalidConfig with every fault, each with its line."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        root, document = read(text)
     except yaml.YAMLError as error:
         raise _refused(name, [no_yaml(error)]) from error
     if not isinstance(document, dict):
@@ -130,12 +130,13 @@ def _faults(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _of_rules(document: Mapping[str, Any]) -> Iterator[Fault]:
-    targets, rules = document.get("targets") or {}, document.get("rules") or ()
+    targets, rules = document.get("targets"), document.get("rules") or ()
+    names = tuple(map(str, targets)) if isinstance(targets, dict) else ()
     for number, rule in enumerate(rules if isinstance(rules, list) else ()):
         told, events = (rule.get("tell"), rule.get("events")) if isinstance(rule, dict) else (None, None)
         for place, name in enumerate(told if isinstance(told, list) else ()):
-            if name not in targets:
-                known = ", ".join(targets) or "none"
+            if isinstance(name, str) and name not in names:
+                known = ", ".join(names) or "none"
                 yield Fault(("rules", number, "tell", place), f"'{name}' is no target; there are {known}")
         for place, pattern in enumerate(events if isinstance(events, list) else ()):
             if isinstance(pattern, str) and not any(fnmatchcase(kind, pattern) for kind in KINDS):

@@ -51,6 +51,7 @@ class Proxy:
     counts: dict[str, Count] = field(default_factory=dict)
     names: dict[ResourceType, tuple[str, ...]] = field(default_factory=dict)
     versions: dict[ResourceType, str] = field(default_factory=dict)
+    nonces: dict[ResourceType, str] = field(default_factory=dict)
     counted_s: float = 0.0
 
     def hello(self) -> Mapping[str, Any]:
@@ -61,18 +62,16 @@ class Proxy:
 
     def ask(self, type_: ResourceType, reply: Reply | None = None, fault: str = "") -> bytes:
         words: dict[str, Any] = {"type_url": type_.url, "resource_names": list(self.names.get(type_, ()))}
-        if type_ not in self.names:
-            self.names[type_] = ()
-        if not self.versions and reply is None and type_ is CLUSTERS:
+        self.names.setdefault(type_, ())
+        if not self.nonces:
             words["node"] = self.hello()
         if reply is not None:
-            words["response_nonce"] = reply.nonce
-            if not fault:
-                self.versions[type_] = reply.version
+            self.nonces[type_] = reply.nonce
+            self.versions[type_] = self.versions.get(type_, "") if fault else reply.version
         if fault:
             words["error_detail"] = {"code": 13, "message": fault}
-        if type_ in self.versions:
-            words["version_info"] = self.versions[type_]
+        if type_ in self.nonces:
+            words |= {"response_nonce": self.nonces[type_], "version_info": self.versions[type_]}
         return proto.canonical(proto.parse(REQUEST, words))
 
     def take(self, reply: Reply) -> Iterator[bytes]:
@@ -98,7 +97,7 @@ class Proxy:
         if reply.type is CLUSTERS:
             self.stat_names = {name: each.alt_stat_name or name for name, each in reply.messages.items()}
         if reply.type is ENDPOINTS:
-            self.backends = {name: tuple(_addresses(each)) for name, each in reply.messages.items()}
+            self.backends |= {name: tuple(_addresses(each)) for name, each in reply.messages.items()}
         if reply.type is ROUTES:
             self.weights = [_weights(each) for each in _routes(reply)]
 

@@ -12,14 +12,7 @@ from rollout.metrics import Query, Scrape
 from rollout.record import Version
 from rollout.spec import parse_endpoint
 from rollout.state import Command, Phase
-from tests.rollout.operating import (
-    ANN,
-    SHOP,
-    Engine,
-    deployment,
-    files,
-    running,
-)
+from tests.rollout.operating import ANN, SHOP, Engine, deployment, files, running
 
 EU, EU_TWO, US = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 NEW = "10.0.0.4:80"

@@ -11,11 +11,7 @@ from rollout.store.sqlite import open_store
 from rollout.traffic.compiler import ServiceTraffic, VersionTraffic
 from rollout.traffic.publisher import check
 from tests.golden.cases import words
-from tests.rollout.operating import (
-    ANN,
-    deployment,
-    running,
-)
+from tests.rollout.operating import ANN, deployment, running
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FULL, COLD = (

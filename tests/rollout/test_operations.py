@@ -11,14 +11,7 @@ from rollout.errors import Conflict, InvalidSpec, Unknown
 from rollout.record import Origin
 from rollout.spec import parse_deployment, parse_endpoint
 from rollout.state import Command, Phase, Role
-from tests.rollout.operating import (
-    ANN,
-    BOB,
-    Engine,
-    deployment,
-    files,
-    running,
-)
+from tests.rollout.operating import ANN, BOB, Engine, deployment, files, running
 
 V2 = deployment("v2", "10.0.0.11:80", "10.0.0.12:80")
 V3 = deployment("v3", "10.0.0.21:80")

@@ -10,14 +10,7 @@ import pytest
 from rollout.errors import Conflict
 from rollout.record import Change
 from rollout.state import Command, Phase, Role
-from tests.rollout.operating import (
-    ANN,
-    BOB,
-    LIMIT_S,
-    Engine,
-    deployment,
-    running,
-)
+from tests.rollout.operating import ANN, BOB, LIMIT_S, Engine, deployment, running
 
 V2 = deployment("v2", "10.0.0.11:80")
 V3 = deployment("v3", "10.0.0.21:80", stages=["100%"])

@@ -16,14 +16,7 @@ from rollout.metrics import Query
 from rollout.record import Change, DropQueued
 from rollout.spec import parse_endpoint
 from rollout.state import Awaited, Command, Phase
-from tests.rollout.operating import (
-    ANN,
-    BOB,
-    Engine,
-    deployment,
-    files,
-    running,
-)
+from tests.rollout.operating import ANN, BOB, Engine, deployment, files, running
 from xds.errors import InvalidConfig, Problem
 
 EU, EU_TWO, US = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"

@@ -6,13 +6,7 @@ from rollout.api.backstage import Moment
 from rollout.api.views import rollout_view
 from rollout.spec import parse_deployment
 from rollout.state import Command, Phase
-from tests.rollout.operating import (
-    ANN,
-    QUICK,
-    Engine,
-    files,
-    running,
-)
+from tests.rollout.operating import ANN, QUICK, Engine, files, running
 
 SHARED = "10.0.0.9:80"
 TEXT = files(checkout={"eu/eu-1": ("10.0.0.1:80",)}, pay={"eu/eu-1": (SHARED,)})
@@ -28,8 +22,9 @@ V2 = parse_deployment(
 
 def told(engine: Engine) -> dict[str, object]:
     moment = Moment(engine.now_s, engine.controller.users())
-    found: dict[str, object] = rollout_view(engine.controller, engine.rollout(), moment)["drain"]
-    return {name: found[name] for name in ("still_used", "safe_to_stop")}
+    found = rollout_view(engine.controller, engine.rollout(), moment)["drain"]
+    assert found is not None
+    return {"still_used": found["still_used"], "safe_to_stop": found["safe_to_stop"]}
 
 
 async def test_what_another_service_uses_is_not_safe_to_stop_and_terminate_is_not_told_of_it(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What people write as YAML, read so that whatever is wrong with it is one kind of error."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+
+class Unreadable(yaml.YAMLError):
+    """A text that is YAML by its form, and has no value; `problem` says why, without what may be a secret."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+def read(text: str) -> tuple[yaml.Node | None, Any]:
+    """Return the nodes, which have the lines, and the value. Raises yaml.YAMLError, and nothing else."""
+    with _one_kind_of_error():
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    return root, None if root is None else _value(root)
+
+
+def read_all(text: str) -> Iterator[tuple[yaml.Node, Any]]:
+    """Yield the nodes and the value of each document of a text. Raises yaml.YAMLError, and nothing else."""
+    with _one_kind_of_error():
+        for root in yaml.compose_all(text, Loader=yaml.SafeLoader):
+            if root is not None:
+                yield root, _value(root)
+
+
+def _value(root: yaml.Node) -> Any:
+    with _one_kind_of_error():
+        _check_finite(root, set(), set())
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
+
+
+@contextlib.contextmanager
+def _one_kind_of_error() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise Unreadable("it is nested too deeply") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Unreadable("a value does not fit its tag (such as !!int), or is a date that is none") from error
+
+
+def _check_finite(node: Any, above: set[int], done: set[int]) -> None:
+    """Raise Unreadable for an alias of what it stands in: nothing that walks through such a value ends."""
+    if id(node) in above:
+        raise Unreadable("an alias names what it stands in; write that part out")
+    if id(node) in done or isinstance(node, yaml.ScalarNode):
+        return
+    above.add(id(node))
+    for each in node.value:
+        for part in each if isinstance(each, tuple) else (each,):
+            _check_finite(part, above, done)
+    above.remove(id(node))
+    done.add(id(node))
