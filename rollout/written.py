@@ -19,25 +19,27 @@ def read(text: str) -> tuple[yaml.Node | None, Any]:
     """Return the nodes, which have the lines, and the value. Raises yaml.YAMLError, and nothing else."""
     with _one_kind_of_error():
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return root, None if root is None else _value(root)
+        _check_finite(root, set(), set())
+        return root, yaml.safe_load(text)
 
 
 def read_all(text: str) -> Iterator[tuple[yaml.Node, Any]]:
     """Yield the nodes and the value of each document of a text. Raises yaml.YAMLError, and nothing else."""
     with _one_kind_of_error():
-        for root in yaml.compose_all(text, Loader=yaml.SafeLoader):
+        roots = yaml.compose_all(text, Loader=yaml.SafeLoader)
+        # Nodes of their own: to make a value of `<<: ...` writes into its nodes, and keys would stand twice.
+        for root, again in zip(roots, yaml.compose_all(text, Loader=yaml.SafeLoader), strict=True):
+            _check_finite(root, set(), set())
             if root is not None:
-                yield root, _value(root)
+                yield root, _value(again)
 
 
 def _value(root: yaml.Node) -> Any:
-    with _one_kind_of_error():
-        _check_finite(root, set(), set())
-        loader = yaml.SafeLoader("")
-        try:
-            return loader.construct_document(root)
-        finally:
-            loader.dispose()
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
 
 
 @contextlib.contextmanager
@@ -54,7 +56,7 @@ def _check_finite(node: Any, above: set[int], done: set[int]) -> None:
     """Raise Unreadable for an alias of what it stands in: nothing that walks through such a value ends."""
     if id(node) in above:
         raise Unreadable("an alias names what it stands in; write that part out")
-    if id(node) in done or isinstance(node, yaml.ScalarNode):
+    if id(node) in done or not isinstance(node, yaml.CollectionNode):
         return
     above.add(id(node))
     for each in node.value:

@@ -77,7 +77,7 @@ def test_each_fault_of_each_document_is_told_with_its_line() -> None:
         ),
         ("a: [", "is no YAML"),
         ("kind: !!binary aGVsbG8=\n", "type bytes"),
-        ("&a [*a]\n", "cannot be read"),
+        ("&a [*a]\n", "is no YAML: an alias names what it stands in"),
     ],
 )
 def test_what_is_wrong_says_what_to_do(text: str, says: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rollout.declared.documents import parse as parse_documents
 from rollout.declared.documents import read as read_documents
 from rollout.discovery.source import parse_discover_text
 from rollout.errors import InvalidSpec
@@ -38,6 +39,12 @@ def test_what_cannot_be_read_is_a_fault_of_the_file(text: str) -> None:
 
 def test_a_part_that_is_named_again_is_no_fault() -> None:
     assert read("a: &a [1]\nb: *a\nc: {<<: {d: 1}}")[1] == {"a": [1], "b": [1], "c": {"d": 1}}
+
+
+def test_what_takes_another_in_may_say_otherwise() -> None:
+    text = "kind: service\nname: a\n<<: {version: v1}\nversion: v2"
+    declared, problems = parse_documents(read_documents("file", text)[0])
+    assert (problems, declared.services["a"].version) == ((), "v2")
 
 
 @pytest.mark.parametrize(
