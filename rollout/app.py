@@ -13,16 +13,16 @@ from urllib.parse import unquote
 
 import aiohttp
 import structlog
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from rollout import discovering, hooks
 from rollout.access.entrance import Entrance
 from rollout.answered import Answers
 from rollout.api.backstage import Backstage
+from rollout.api.port import Port
 from rollout.api.server import application
 from rollout.backends import Backends
-from rollout.bootstrap import ADMIN_METADATA, split_address
+from rollout.bootstrap import ADMIN_METADATA
 from rollout.charts import Charts
 from rollout.configs import read_configs
 from rollout.controller import Controller, Outside
@@ -222,6 +222,7 @@ class _Server:
                     self._discovering.run,
                     self._office.run,
                     self._telemetry.run,
+                    self._entrance.run,
                     self._reload_on_hang_up,
                 )
                 tasks = [group.create_task(live()) for live in lives]
@@ -293,17 +294,11 @@ class _Server:
             office=self._office,
             answers=self._told_before,
             served=self._served,
+            strangers=self._entrance.strangers,
         )
-        runner = web.AppRunner(application(backstage), access_log=None, shutdown_timeout=GRACE_S)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        host, port = split_address(self._settings.admin)
-        try:
-            await web.TCPSite(runner, host, port, ssl_context=self._entrance.tls).start()
-        except OSError as error:
-            what = f"cannot listen for the admin API on {self._settings.admin}: {error.strerror}"
-            raise Unavailable(f"{what}; is another server running? give --admin another address") from error
-        return _with_port(self._settings.admin, runner.addresses[0][1])
+        port = Port(application(backstage), self._entrance.strangers)
+        stack.push_async_callback(port.stop)
+        return _with_port(self._settings.admin, await port.start(self._settings.admin, self._entrance.tls))
 
     async def _survey(self, query: Query) -> Mapping[str, Scrape]:
         return await self._scraper.survey(query)

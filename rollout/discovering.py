@@ -14,6 +14,7 @@ from rollout.discovery.answer import Answer
 from rollout.discovery.decide import Plan, plan
 from rollout.discovery.kept import Discovery
 from rollout.discovery.source import Discover
+from rollout.discovery.telling import Telling
 from rollout.errors import RolloutError, Unavailable, Unknown
 from rollout.happenings import Event, EventKind, Severity
 from rollout.ledger import Entry, Ledger
@@ -95,6 +96,7 @@ class _Watch:
     next_s: float | None = None
     busy: bool = False
     acting: bool = False
+    telling: Telling = field(default_factory=Telling)
     task: asyncio.Task[None] | None = None
 
     def report(self) -> Report:
@@ -306,11 +308,8 @@ class Discovering:
         return ""
 
     def _tell(self, watch: _Watch, why: str) -> None:
-        status, before = (Status.STALE if why else Status.FRESH), watch.status
-        told = status is Status.STALE or before is Status.STALE
-        told = told and (status, why) != (before, watch.fault)
-        watch.status, watch.fault = status, why
-        if not told:
+        watch.status, watch.fault = (Status.STALE if why else Status.FRESH), why
+        if not watch.telling.is_due(why, self._around.clock()):
             return
         self._around.told(watch.report())
         if self._controller.saver.unsaved("") < UNSAVED_LIMIT:

@@ -14,10 +14,11 @@ from rollout.bootstrap import is_loopback
 from rollout.credentials import PREFIX, ROOT, SECRET_BYTES, Token, derived, same
 from rollout.errors import NotAllowed, NotIdentified
 from rollout.ledger import Ledger
-from rollout.record import Contents
+from rollout.record import Contents, Operation
 from rollout.rights import ANYBODY, Asker, Grant, Identity, Role, Via
 from rollout.saver import Saver
 
+FORWARDED = "X-Forwarded-For"
 HOW = "send `Authorization: Bearer TOKEN` (CLI: ROLLOUT_TOKEN), or log in on the page"
 UNKNOWN = f"the token is not known, or was revoked; {HOW}"
 
@@ -42,7 +43,7 @@ class Premises:
     """What a doorkeeper is given. `root`: the token in the server's environment, None for none.
 
     `trust` returns what the --admin-access file says now, None without one. `refused` hears of who was wrong: from
-    where, and why.
+    where, and why; `denied` of what somebody may not do who is known.
     """
 
     root: str | None
@@ -50,6 +51,7 @@ class Premises:
     clock: Callable[[], float]
     wall: Callable[[], datetime]
     refused: Callable[[str, str], None]
+    denied: Callable[[Operation], None]
 
 
 class Doorkeeper:
@@ -76,24 +78,35 @@ class Doorkeeper:
         if not self.is_on() and is_loopback(plain_address(shown.address)):
             return ANYBODY
         if shown.bearer is not None:
-            return self._by_bearer(shown.bearer, shown.address)
+            return self._by_bearer(shown.bearer, shown)
         found = self.sessions.find(shown.cookie) or self._by_certificate(shown) or self._by_proxy(shown)
         if found is None:
             why = "the session has ended; log in again" if shown.cookie else HOW
             raise NotIdentified(why)
         return found
 
-    async def log_in(self, secret: str, by: Callable[[str], Asker], address: str) -> tuple[Identity, str]:
+    async def log_in(self, secret: str, by: Callable[[str], Asker], shown: Shown) -> tuple[Identity, str]:
         """Open a session with a token; return whose it is, and its secret. Raises NotIdentified or TooMany."""
         token = self.tokens.find(secret)
         if token is None:
             self._throttle.check_all(self._has.clock())
-            self._guess(secret, address)
+            self._guess(secret, shown)
         else:
-            self._check_usable(token, address)
+            self._check_usable(token, shown)
         return await self.sessions.open(token, by(ROOT if token is None else token.name))
 
-    def holds(self, identity: Identity) -> bool:
+    def whence(self, shown: Shown) -> str:
+        """Return where a request comes from, for the records: behind the proxy, what that says of it, too."""
+        trust, address = self._has.trust(), plain_address(shown.address)
+        proxy = None if trust is None else trust.proxy
+        client = None if proxy is None or not proxy.is_at(address) else proxy.client(shown.header(FORWARDED))
+        return address if client is None else f"{client} through {address}"
+
+    def denied(self, done: Operation) -> None:
+        """Hear of what somebody wanted to do who may not."""
+        self._has.denied(done)
+
+    def holds(self, identity: Identity, shown: Shown) -> bool:
         """Say whether who was identified a while ago may go on: for streams, which are one long request."""
         match identity.via:
             case Via.TOKEN:
@@ -102,9 +115,9 @@ class Doorkeeper:
             case Via.SESSION:
                 return self.sessions.holds(identity.key)
             case Via.CERTIFICATE:
-                trust = self._has.trust()
-                found = None if trust is None else trust.by_certificate((identity.name,))
-                return found is not None and found.grant == identity.grant
+                return self._by_certificate(shown) == identity
+            case Via.PROXY:
+                return self._still_by_proxy(identity, shown)
             case Via.LOOPBACK:
                 return not self.is_on()
             case _:
@@ -123,40 +136,47 @@ class Doorkeeper:
     def _circumstances(self) -> Circumstances:
         return Circumstances(self.is_on(), self._has.root is not None)
 
-    def _by_bearer(self, secret: str, address: str) -> Identity:
+    def _by_bearer(self, secret: str, shown: Shown) -> Identity:
         token = self.tokens.find(secret)
         if token is None:
             if secret.startswith(PREFIX):  # none of ours, and none that a guess finds: who lost one harms nobody else
-                self._refuse(address, UNKNOWN)
-            self._guess(secret, address)
+                self._refuse(shown, UNKNOWN)
+            self._guess(secret, shown)
             return Identity(ROOT, Grant(Role.ADMIN), Via.ROOT)
-        self._check_usable(token, address)
+        self._check_usable(token, shown)
         self.tokens.note_use(token)
         return Identity(token.name, token.grant, Via.TOKEN, token.key)
 
-    def _guess(self, secret: str, address: str) -> None:
+    def _guess(self, secret: str, shown: Shown) -> None:
         """Raise NotIdentified for what is not the root token, TooMany where that was so too often.
 
         People choose that token, so it might be guessed; those that we make cannot be.
         """
-        now_s = self._has.clock()
+        # Not by what a proxy says of its client: where it passes that on unseen, each guess could come from elsewhere.
+        address, now_s = shown.address, self._has.clock()
         self._throttle.check(address, now_s)
         if self._has.root is not None and same(secret, self._has.root):
             return
         self._throttle.failed(address, now_s)
-        self._refuse(address, UNKNOWN)
+        self._refuse(shown, UNKNOWN)
 
-    def _check_usable(self, token: Token, address: str) -> None:
+    def _check_usable(self, token: Token, shown: Shown) -> None:
         if not token.usable(self._has.wall()):
-            self._refuse(address, f"the token '{token.name}' has expired; have another made by `rollout token create`")
+            self._refuse(shown, f"the token '{token.name}' has expired; have another made by `rollout token create`")
 
-    def _refuse(self, address: str, why: str) -> NoReturn:
-        self._has.refused(address, why)
+    def _refuse(self, shown: Shown, why: str) -> NoReturn:
+        self._has.refused(self.whence(shown), why)
         raise NotIdentified(why)
 
     def _by_certificate(self, shown: Shown) -> Identity | None:
         trust = self._has.trust()
         return None if trust is None else trust.by_certificate(shown.names)
+
+    def _still_by_proxy(self, identity: Identity, shown: Shown) -> bool:
+        try:
+            return self._by_proxy(shown) == identity
+        except NotAllowed:
+            return False
 
     def _by_proxy(self, shown: Shown) -> Identity | None:
         trust = self._has.trust()

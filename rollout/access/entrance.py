@@ -1,5 +1,6 @@
 """The way into the admin API: its certificates, whom it trusts, its doorkeeper, and what the log says of them."""
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,6 +9,8 @@ from pathlib import Path
 import structlog
 
 from rollout.access.doorkeeper import Doorkeeper, Premises
+from rollout.access.rejections import DENIED, IDENTIFY, Rejections
+from rollout.access.strangers import Strangers
 from rollout.access.tls import AdminFiles, AdminTls
 from rollout.access.trust import Trust, parse
 from rollout.bootstrap import is_loopback, split_address
@@ -18,10 +21,9 @@ from rollout.record import Contents, Operation, PutAudit
 from rollout.saver import Saver, Saving
 from rollout.settings import Settings
 from xds.errors import InvalidConfig
-from xds.limits import Rate, TokenBucket
 
-NOTED = Rate(per_s=0.1, burst=20)  # who guesses tokens must fill neither the log nor the audit log
 SHORT_TOKEN = 16
+LOOK_EVERY_S = 1.0
 
 
 def check_admin(settings: Settings) -> None:
@@ -64,9 +66,10 @@ class Entrance:
         self._saver = saver
         self._clock = clock
         self._log = structlog.get_logger()
-        self._noted = TokenBucket()
+        self.strangers = Strangers()
+        self._rejections = Rejections(self._note, _now)
         self._trust = read_trust(settings)
-        premises = Premises(settings.token, lambda: self._trust, clock, _now, self._refused)
+        premises = Premises(settings.token, lambda: self._trust, clock, _now, self._refused, self._denied)
         self.doorkeeper = Doorkeeper(premises, ledger, saver)
         self.tls = self._certificates()
 
@@ -86,6 +89,14 @@ class Entrance:
             what = f"ROLLOUT_TOKEN has fewer than {SHORT_TOKEN} characters; take `openssl rand -hex 16`"
             self._log.warning("open to others", warning=what)
 
+    async def run(self) -> None:
+        """Look after those who are not known, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self.strangers.look(loop.time())
+            self._rejections.look(self._clock())
+
     def read_again(self) -> None:
         """Trust whom the file names now. Raises InvalidSpec or InvalidConfig, and then trusts as before."""
         self._trust = read_trust(self._settings)
@@ -104,10 +115,16 @@ class Entrance:
         else:
             self._log.info("admin certificate loaded", expires=found.isoformat())
 
-    def _refused(self, address: str, why: str) -> None:
-        if self._noted.try_take(NOTED, self._clock()):
-            self._log.warning("not let in", address=address, reason=why)
-            self._saver.put(Saving((PutAudit(Operation(_now(), "", "identify", "", why, "refused", address)),)))
+    def _refused(self, whence: str, why: str) -> None:
+        self._rejections.stranger(whence, why, self._clock())
+
+    def _denied(self, done: Operation) -> None:
+        self._rejections.denied(done, self._clock())
+
+    def _note(self, done: Operation) -> None:
+        if done.verb in (IDENTIFY, DENIED):
+            self._log.warning("not let in", address=done.origin, reason=done.detail)
+        self._saver.put(Saving((PutAudit(done),)))
 
 
 def _now() -> datetime:

@@ -22,6 +22,7 @@ from rollout.rights import Asker, Grant, Identity, Role, Via
 from rollout.saver import Saver, Saving
 
 SESSIONS_LIMIT = 1_000
+SESSIONS_EACH = 50  # of one token, whose owner could end all others' by logging in again and again
 SAVED_EVERY = timedelta(minutes=5)  # a restart may forget so much of when a session was used
 PROOF, CSRF = "root token", "csrf"
 
@@ -47,7 +48,7 @@ class Sessions:
         secret, now = secrets.token_urlsafe(SECRET_BYTES), self._wall()
         proof = self._proof(secret) if token is None else ""
         session = Session(hashed(secret), "" if token is None else token.key, proof, now, now)
-        gone = self._ended()
+        gone = self._ended(session.token)
         changes: tuple[Change, ...] = (PutSession(session), self._noted("login", by, session), *map(DropSession, gone))
         await self._saver.wait(self._saver.put(Saving(changes, then=lambda: self._take(session, gone))))
         return self._identity(session, token), secret
@@ -95,13 +96,13 @@ class Sessions:
     def _proof(self, secret: str) -> str:
         return derived(secret, f"{PROOF} {self._root}")
 
-    def _ended(self) -> tuple[str, ...]:
-        """Return the sessions that have ended, and the one used longest ago where there would be too many."""
+    def _ended(self, token: str) -> tuple[str, ...]:
+        """Return the sessions that have ended, and the one used longest ago where one more would be too many."""
         ended = [each.hash for each in self._sessions.values() if not self._is_usable(each)]
-        if len(self._sessions) - len(ended) >= SESSIONS_LIMIT:
-            rest = (each for each in self._sessions.values() if each.hash not in ended)
-            ended.append(min(rest, key=lambda each: each.seen_at).hash)
-        return tuple(ended)
+        rest = [each for each in self._sessions.values() if each.hash not in ended]
+        mine = [each for each in rest if each.token == token]
+        crowd = mine if len(mine) >= SESSIONS_EACH else rest if len(rest) >= SESSIONS_LIMIT else []
+        return (*ended, *(each.hash for each in sorted(crowd, key=lambda each: each.seen_at)[:1]))
 
     def _take(self, session: Session, gone: tuple[str, ...]) -> None:
         for each in gone:

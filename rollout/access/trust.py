@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from rollout.credentials import check_services
 from rollout.errors import InvalidSpec
@@ -26,18 +26,33 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that has people log in: its addresses, the headers with who and which groups, what each group may do."""
+    """A proxy that has people log in: its addresses, the headers with who and which groups, what each group may do.
+
+    `default` is what everybody may whom it lets in, and who is in none of the groups; None for nothing.
+    """
 
     networks: tuple[Network, ...]
     user: str
     groups: str
     roles: Mapping[str, Grant]
+    default: Grant | None = None
 
     def is_at(self, address: str) -> bool:
         return any(_address(address) in network for network in self.networks)
 
     def grant(self, groups: Iterable[str]) -> Grant | None:
-        return best(self.roles[group] for group in groups if group in self.roles)
+        return best(self.roles[group] for group in groups if group in self.roles) or self.default
+
+    def client(self, forwarded: Sequence[str]) -> str | None:
+        """Return whom it speaks for, by X-Forwarded-For: the last that is no proxy, for those before anybody may say.
+
+        None where that is no address.
+        """
+        addresses = [each.strip() for line in forwarded for each in line.split(",")]
+        try:
+            return next((str(_address(each)) for each in reversed(addresses) if not self.is_at(each)), None)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +135,19 @@ class _Proxy(Spec):
     networks: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Field(alias="from", min_length=1)]
     user: Annotated[str, AfterValidator(_header)]
     groups: Annotated[str, AfterValidator(_header)]
-    roles: Annotated[Mapping[str, _Grant], Field(min_length=1)]
+    roles: Mapping[str, _Grant] = Field(default_factory=dict)
+    default: _Grant | None = None
+
+    @model_validator(mode="after")
+    def _somebody_may_something(self) -> "_Proxy":
+        if not self.roles and self.default is None:
+            raise ValueError("nobody whom it lets in may do anything; give `roles:`, or `default:` for everybody")
+        return self
 
     def proxy(self) -> Proxy:
         networks = tuple(map(ipaddress.ip_network, self.networks))
-        return Proxy(networks, self.user, self.groups, {name: each.grant() for name, each in self.roles.items()})
+        roles = {name: each.grant() for name, each in self.roles.items()}
+        return Proxy(networks, self.user, self.groups, roles, None if self.default is None else self.default.grant())
 
 
 class _Document(Spec):

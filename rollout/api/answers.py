@@ -9,7 +9,7 @@ from aiohttp.typedefs import Middleware
 
 from rollout.answered import Answered, Answers, DropAnswers, PutAnswer, Question
 from rollout.api.contract import Handler, Route, route_of
-from rollout.api.requests import caller
+from rollout.api.requests import caller, signature
 from rollout.errors import Conflict, InvalidSpec
 from rollout.saver import Saver, Saving
 
@@ -97,4 +97,4 @@ async def _question(request: web.Request, key: str) -> Question:
     if not 1 <= len(key) <= KEY_CHARACTERS or not key.isascii() or not key.isprintable():
         raise InvalidSpec(f"{HEADER}: must have 1 to {KEY_CHARACTERS} printable characters of ASCII")
     digest = hashlib.sha256(await request.read()).hexdigest()
-    return Question(caller(request).name, key, request.method, request.path_qs, digest)
+    return Question(signature(request), key, request.method, request.path_qs, digest)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from rollout.access.doorkeeper import Doorkeeper
+from rollout.access.strangers import Strangers
 from rollout.answered import Answers
 from rollout.backends import Backends
 from rollout.charts import Charts
@@ -54,6 +55,7 @@ class Backstage:
     office: Office
     answers: Answers = field(default_factory=Answers)
     served: LoadedConfig = field(default_factory=LoadedConfig)
+    strangers: Strangers = field(default_factory=Strangers)
 
     def moment(self) -> Moment:
         """Return this moment; where many services are shown it is looked at once."""

@@ -66,7 +66,9 @@ async def requests_logged(request: web.Request, handler: Handler) -> web.StreamR
     began_s = time.monotonic()
     response = await handler(request)
     who = request.get(IDENTITY)
-    structlog.get_logger().info(
+    # Who is not known may ask as often as they like; those who showed something wrong are in the log already.
+    tell = structlog.get_logger().debug if who is None and response.status >= 400 else structlog.get_logger().info
+    tell(
         "request",
         method=request.method,
         path=without_secrets(request.path[:200]),

@@ -9,7 +9,7 @@ from rollout.api import models
 from rollout.api.backstage import Backstage
 from rollout.api.contract import Query, Route
 from rollout.api.queries import asked
-from rollout.api.requests import body_of, caller, demand, known_fields, maybe_text, sees
+from rollout.api.requests import body_of, caller, check_known, demand, known_fields, maybe_text, sees
 from rollout.declared.steps import Step, Wishes, step_view
 from rollout.declaring import Planned, changing, check_fingerprint
 from rollout.errors import InvalidSpec
@@ -65,8 +65,9 @@ class DocumentRoutes:
         named = asked(request).get("services")
         services = known if named is None else named.split(",")
         for service in services:
-            self._is.controller.check_service(service)
             demand(request, Role.VIEWER, service)
+            check_known(request, service, self._is.controller.services())
+            self._is.controller.check_service(service)
         return web.json_response(models.Export(documents=list(self._is.declaring.export(services))))
 
     def _planned(self, request: web.Request, body: Mapping[str, Any]) -> Planned:

@@ -1,5 +1,7 @@
 """The door of the API: who sends a request, whether they may, and that no page of others speaks for them."""
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -7,11 +9,14 @@ from aiohttp import hdrs, web
 
 from rollout.access.doorkeeper import Doorkeeper, Shown, plain_address
 from rollout.access.tls import client_names
-from rollout.api.contract import READING, Handler, route_of
-from rollout.api.requests import IDENTITY, STANDING, demand
+from rollout.api.backstage import Backstage
+from rollout.api.contract import READING, Handler, Route, route_of
+from rollout.api.requests import IDENTITY, STANDING, WHENCE, caller, check_known, demand
 from rollout.bootstrap import is_loopback
 from rollout.credentials import same
 from rollout.errors import NotAllowed, NotIdentified, TooMany
+from rollout.ledger import WORDS_LIMIT
+from rollout.record import Operation
 from rollout.rights import Identity, Role, Via
 
 COOKIE = "rollout_session"
@@ -31,11 +36,13 @@ HEADERS = {
 }
 
 
-def guard(doorkeeper: Doorkeeper) -> Any:
+def guard(backstage: Backstage) -> Any:
     """Return the middleware that lets requests in; it must be inside of what turns errors into answers."""
+    doorkeeper, strangers = backstage.doorkeeper, backstage.strangers
 
     @web.middleware
     async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
+        strangers.asked(request.protocol)
         if not doorkeeper.is_on() and not is_loopback(request.url.host or ""):
             # Else a page of any host that is made to resolve to 127.0.0.1 could deploy.
             raise NotAllowed(f"this API is for loopback, not for '{request.host}'")
@@ -44,16 +51,40 @@ def guard(doorkeeper: Doorkeeper) -> Any:
         route = route_of(request)
         if route is None:
             return await _nothing(request, handler)
-        _know(request, doorkeeper, route.need)
-        if route.need is not None:
-            demand(request, route.need, request.match_info.get("service"))
-        return await handler(request)
+        request[WHENCE] = doorkeeper.whence(shown(request))
+        _know(request, backstage, route.need)
+        try:
+            if route.need is not None:
+                _check_may(request, backstage, route.need)
+            response = await handler(request)
+        except NotAllowed as error:
+            _note_denied(request, route, doorkeeper, str(error))
+            raise
+        if response.status == web.HTTPForbidden.status_code and isinstance(response, web.Response):
+            _note_denied(request, route, doorkeeper, json.loads(response.text or "{}").get("detail", ""))
+        return response
 
     return let_in
 
 
-def _know(request: web.Request, doorkeeper: Doorkeeper, need: Role | None) -> None:
+def _check_may(request: web.Request, backstage: Backstage, need: Role) -> None:
+    service = request.match_info.get("service")
+    demand(request, need, service)
+    if service is not None:
+        check_known(request, service, backstage.controller.services())
+
+
+def _note_denied(request: web.Request, route: Route, doorkeeper: Doorkeeper, why: str) -> None:
+    """Note a change that somebody may not make, in the audit log; the verb has noted none."""
+    if not route.changes or (by := caller(request)).rehearses:
+        return
+    verb, service, result = f"{route.method} {route.path}", request.match_info.get("service", ""), f"NotAllowed: {why}"
+    doorkeeper.denied(Operation(datetime.now(UTC), service, verb, str(by), "", result[:WORDS_LIMIT], by.origin))
+
+
+def _know(request: web.Request, backstage: Backstage, need: Role | None) -> None:
     """Find out who asks. Where everybody may, nobody need be known."""
+    doorkeeper = backstage.doorkeeper
     try:
         found = doorkeeper.identify(shown(request))
     except (NotIdentified, NotAllowed, TooMany):
@@ -61,7 +92,8 @@ def _know(request: web.Request, doorkeeper: Doorkeeper, need: Role | None) -> No
             raise
         return
     request[IDENTITY] = found
-    request[STANDING] = lambda: doorkeeper.holds(found)
+    request[STANDING] = lambda: doorkeeper.holds(found, shown(request))
+    backstage.strangers.known(request.protocol)
     if request.method not in READING:
         _check_forgery(request, found, doorkeeper.csrf(found, cookie_of(request)))
 
@@ -107,10 +139,16 @@ def _bearer(request: web.Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
+def by_tls(request: web.Request) -> bool:
+    """Say whether a browser has come by TLS, to this port or to a proxy in front: then its cookie is for that only."""
+    return request.secure or request.headers.get(hdrs.ORIGIN, "").startswith("https://")
+
+
 def _check_origin(request: web.Request) -> None:
     """Raise NotAllowed for a change that a page of another host asks for; browsers say which one does."""
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is not None and origin.partition("://")[2] != request.host:
+    scheme, _, host = (origin or "").partition("://")
+    if origin is not None and (host != request.host or (request.secure and scheme != "https")):
         raise NotAllowed(f"changes are not taken from pages of {origin[:200]}")
     site = request.headers.get(FETCH_SITE)
     if site not in (None, "same-origin", "none"):

@@ -1,18 +1,22 @@
 """What handlers take from a request: who asks, its JSON, its fields."""
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
-from rollout.errors import InvalidSpec, NotAllowed
+from rollout.errors import InvalidSpec, NotAllowed, Unknown
 from rollout.rights import Asker, Identity, Role, Via
 from rollout.spec import Endpoint, parse_endpoint
 
+BODY_LIMIT_S = 10.0
 IDENTITY = web.RequestKey("identity", Identity)
 """Who sends a request: the guard puts it there; it is missing where nobody has said so, and everybody may ask."""
+WHENCE = web.RequestKey("whence", str)
+"""Where a request comes from, for the records."""
 STANDING: web.RequestKey[Callable[[], bool]] = web.RequestKey("standing")
 """Whether that is so still: of who follows a stream, the token may have been revoked meanwhile."""
 
@@ -40,6 +44,14 @@ def demand(request: web.Request, need: Role, service: str | None) -> None:
     raise NotAllowed(f"this needs the role {need} {of}, but {has}; an admin makes tokens by `rollout token create`")
 
 
+def check_known(request: web.Request, service: str, services: Iterable[str]) -> None:
+    """Raise Unknown for a service that there is not, without a word of those that are not for who asks."""
+    seen, grant = tuple(services), identity(request).grant
+    if grant.services and service not in seen:
+        yours = ", ".join(grant.seen(seen)) or "none"
+        raise Unknown(f"there is no service '{service}' that you may see; there are {yours}")
+
+
 def still_known(request: web.Request) -> bool:
     """Say whether who sent a request may still hear its answer; streams ask that from time to time, and end."""
     return STANDING not in request or request[STANDING]()
@@ -47,13 +59,24 @@ def still_known(request: web.Request) -> bool:
 
 def caller(request: web.Request) -> Asker:
     """Return who asks, for the records; nobody can sign as somebody else."""
-    who, remote = identity(request), f"{request.remote}"
+    who, remote = identity(request), whence(request)
     said = request.headers.get("X-Rollout-User", "")[:64].encode("ascii", "replace").decode()
     if who.via is Via.LOOPBACK:
         return careful(request, Asker(said or f"api client {remote}", f"{who.via} from {remote}"))
     name = f"{who.name} (said: {said})" if said and said != who.name else who.name
     how = str(who.via) if who.via is Via.ROOT else f"{who.via} {who.name}"
     return careful(request, Asker(name, f"{how} from {remote}"))
+
+
+def whence(request: web.Request) -> str:
+    """Return where a request comes from, for the records."""
+    return request.get(WHENCE, f"{request.remote}")
+
+
+def signature(request: web.Request) -> str:
+    """Return what tells one who asks from all others, were they of the same name."""
+    who = identity(request)
+    return caller(request).name if who.via is Via.LOOPBACK else f"{who.via} {who.key or who.name}"
 
 
 def careful(request: web.Request, asker: Asker) -> Asker:
@@ -72,8 +95,11 @@ async def body_of(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise InvalidSpec("send `Content-Type: application/json`")
     try:
-        body = await request.json()
+        async with asyncio.timeout(BODY_LIMIT_S):
+            body = await request.json()
         json.dumps(body, ensure_ascii=False).encode()  # half of a character, as "\\ud800", could not be saved
+    except TimeoutError as error:
+        raise InvalidSpec(f"the body did not come within {BODY_LIMIT_S:g} s; send it at once") from error
     except (ValueError, LookupError, RecursionError) as error:
         raise InvalidSpec(f"the body is no JSON: {error}") from error
     if not isinstance(body, dict):

@@ -72,7 +72,7 @@ def application(backstage: Backstage) -> web.Application:
     controller = backstage.controller
     repeats = Repeats(backstage.answers, controller.saver, controller.outside.wall)
     # What is answered to a change with a key is kept, refusals too: so errors become answers on both sides of that.
-    asking = (requests_logged, _problems, guard(backstage.doorkeeper), known_query, times_known)
+    asking = (requests_logged, _problems, guard(backstage), known_query, times_known)
     doing = (repeats.middleware(), _problems, rehearsals)
     app = web.Application(middlewares=[*asking, *doing], client_max_size=BODY_LIMIT)
     app[WAITING] = Waiting(controller)

@@ -2,12 +2,11 @@
 
 from aiohttp import web
 
-from rollout.access.doorkeeper import plain_address
 from rollout.api import models
 from rollout.api.backstage import Backstage
 from rollout.api.contract import Route
-from rollout.api.guard import COOKIE, cookie_of
-from rollout.api.requests import IDENTITY, body_of, caller, identity, known_fields, text
+from rollout.api.guard import COOKIE, by_tls, cookie_of, shown
+from rollout.api.requests import IDENTITY, body_of, caller, identity, known_fields, text, whence
 from rollout.credentials import SESSION_LIMIT
 from rollout.errors import InvalidSpec
 from rollout.rights import Asker, Identity, Role, Via
@@ -45,12 +44,10 @@ class Sessions:
     async def log_in(self, request: web.Request) -> web.Response:
         body = await body_of(request)
         known_fields(body, "token")
-        secret, remote = text(body, "token").strip(), plain_address(request.remote or "")
+        secret, origin = text(body, "token").strip(), f"{Via.SESSION} from {whence(request)}"
         if len(secret) > SECRET_LIMIT or not secret.isascii():
             raise InvalidSpec("token: is none; paste it whole, as `rollout token create` has told it")
-        found, cookie = await self._is.doorkeeper.log_in(
-            secret, lambda name: Asker(name, f"{Via.SESSION} from {remote}"), remote
-        )
+        found, cookie = await self._is.doorkeeper.log_in(secret, lambda name: Asker(name, origin), shown(request))
         answer = web.json_response(self._view(found, cookie), status=201)
         answer.set_cookie(
             COOKIE,
@@ -58,7 +55,7 @@ class Sessions:
             max_age=int(SESSION_LIMIT.total_seconds()),
             httponly=True,
             samesite="Strict",
-            secure=request.secure,
+            secure=by_tls(request),
         )
         return answer
 
@@ -66,7 +63,7 @@ class Sessions:
         if IDENTITY in request and identity(request).via is Via.SESSION:
             await self._is.doorkeeper.sessions.close(cookie_of(request), caller(request))
         answer = web.json_response(models.LoggedOut())
-        answer.del_cookie(COOKIE, httponly=True, samesite="Strict", secure=request.secure)
+        answer.del_cookie(COOKIE, httponly=True, samesite="Strict", secure=by_tls(request))
         return answer
 
     def _view(self, who: Identity, cookie: str) -> models.Me:

@@ -45,7 +45,8 @@ class Sights:
         if not name.startswith(SERVICE):
             raise InvalidSpec(f"views: '{name}' is none; there are {SERVICES}, {SERVICE}NAME, {FLEET}")
         service = name.removeprefix(SERVICE)
-        if not grant.sees(service):
+        services = self._is.controller.services()
+        if not grant.sees(service) or (grant.services and service not in services):
             raise Unknown(f"there is no service '{service}' that you may see")
         self._is.controller.check_service(service)
 

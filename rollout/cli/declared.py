@@ -128,6 +128,8 @@ def _read(caller: Caller, files: Sequence[str]) -> tuple[Written, ...]:
     problems += parse(written)[1]
     if problems:
         caller.fail(InvalidSpec("\n".join(map(str, problems))))
+    if not written:  # of a folder's name that is wrong --prune would remove every strategy
+        caller.fail(InvalidSpec(f"there is no document in {', '.join(files)}; begin one with `kind: service`"))
     return tuple(written)
 
 

@@ -3,10 +3,12 @@
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
+from rollout.concealed import WITH_SECRETS
 from rollout.declared.documents import Declared, Problem, ServiceDocument, StrategyDocument, problem
 from rollout.declared.moving import service_steps
 from rollout.declared.secrets import concealed
@@ -17,6 +19,7 @@ from rollout.record import NamedStrategy
 from rollout.spec import Strategy, faults_of
 
 DEFAULT, INLINE = "default", "inline"
+MEANINGS_KEPT = 2_000  # of saved strategies: a thousand services may name the same one
 
 
 def content_of(strategy: NamedStrategy) -> dict[str, Any]:
@@ -25,6 +28,7 @@ def content_of(strategy: NamedStrategy) -> dict[str, Any]:
     return content
 
 
+@lru_cache(maxsize=MEANINGS_KEPT)
 def parsed(strategy: NamedStrategy) -> Strategy:
     """Return what a saved strategy means. Raises InvalidSpec where this release takes it no more."""
     content = content_of(strategy)
@@ -81,12 +85,24 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
 
 def _pruned(declared: Declared, now: Situation) -> Iterator[Step]:
     """Yield those that no document names, nor what is in progress or waits goes by."""
-    named = {each.strategy for each in declared.services.values()} | declared.strategies.keys()
-    used = [each for standing in now.services.values() for each in _in_use(standing)]
+    named = {each.strategy for each in declared.services.values() if isinstance(each.strategy, str)}
+    used = {_meaning(each) for standing in now.services.values() for each in _in_use(standing)}
     for name, known in now.strategies.items():
-        if name not in named and not any(Strategy.model_validate(content_of(known)) == each for each in used):
+        if name not in named and name not in declared.strategies and _meaning_of(known) not in used:
             words = "is removed: no document names it, and no rollout in progress goes by it"
             yield Step("strategy", name, Action.REMOVE, words, concealed(content_of(known)))
+
+
+def _meaning_of(known: NamedStrategy) -> str | None:
+    """Return what tells a saved strategy from others, None where this release takes it no more: nothing goes by it."""
+    try:
+        return _meaning(parsed(known))
+    except InvalidSpec:
+        return None
+
+
+def _meaning(strategy: Strategy) -> str:
+    return strategy.model_dump_json(context=WITH_SECRETS)
 
 
 def _in_use(standing: Standing) -> Iterator[Strategy]:

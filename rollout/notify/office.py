@@ -103,7 +103,7 @@ class Office:
         return load(path, self._post.check)
 
     async def _send(self, url: str, message: Message, timeout_s: float) -> None:
-        await self._calls.run(partial(self._post.send, url, message), timeout_s + SPARE_S)
+        await self._calls.run(partial(self._post.send, url, message), timeout_s + SPARE_S, of=url)
 
     def _save(self, changes: tuple[Change, ...]) -> Saving:
         return self._around.saver.put(Saving(changes))

@@ -31,8 +31,10 @@ def shown(url: str) -> str:
         return REDACTED
     if scheme.lower() not in _HOSTED:
         return f"{scheme}://{REDACTED}"
-    host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
-    return f"{scheme}://{host}/{REDACTED}"
+    netloc, *others = re.split(r"[/?#]", rest, maxsplit=1)
+    if "@" in "".join(others):  # of a password with such a sign in it the beginning would be the host
+        return f"{scheme}://{REDACTED}"
+    return f"{scheme}://{netloc.rpartition('@')[2]}/{REDACTED}"
 
 
 def check(url: str) -> None:

@@ -5,6 +5,7 @@ They speak to a real server over gRPC, and each has an admin endpoint of its own
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,8 @@ from xds.resources import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, ResourceType
 
 METHOD = f"/{SERVICE}/StreamAggregatedResources"
 REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
-LATENCY = ((2.0, 0.1, 0.3), (5.0, 0.1, 0.45), (10.0, 1.0, 0.2), (20.0, 1.0, 0.04), (40.0, 1.0, 0.01))
+SHARES = {2: 0.08, 3: 0.2, 4: 0.26, 5: 0.2, 7: 0.12, 10: 0.08, 16: 0.03, 25: 0.015, 40: 0.012, 60: 0.003}
+"""Of all requests, by how many milliseconds they take."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
 
 
@@ -34,16 +36,16 @@ class Count:
 
 @dataclass
 class Proxy:
-    """One of them: each service gets `rate_rps`; `errors` are shares of bad answers by version.
+    """One of them: each service gets `rate_rps`; `errors` are shares of bad answers by cluster.
 
-    `refuses` is what it says of a route that gives anything to this version, "" for a proxy that takes all.
+    `refuses` is what it says of resources of a type from then on.
     """
 
     name: str
     location: str = "eu/eu-1"
     rate_rps: float = 1000.0
     errors: Mapping[str, float] = field(default_factory=dict)
-    refuses: Mapping[str, str] = field(default_factory=dict)
+    refuses: Mapping[ResourceType, str] = field(default_factory=dict)
     admin: str = ""
     weights: list[Mapping[str, float]] = field(default_factory=list)
     backends: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Proxy:
     versions: dict[ResourceType, str] = field(default_factory=dict)
     nonces: dict[ResourceType, str] = field(default_factory=dict)
     counted_s: float = 0.0
+    varies: random.Random = field(default_factory=lambda: random.Random(7))
 
     def hello(self) -> Mapping[str, Any]:
         region, _, zone = self.location.partition("/")
@@ -76,7 +79,7 @@ class Proxy:
 
     def take(self, reply: Reply) -> Iterator[bytes]:
         """Take a response, or refuse it; yield what is said then."""
-        fault = self._fault(reply)
+        fault = self.refuses.get(reply.type, "")
         if not fault:
             self._learn(reply)
         yield self.ask(reply.type, reply, fault)
@@ -88,10 +91,6 @@ class Proxy:
         if reply.type is LISTENERS and not self.names.get(ROUTES):
             self.names[ROUTES] = ("edge",)
             yield self.ask(ROUTES)
-
-    def _fault(self, reply: Reply) -> str:
-        routes = str(reply.messages) if reply.type is ROUTES else ""
-        return next((said for version, said in self.refuses.items() if f"@{version}" in routes), "")
 
     def _learn(self, reply: Reply) -> None:
         if reply.type is CLUSTERS:
@@ -106,10 +105,10 @@ class Proxy:
         seconds, self.counted_s = (now_s - self.counted_s) if self.counted_s else 0.0, now_s
         for weights in self.weights:
             for cluster, share in weights.items():
-                done = self.rate_rps * seconds * share
+                done = self.rate_rps * seconds * share * self.varies.uniform(0.8, 1.2)
                 count = self.counts.setdefault(cluster, Count())
                 count.completed += done
-                count.failed += done * self.errors.get(cluster.partition("@")[2], 0.0)
+                count.failed += done * self.errors.get(cluster, 0.0)
 
     def stats(self) -> bytes:
         lines = ["server.uptime: 7"]
@@ -125,7 +124,7 @@ class Proxy:
                 numbers |= {f"{each}.rq_active": 0, f"{each}.rq_pending_active": 0, f"{each}.healthy": 1}
                 numbers |= {f"{each}.rq_success": part, f"{each}.rq_error": 0}
             lines += (f"{start}.{stat}: {value}" for stat, value in numbers.items())
-            buckets = ", ".join(f"{low},{width}:{int(done * part)}" for low, width, part in LATENCY if done * part >= 1)
+            buckets = ", ".join(f"{low},1:{int(done * part)}" for low, part in SHARES.items() if done * part >= 1)
             lines += (f"{start}.upstream_rq_time:", f"  totals={buckets}", "  intervals=", "  summary=")
         return "\n".join([*lines, ""]).encode()
 

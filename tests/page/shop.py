@@ -22,9 +22,10 @@ STAYS = {"stages": [{"weight": "10%", "hold": "1h"}, "50%", "100%"], "gate": QUI
 """A strategy that stays in its first stage."""
 
 
-def write_configs(folder: Path, services: Sequence[str]) -> None:
-    """Write envoy-configs with these services, each with two backends; the first one has the route of everything."""
-    words = configuration(["10.0.0.1:8080", "10.0.0.2:8080"])
+def write_configs(folder: Path, services: Sequence[str], stat_prefix: str = "edge") -> None:
+    """Write envoy-configs with these services, each with three backends; the first one has the route of everything."""
+    words = configuration(["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080"])
+    words["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["stat_prefix"] = stat_prefix
     first = services[0]
     words["clusters"] = [{**words["clusters"][0], "name": name} for name in services]
     words["endpoints"] = [{**words["endpoints"][0], "cluster_name": name} for name in services]

@@ -12,6 +12,7 @@ from rollout.discovering import Around, Discovering, Report, Status
 from rollout.discovery.answer import Answer
 from rollout.discovery.decide import plan
 from rollout.discovery.source import Discover, parse_discover
+from rollout.discovery.telling import Telling
 from rollout.errors import InvalidSpec, Rehearsed, RolloutError, Unavailable, Unknown
 from rollout.ledger import Ledger
 from rollout.spec import Endpoint, parse_endpoint
@@ -131,6 +132,25 @@ async def test_who_is_new_comes_at_once_and_who_is_missing_twice_is_drained(tmp_
         await found.looks(5)
         assert len(await found.operations()) == 3  # what does not change is not noted
         assert found.report().missing == {}
+
+
+async def test_a_source_that_comes_and_goes_is_no_storm_of_events(tmp_path: Path) -> None:
+    async with shop(tmp_path) as found:
+        for number in range(20):
+            found.oracle.says = Unavailable(f"no answer {number}") if number % 2 else EVERY
+            await found.looks(1)
+        assert 2 <= len(found.oracle.told) <= 6
+        found.oracle.says = EVERY
+        found.engine.now_s += 3_600
+        await found.until(lambda: found.oracle.told[-1].status is Status.FRESH)
+
+
+def test_reasons_that_differ_at_each_look_are_told_seldom() -> None:
+    telling, hour_s = Telling(), 3_600
+    told = [second for second in range(hour_s) if telling.is_due(f"it leaves out {second}", float(second))]
+    assert told == [0, 1, 2, 3]
+    assert telling.is_due("", float(hour_s))
+    assert not telling.is_due("", float(hour_s + 1))
 
 
 async def test_a_source_that_flaps_drains_nobody(tmp_path: Path) -> None:

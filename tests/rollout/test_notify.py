@@ -174,6 +174,27 @@ async def test_calls_that_hang_are_left_alone_and_bounded() -> None:
         await calls.run(lambda: None, 1)
 
 
+async def test_one_that_hangs_for_ever_takes_nobody_elses_place() -> None:
+    with receiving() as receiver:
+        calls = Calls(limit=5, limit_each=2)
+        receiver.free.clear()
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="no answer within"):
+                await calls.run(lambda: wait(receiver), 0.01, of="json://one")
+        for _ in range(4):
+            with pytest.raises(Unavailable, match="2 calls to it hang already") as refused:
+                await calls.run(lambda: None, 1, of="json://one")
+            assert "json" not in str(refused.value)
+        await calls.run(lambda: None, 1, of="json://two")
+        receiver.free.set()
+        await eventually(lambda: not calls.running)
+        await calls.run(lambda: None, 1, of="json://one")
+
+
+def wait(receiver: Receiver) -> None:
+    receiver.free.wait(30)
+
+
 async def test_a_plugin_that_breaks_is_a_fault_of_the_target() -> None:
     def broken() -> None:
         raise ZeroDivisionError("slack://secret")

@@ -113,6 +113,7 @@ def test_a_budget_is_spent_and_comes_back() -> None:
 def test_addresses_are_shown_without_secrets() -> None:
     assert shown(SLACK) == "slack://[redacted]"
     assert shown("jsons://ann:pass@hooks.example.com:8443/x/y?token=z") == "jsons://hooks.example.com:8443/[redacted]"
+    assert shown("json://ann:S3C/RET@hooks.example.com/x") == shown("json://ann:S3C?RET@h") == "json://[redacted]"
     assert shown("what is this") == "[redacted]"
     said = concealed("Failed for T1JJ3T3L2 by TIiajkdnlazkcOXrIdevi7FQ", SLACK)
     assert said == "Failed for [redacted] by [redacted]"

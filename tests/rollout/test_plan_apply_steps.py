@@ -11,10 +11,10 @@ from rollout.declared.planning import plan
 from rollout.declared.steps import Action, Placed, Situation, Standing, Wishes
 from rollout.declared.text import text_of
 from rollout.declared.writing import documents, with_secrets
-from rollout.record import Origin
+from rollout.record import NamedStrategy, Origin
 from rollout.spec import parse_endpoint
 from rollout.state import Phase, Role
-from tests.rollout.standings import NAMED, QUICK, SECRETIVE, parsed, past, placed, planned, rollout, service, standings
+from tests.rollout.standings import NAMED, NOON, QUICK, SECRETIVE, parsed, past, placed, planned, rollout, service, standings
 
 ONE, TWO = "10.0.0.1:80", "10.0.0.2:80"
 IDLE = Standing(
@@ -31,6 +31,30 @@ def standing(*versions: str, **changes: Any) -> Standing:
 
 ROLLED_BACK: Mapping[str, Any] = {"phase": Phase.ROLLED_BACK, "loser": Role.CANDIDATE}
 BACK = Standing("checkout", "v1", {"v1": placed(ONE)}, rollout(**ROLLED_BACK), past={"v2": past("v2", TWO)})
+
+
+def pruned(now: Standing, *strategies: NamedStrategy, **document: Any) -> list[str]:
+    situation = Situation({each.name: each for each in strategies}, {"checkout": now})
+    steps, problems = plan(parsed(service("v1", ONE, **document)), situation, Wishes(prune=True))
+    assert problems == ()
+    return [step.name for step in steps if step.action is Action.REMOVE]
+
+
+def test_strategies_go_that_no_document_names_and_nothing_in_progress_goes_by() -> None:
+    other = NamedStrategy("other", '{"stages": ["7%", "100%"]}', "ann", NOON)
+    assert pruned(IDLE, NAMED, other) == ["quick", "other"]
+    assert pruned(IDLE, NAMED, other, strategy="other") == ["quick"]
+    assert pruned(standing("v1", "v2"), NAMED, other) == ["other"]
+
+
+def test_a_strategy_with_headers_may_be_inline_when_others_are_removed() -> None:
+    hook = {"at": "event", "url": "http://a.example.com", "headers": {"x": "1"}}
+    assert pruned(IDLE, NAMED, strategy={"stages": ["100%"], "hooks": [hook]}) == ["quick"]
+
+
+def test_a_strategy_that_this_release_takes_no_more_may_be_removed() -> None:
+    old = NamedStrategy("old", '{"stages": ["100%"], "gone": 1}', "ann", NOON)
+    assert pruned(standing("v1", "v2"), old) == ["old"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from xds.errors import InvalidConfig
 ADMIN, VIEWER, SHOP = Grant(Role.ADMIN), Grant(Role.VIEWER), Grant(Role.OPERATOR, ("shop-*",))
 BOSS = Asker("boss")
 ROOT = "a-token-that-somebody-chose"
+SHOWN = Shown("127.0.0.1", None, "", frozenset(), lambda _: [])
 
 
 class Office:
@@ -33,7 +34,9 @@ class Office:
         self.engine = engine
         self.refused: list[tuple[str, str]] = []
         saver = engine.controller.saver
-        premises = Premises(root, lambda: trust, self.clock, engine.wall, lambda *wrong: self.refused.append(wrong))
+        premises = Premises(
+            root, lambda: trust, self.clock, engine.wall, lambda *wrong: self.refused.append(wrong), print
+        )
         self.keeper = Doorkeeper(premises, Ledger(saver, engine.wall, engine.told.append), saver)
         self.tokens, self.sessions = self.keeper.tokens, self.keeper.sessions
 
@@ -178,7 +181,7 @@ async def test_rehearsal_makes_no_token(engine: Engine) -> None:
 async def test_sessions_end_by_time_and_by_rest(engine: Engine) -> None:
     office = Office(engine)
     secret = await office.made("boss")
-    idle, busy = [(await office.keeper.log_in(secret, Asker, "127.0.0.1"))[1] for _ in range(2)]
+    idle, busy = [(await office.keeper.log_in(secret, Asker, SHOWN))[1] for _ in range(2)]
     step = IDLE_LIMIT - timedelta(minutes=1)
     office.later(step)
     assert office.by(cookie=busy) == Identity("boss", ADMIN, Via.SESSION, hashed(busy)[:8])
@@ -203,13 +206,13 @@ async def test_sessions_end_by_time_and_by_rest(engine: Engine) -> None:
 async def test_session_of_a_limited_token_is_limited_and_ends_with_it(engine: Engine) -> None:
     office = Office(engine, ROOT)
     secret = await office.made("shop", SHOP, timedelta(hours=1))
-    who, cookie = await office.keeper.log_in(secret, Asker, "127.0.0.1")
-    assert (who.grant, office.keeper.holds(who)) == (SHOP, True)
+    who, cookie = await office.keeper.log_in(secret, Asker, SHOWN)
+    assert (who.grant, office.keeper.holds(who, SHOWN)) == (SHOP, True)
     office.later(timedelta(hours=1))
-    assert not office.keeper.holds(who)
+    assert not office.keeper.holds(who, SHOWN)
     with refused(NotIdentified, "the session has ended"):
         office.by(cookie=cookie)
-    await office.keeper.log_in(ROOT, Asker, "127.0.0.1")
+    await office.keeper.log_in(ROOT, Asker, SHOWN)
     assert [each.token for each in (await engine.store.load()).sessions] == [""]  # what has ended is not kept
 
 

@@ -22,7 +22,8 @@ interface ChartProps {
   at: number[];
   lines: Line[];
   say: (value: number | null | undefined) => string;
-  /** The scale goes as high as the values, but never beyond this. */
+  /** The scale goes as high as the values, but at least to the first of these and never beyond the second. */
+  least: number;
   top: number;
 }
 
@@ -43,16 +44,17 @@ export function Charts({ rollout }: { rollout: Rollout }) {
       <Chart
         title="Weight"
         at={points.at}
+        least={1}
         top={100}
         say={(value) => (value === null || value === undefined ? "–" : percent(value))}
         lines={[
-          { words: "wanted", color: "wanted", dashed: true, values: points.wanted_percent },
-          { words: `${names.candidate} measured`, color: "candidate", values: points.measured_percent },
+          { words: rollout.waves.length ? "wanted in all" : "wanted", color: "wanted", dashed: true, values: points.wanted_percent },
+          { words: `${names.candidate} measured${rollout.waves.length ? " where it moves" : ""}`, color: "candidate", values: points.measured_percent },
         ]}
       />
-      <Chart title="Error share" at={points.at} top={1} say={share} lines={pair(names, stable.error_share, candidate.error_share)} />
-      <Chart title="Latency p50" at={points.at} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, stable.p50_ms, candidate.p50_ms)} />
-      <Chart title="Latency p99" at={points.at} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, stable.p99_ms, candidate.p99_ms)} />
+      <Chart title="Error share" at={points.at} least={0.01} top={1} say={share} lines={pair(names, stable.error_share, candidate.error_share)} />
+      <Chart title="Latency p50" at={points.at} least={1} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, stable.p50_ms, candidate.p50_ms)} />
+      <Chart title="Latency p99" at={points.at} least={1} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, stable.p99_ms, candidate.p99_ms)} />
     </div>
   );
 }
@@ -111,7 +113,7 @@ export function withLook(points: Points, rollout: Rollout): Points {
   };
 }
 
-function Chart({ title, at, lines, say, top }: ChartProps) {
+function Chart({ title, at, lines, say, least, top }: ChartProps) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const theme = useTheme();
@@ -121,7 +123,7 @@ function Chart({ title, at, lines, say, top }: ChartProps) {
   useEffect(() => {
     const box = host.current;
     if (!box) return;
-    const made = new uPlot(options(box, lines, say, top), data(at, lines), box);
+    const made = new uPlot(options(box, lines, say, [least, top]), data(at, lines), box);
     plot.current = made;
     const resized = new ResizeObserver(() => made.setSize({ width: box.clientWidth, height: HEIGHT }));
     resized.observe(box);
@@ -152,7 +154,7 @@ function Chart({ title, at, lines, say, top }: ChartProps) {
 
 const SHOWN = 12;
 
-function Latest({ title, at, lines, say }: Omit<ChartProps, "top">) {
+function Latest({ title, at, lines, say }: Omit<ChartProps, "least" | "top">) {
   const [open, setOpen] = useState(false);
   const from = Math.max(0, at.length - SHOWN);
   const rows = at.slice(from).map((_, number) => at.length - 1 - number);
@@ -193,7 +195,7 @@ function Latest({ title, at, lines, say }: Omit<ChartProps, "top">) {
 
 const data = (at: number[], lines: Line[]): uPlot.AlignedData => [at, ...lines.map((line) => line.values)];
 
-function options(box: HTMLElement, lines: Line[], say: ChartProps["say"], top: number): uPlot.Options {
+function options(box: HTMLElement, lines: Line[], say: ChartProps["say"], [least, top]: [number, number]): uPlot.Options {
   const style = getComputedStyle(box);
   const ink = (name: string): string => resolved(box, style.getPropertyValue(`--${name}`));
   const grid = { stroke: ink("line"), width: 1 };
@@ -206,7 +208,7 @@ function options(box: HTMLElement, lines: Line[], say: ChartProps["say"], top: n
     padding: [8, 26, 0, 0],
     scales: {
       x: { range: (_plot, low, high) => [low, Math.max(high, low + LEAST_S)] },
-      y: { range: (_plot, _low, high) => [0, Math.min(top, high > 0 ? 1.15 * high : 1)] },
+      y: { range: (_plot, _low, high) => [0, Math.min(top, Math.max(least, 1.15 * (high ?? 0)))] },
     },
     axes: [
       { ...axis, size: 28, space: 70, incrs: STEPS_S, values: (_plot, splits) => splits.map((split) => clock(1000 * split)) },

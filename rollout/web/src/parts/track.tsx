@@ -90,12 +90,14 @@ function Weight({ rollout }: { rollout: Rollout }) {
   const measured = judged(rollout) ? rollout.measured : null;
   const mirrors = !rollout.locations.length && rollout.track[rollout.stage]?.kind === "mirror";
   const had = measured && !mirrors ? measured.weight_percent : null;
-  const words = mirrors ? "copies of requests only" : had === null ? "nothing measured now" : `measured ${percent(had)}`;
+  // In waves only the locations that move are measured: that is no share of the whole fleet's traffic.
+  const where = rollout.waves.length ? " in the locations that move" : "";
+  const words = mirrors ? "copies of requests only" : had === null ? "nothing measured now" : `measured ${percent(had)}${where}`;
   return (
     <div class="weight">
       <div class="scale" role="img" aria-label={`${rollout.candidate} should have ${percent(rollout.weight_percent)}, ${words}`}>
         <span class="wanted" style={{ inlineSize: `${rollout.weight_percent}%` }} />
-        {had !== null && <span class="measured" style={{ insetInlineStart: `${had}%` }} />}
+        {had !== null && !where && <span class="measured" style={{ insetInlineStart: `${had}%` }} />}
       </div>
       <p class="legend">
         <span>

@@ -76,7 +76,9 @@ export function Audit() {
                   {each.who}
                 </td>
                 <td data-label="what" class="wide">
-                  {each.verb} <span class="small">{each.detail}</span>
+                  <span>
+                    {each.verb} <span class="small">{each.detail}</span>
+                  </span>
                 </td>
                 <td data-label="service">{each.service || "–"}</td>
                 <td data-label="result">

@@ -1,0 +1,59 @@
+"""Who was not let in, and what was not allowed, for the records: one by one while they are few, then their number."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rollout.record import Operation
+from xds.limits import Rate, TokenBucket
+
+NOTED = Rate(per_s=0.1, burst=20)  # who guesses tokens must fill neither the log nor the audit log
+IDENTIFY, DENIED, REFUSED = "identify", "denied", "refused"
+
+
+@dataclass(slots=True)
+class _Crowd:
+    """Those of one kind: how many were left out since the last note, and the last of them in words."""
+
+    bucket: TokenBucket = field(default_factory=TokenBucket)
+    left_out: int = 0
+    last: str = ""
+
+    def fits(self, now_s: float) -> bool:
+        return not self.left_out and self.bucket.try_take(NOTED, now_s)
+
+    def leave_out(self, last: str) -> None:
+        self.left_out, self.last = self.left_out + 1, last
+
+
+class Rejections:
+    """Bounds how much is noted of them. `note` takes a row of the audit log."""
+
+    def __init__(self, note: Callable[[Operation], None], wall: Callable[[], datetime]) -> None:
+        self._note = note
+        self._wall = wall
+        self._crowds = {IDENTIFY: _Crowd(), DENIED: _Crowd()}
+
+    def stranger(self, whence: str, why: str, now_s: float) -> None:
+        """Note somebody who did not show who they are."""
+        crowd = self._crowds[IDENTIFY]
+        if crowd.fits(now_s):
+            self._note(Operation(self._wall(), "", IDENTIFY, "", why, REFUSED, whence))
+        else:
+            crowd.leave_out(f"from {whence}: {why}")
+
+    def denied(self, done: Operation, now_s: float) -> None:
+        """Note what somebody may not do who is known."""
+        crowd = self._crowds[DENIED]
+        if crowd.fits(now_s):
+            self._note(done)
+        else:
+            crowd.leave_out(f"by {done.by}, {done.origin}: {done.verb}")
+
+    def look(self, now_s: float) -> None:
+        """Note how many were left out, when it is time."""
+        for verb, crowd in self._crowds.items():
+            if crowd.left_out and crowd.bucket.try_take(NOTED, now_s):
+                what = f"{crowd.left_out} more were refused, and are not here one by one; the last {crowd.last}"
+                self._note(Operation(self._wall(), "", verb, "", what, REFUSED, ""))
+                crowd.left_out = 0

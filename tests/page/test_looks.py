@@ -1,0 +1,195 @@
+"""How the page looks and reads: for everybody, in light and dark, on narrow screens, by keys, and with hostile texts."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page, expect
+
+import build_page
+from tests.page.browsing import LIMIT_MS, Visits
+from tests.page.busy import LONG, MARKUP, VIEWS, hostile_shop
+from tests.page.conftest import missing
+from tests.page.shop import Shop
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+AXE = build_page.WEB / "node_modules" / "axe-core" / "axe.min.js"
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+LOOKS = (("light", WIDE), ("dark", NARROW))
+RULES = "async () => (await axe.run(document, {resultTypes: ['violations']})).violations"
+WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+HURT = "[window.hurt ?? 0, document.querySelectorAll('main img, main script, dialog img').length]"
+FOCUS = """() => {
+  const style = getComputedStyle(document.activeElement);
+  return {
+    words: document.activeElement.textContent.trim(),
+    ring: style.outlineStyle === 'none' ? 0 : parseFloat(style.outlineWidth),
+    inside: document.activeElement.closest('dialog') !== null,
+  };
+}"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def busy(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
+    async with hostile_shop(tmp_path_factory.mktemp("busy")) as found:
+        yield found
+
+
+async def show(page: Page, view: str) -> None:
+    """Go to a view, and wait until it has what it shows."""
+    await page.evaluate("view => { location.hash = `#/${view}`; }", view)
+    await expect(page.get_by_role("heading", level=1, name=VIEWS[view], exact=True)).to_be_visible()
+    await expect(page.get_by_text("Asking ")).to_have_count(0)
+    if view.startswith("services/"):
+        await expect(page.locator(".card").first).to_be_visible()
+
+
+def told(found: list[dict[str, Any]]) -> Iterator[str]:
+    for each in found:
+        for node in each["nodes"]:
+            yield f"{each['id']}: {node['target']}: {node['failureSummary']}"
+
+
+async def test_every_view_can_be_read_by_everybody(visit: Visits, busy: Shop) -> None:
+    if not AXE.exists():
+        try:
+            build_page.install(build_page.WEB, *build_page.NPM)
+        except build_page.NotBuilt as error:
+            missing(f"there is no axe-core: {error}")
+    seen = await visit(busy.url, bypass_csp=True)  # for axe alone: what is tested has to be let in
+    await seen.page.add_script_tag(path=AXE)
+    faults: list[str] = []
+    for scheme, size in LOOKS:
+        await seen.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of two words
+        await seen.page.set_viewport_size(size)  # type: ignore[arg-type]  # a TypedDict of the same shape
+        for view in VIEWS:
+            await show(seen.page, view)
+            faults += (f"{view} {scheme}: {each}" for each in told(await seen.page.evaluate(RULES)))
+    await show(seen.page, "services/checkout")
+    await seen.page.get_by_role("button", name="Deploy").click()
+    faults += (f"dialog: {each}" for each in told(await seen.page.evaluate(RULES)))
+    assert faults == []
+
+
+async def test_nothing_is_wider_than_the_screen(visit: Visits, busy: Shop) -> None:
+    seen = await visit(busy.url)
+    for size in (WIDE, NARROW):
+        await seen.page.set_viewport_size(size)  # type: ignore[arg-type]  # a TypedDict of the same shape
+        for view in VIEWS:
+            await show(seen.page, view)
+            has, may = await seen.page.evaluate(WIDTHS)
+            assert has <= may, f"{view} at {size}"
+    seen.check()
+
+
+async def test_hostile_texts_are_shown_as_text(visit: Visits, busy: Shop) -> None:
+    seen = await visit(busy.url)
+    for view in VIEWS:
+        await show(seen.page, view)
+        assert await seen.page.evaluate(HURT) == [0, 0], view
+    for view in ("services/checkout", "services/users", "config", "events", "audit"):
+        await show(seen.page, view)
+        await expect(seen.page.get_by_text(MARKUP).first).to_be_visible()
+    await show(seen.page, "fleet")
+    await seen.page.locator("details.nack summary").click()
+    await expect(seen.page.locator("details.nack pre")).to_contain_text(f"{MARKUP} {LONG}")
+    await show(seen.page, "services/stock")
+    await seen.page.get_by_role("button", name="Deploy").click()
+    await seen.page.get_by_label("Version").fill(MARKUP)
+    await seen.page.get_by_label("Backends").fill(f"{MARKUP}\n{LONG}")
+    await expect(seen.page.get_by_text("The server would refuse this")).to_be_visible()
+    assert await seen.page.evaluate(HURT) == [0, 0]
+    has, may = await seen.page.evaluate(WIDTHS)
+    assert has <= may
+    seen.check(refused=(400,))
+
+
+async def test_a_deployment_is_asked_for_with_keys_alone(visit: Visits, busy: Shop) -> None:
+    seen = await visit(f"{busy.url}#/services/users")
+    page, keys = seen.page, seen.page.keyboard
+    await show(page, "services/users")
+    await page.evaluate("document.activeElement.blur()")
+    await keys.press("Tab")
+    assert "To the content" in (await page.evaluate(FOCUS))["words"]
+    for _ in range(20):
+        await keys.press("Tab")
+        focus = await page.evaluate(FOCUS)
+        assert focus["ring"] >= 2, focus
+        if focus["words"] == "Deploy":
+            break
+    await keys.press("Enter")
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await expect(page.get_by_label("Version")).to_be_focused()
+    await keys.type("v3")
+    await keys.press("Tab")
+    await keys.type("10.0.0.5:8080")
+    await keys.press("Tab")
+    await expect(page.get_by_text("The server says:")).to_be_visible()
+    for _ in range(12):  # the focus goes round in the dialog, or to the browser's own controls, but not to what is below
+        await keys.press("Tab")
+        focus = await page.evaluate(FOCUS)
+        assert focus["inside"] or not focus["words"] or await page.evaluate("document.activeElement === document.body")
+    await keys.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert (await page.evaluate(FOCUS))["words"] == "Deploy"
+    seen.check()
+
+
+async def test_keys_lead_to_views_the_filter_and_the_list_of_keys(visit: Visits, busy: Shop) -> None:
+    seen = await visit(busy.url)
+    page, keys = seen.page, seen.page.keyboard
+    await show(page, "services")
+    for key, name in (("f", "Fleet"), ("c", "Configuration"), ("e", "Events"), ("a", "Audit"), ("s", "Services")):
+        await keys.press("g")
+        await keys.press(key)
+        await expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()
+        await expect(page).to_have_title(f"{name} – rollout")
+    await keys.press("/")
+    await keys.type("cart")
+    await expect(page.locator("table.services tbody tr")).to_have_count(1)
+    await keys.press("Escape")
+    await expect(page.locator("table.services tbody tr")).to_have_count(6)
+    await page.evaluate("document.activeElement.blur()")
+    await keys.press("?")
+    await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    await keys.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    seen.check()
+
+
+async def test_who_wants_no_motion_gets_none(visit: Visits, busy: Shop) -> None:
+    seen = await visit(f"{busy.url}#/services/search", reduced_motion="reduce")
+    bar = seen.page.locator(".scale .wanted")
+    await expect(bar).to_be_attached()
+    moves = "each => [getComputedStyle(each).transitionDuration, document.getAnimations().length]"
+    duration, animations = await bar.evaluate(moves)
+    assert (duration.rstrip("s"), animations) in (("0", 0), ("1e-05", 0))
+
+
+async def test_colours_follow_the_system_until_somebody_chooses(visit: Visits, busy: Shop) -> None:
+    seen = await visit(busy.url, color_scheme="dark")
+    page, paper = seen.page, "getComputedStyle(document.body).backgroundColor"
+    dark = await page.evaluate(paper)
+    await page.emulate_media(color_scheme="light")
+    light = await page.evaluate(paper)
+    assert light != dark
+    button = page.get_by_role("button", name="Colours")
+    await button.click()
+    await button.click()
+    await expect(button).to_have_accessible_name("Colours: dark; change")
+    await page.reload(timeout=LIMIT_MS)
+    await expect(button).to_have_accessible_name("Colours: dark; change")
+    assert await page.evaluate(paper) == dark
+    seen.check()
+
+
+async def test_status_is_said_in_words_beside_each_colour(visit: Visits, busy: Shop) -> None:
+    seen = await visit(busy.url)
+    await show(seen.page, "services")
+    for service, words in (("checkout", "paused"), ("cart", "rolled back"), ("search", "shifting, stage 1 of 2")):
+        row = seen.page.locator("table.services tbody tr", has=seen.page.get_by_role("link", name=service))
+        await expect(row.locator("td").first).to_contain_text(words)
+        await expect(row.locator(".badge .sign").first).to_have_text("!" if words == "paused" else "✕▶"[words[0] == "s"])
+    seen.check()

@@ -1,0 +1,111 @@
+"""Clients that are old, broken or malicious: each gets its answer, and none of them holds up the others."""
+
+import asyncio
+import gzip
+import zlib
+from pathlib import Path
+
+import pytest
+import structlog
+
+from rollout.demo.processes import until
+from tests.rollout.served import Running, running, settings_in
+
+ADOPT, BODY = "/v1/services/checkout/adopt", b'{"version": "v1"}'
+LIMIT_S = 20.0
+BOMB_MIB = 600
+BEAT_S, LAG_S = 0.005, 0.5
+
+
+async def sent(server: Running, request: bytes) -> bytes:
+    """Send what is no client's usual request; return all that comes back until the server hangs up."""
+    host, _, port = server.listening.admin.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def hung_up(server: Running, request: bytes) -> None:
+    """Send a request, or a part of it, and go away."""
+    host, _, port = server.listening.admin.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    writer.close()
+    await writer.wait_closed()
+
+
+def post(server: Running, body: bytes, *headers: str) -> bytes:
+    lines = (f"POST {ADOPT} HTTP/1.1", f"Host: {server.listening.admin}", "Content-Type: application/json", *headers)
+    return "\r\n".join((*lines, "Connection: close", "", "")).encode() + body
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+async def test_old_ways_to_ask_are_answered(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        host = f"Host: {server.listening.admin}\r\n".encode()
+        assert (await sent(server, b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200")
+        head = await sent(server, b"HEAD /v1/services/checkout HTTP/1.0\r\n" + host + b"\r\n")
+        assert (status(head), head.endswith(b"\r\n\r\n"), b"ETag: " in head) == (200, True, True)
+        three = await sent(server, 2 * (b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n") + b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert three.count(b'{"status": "ok"}') == 3
+        options = await sent(server, b"OPTIONS /v1/services HTTP/1.0\r\n" + host + b"\r\n")
+        assert (status(options), b"Allow: GET,HEAD" in options) == (405, True)
+
+
+async def test_a_body_may_come_in_pieces_and_after_a_question(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        pieces = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in (BODY[:5], BODY[5:], b""))
+        assert status(await sent(server, post(server, pieces, "Transfer-Encoding: chunked"))) == 200
+        asked = post(server, BODY, f"Content-Length: {len(BODY)}", "Expect: 100-continue")
+        assert [each.split(b" ")[1] for each in (await sent(server, asked)).split(b"HTTP/1.1")[1:]] == [b"100", b"200"]
+
+
+@pytest.mark.parametrize("key", [(), ("Idempotency-Key: a",)], ids=["once", "with-key"])
+@pytest.mark.parametrize("body", [gzip.compress(BODY), BODY], ids=["packed", "plain"])
+async def test_a_packed_body_is_refused(tmp_path: Path, body: bytes, key: tuple[str, ...]) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        said = await sent(server, post(server, body, "Content-Encoding: gzip", f"Content-Length: {len(body)}", *key))
+        assert (status(said), b"Content-Encoding: " in said.partition(b"\r\n\r\n")[2]) == (400, True)
+
+
+async def test_a_body_that_would_unpack_to_much_holds_up_nobody(tmp_path: Path) -> None:
+    packing = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packing.compress(bytes(2**20)) for _ in range(BOMB_MIB)) + packing.flush()
+    lags = []
+
+    async def beat() -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            began_s = clock()
+            await asyncio.sleep(BEAT_S)
+            lags.append(clock() - began_s)
+
+    async with running(settings_in(tmp_path)) as server, asyncio.TaskGroup() as group:
+        beating = group.create_task(beat())
+        headers = ("Content-Encoding: gzip", f"Content-Length: {len(bomb)}")
+        await sent(server, post(server, bomb, *headers))
+        await sent(server, post(server, bomb, *headers).replace(ADOPT.encode(), b"/v1/nowhere", 1))
+        beating.cancel()
+    assert max(lags) < LAG_S
+
+
+@pytest.mark.parametrize("key", [(), ("Idempotency-Key: a",)], ids=["once", "with-key"])
+async def test_who_hangs_up_in_the_midst_of_a_body_is_no_bug_of_ours(tmp_path: Path, key: tuple[str, ...]) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        with structlog.testing.capture_logs() as lines:
+            await hung_up(server, post(server, BODY[:5], f"Content-Length: {len(BODY)}", *key))
+
+            async def answered() -> bool:
+                return any(each["event"] == "request" for each in lines)
+
+            await until(answered, within_s=LIMIT_S, what="the request to be over")
+        assert [each["event"] for each in lines if each["log_level"] == "error"] == []
+        whole = post(server, BODY, f"Content-Length: {len(BODY)}", *key)
+        assert status(await sent(server, whole)) == 200
