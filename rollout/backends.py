@@ -7,6 +7,7 @@ from rollout.controller import Controller
 from rollout.drain import Drain
 from rollout.errors import Conflict, InvalidSpec, Unknown
 from rollout.events import of_backend
+from rollout.holding import held
 from rollout.ledger import Entry, Ledger
 from rollout.prospect import goes, scales
 from rollout.record import Backend, Change, DropBackend, PutBackend, PutEvent, PutService, PutVersion, Service, Version
@@ -54,7 +55,7 @@ class Backends:
             if not going:
                 entry.same(f"{detail} of '{service}' is let go already, or was")
                 return
-            with self._controller.alone(service):
+            with held(self._controller, service, entry):
                 for version, addresses in going.items():
                     await check_spare(self._controller, service, version, addresses)
                 await self._controller.up_to_date(service)  # a rollout may have ended, and its version with it
@@ -108,7 +109,7 @@ class Backends:
             if not backends:
                 entry.same(f"{detail} of '{service}' is not let go")
                 return
-            with self._controller.alone(service):
+            with held(self._controller, service, entry):
                 these = ", ".join(each.address for each in backends)
                 entry.about_to(f"{these} of '{service}' gets requests again")
                 notes = entry.result(", ".join(each.address for each in backends))
@@ -146,7 +147,7 @@ class Backends:
             if both:
                 raise InvalidSpec(f"{', '.join(both)} is to be added and removed; give it once")
             self._check_unused(service, version, added)
-            with self._controller.alone(service):
+            with held(self._controller, service, entry):
                 going = wanted.remove & set(self._books.placed(self._version(service, version)))
                 if going - {each.address for each in self._drains(service, version)}:
                     await check_spare(self._controller, service, version, going)

@@ -8,8 +8,11 @@ class Bell:
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
+        self.rings = 0
+        """How often it has rung."""
 
     def ring(self) -> None:
+        self.rings += 1
         self._rung.set()
         self._rung = asyncio.Event()
 

@@ -46,22 +46,27 @@ class Books:
     marks: dict[tuple[str, str], Mark] = field(default_factory=dict)
     ill: dict[str, frozenset[str]] = field(default_factory=dict)
     queued: dict[str, Queued] = field(default_factory=dict)
-    past: dict[tuple[str, str], PastVersion] = field(default_factory=dict)
     strategies: dict[str, NamedStrategy] = field(default_factory=dict)
     _stable: dict[str, str] = field(default_factory=dict)
-    _versions: dict[tuple[str, str], Version] = field(default_factory=dict)
-    _backends: dict[tuple[str, str, str], Backend] = field(default_factory=dict)
+    # By service first: what is asked of each of thousands of services must not look at those of all others.
+    _versions: dict[str, dict[str, Version]] = field(default_factory=dict)
+    _backends: dict[str, dict[tuple[str, str], Backend]] = field(default_factory=dict)
+    _past: dict[str, dict[str, PastVersion]] = field(default_factory=dict)
 
     def restore(self, contents: Contents) -> None:
         """Take up what was saved."""
         self._stable = {each.name: each.stable for each in contents.services}
-        self._versions = {(each.service, each.name): each for each in contents.versions}
-        self._backends = {(each.service, each.version, each.address): each for each in contents.backends}
+        self._versions, self._backends, self._past = {}, {}, {}
+        for past in contents.past:
+            self._past.setdefault(past.service, {})[past.name] = past
+        for version in contents.versions:
+            self.put_version(version)
+        for backend in contents.backends:
+            self.put_backend(backend)
         self.rollouts = {each.service: each for each in contents.rollouts}
         self.marks = {(each.service, each.address): each for each in contents.marks}
         self.ill = dict(contents.ill)
         self.queued = {each.version.service: each for each in contents.queued}
-        self.past = {(each.service, each.name): each for each in contents.past}
         self.strategies = {each.name: each for each in contents.strategies}
         self.splits = {each.service: wanted(each.strategy, each.state) for each in self.active()}
 
@@ -71,16 +76,16 @@ class Books:
         return self._stable.get(service, INITIAL)
 
     def versions(self, service: str) -> tuple[Version, ...]:
-        known = tuple(version for (owner, _), version in sorted(self._versions.items()) if owner == service)
+        known = tuple(version for _, version in sorted(self._versions.get(service, {}).items()))
         return known or (Version(service, INITIAL, None),)
 
     def discovered(self) -> tuple[Version, ...]:
         """Return the versions whose backends are found by a source."""
-        return tuple(each for each in self._versions.values() if each.discovery is not None)
+        return tuple(each for own in self._versions.values() for each in own.values() if each.discovery is not None)
 
     def backends(self, service: str) -> tuple[Backend, ...]:
         """Return the backends of a service that were let go, or are about to be."""
-        return tuple(each for key, each in sorted(self._backends.items()) if key[0] == service)
+        return tuple(each for _, each in sorted(self._backends.get(service, {}).items()))
 
     def let_go(self, service: str) -> frozenset[str]:
         """Return the addresses that the rollout in progress lets go by itself, saved or not."""
@@ -91,7 +96,7 @@ class Books:
         return frozenset({rollout.state.let_go, *lanes}) - {""}
 
     def draining(self) -> tuple[Backend, ...]:
-        return tuple(each for each in self._backends.values() if not each.removed)
+        return tuple(each for own in self._backends.values() for each in own.values() if not each.removed)
 
     def addresses(self, service: str, version: str) -> tuple[str, ...]:
         """Return the addresses of a version's backends, without those that were let go."""
@@ -104,13 +109,13 @@ class Books:
 
     def endpoints(self, service: str, version: str) -> tuple[str, ...]:
         """Return a version's backends as HOST:PORT@region/zone, as far as that is known."""
-        known = self._versions.get((service, version))
+        known = self._known(service, version)
         written = {each.address: str(each) for each in (known.endpoints if known else None) or ()}
         return tuple(written.get(address, address) for address in self.addresses(service, version))
 
     def ran_on(self, service: str, version: str) -> tuple[str, ...]:
         """Return the addresses of a version's backends; of one that was let go, those that it had."""
-        past = self.past.get((service, version))
+        past = self.past(service, version)
         return self.addresses(service, version) or (past.addresses if past else ())
 
     def users(self, services: Iterable[str]) -> Mapping[str, frozenset[tuple[str, str]]]:
@@ -144,10 +149,14 @@ class Books:
             return found.intersection(each.address for each in mine)
         return found.difference(each.address for others in by_version.values() for each in others or ())
 
+    def past(self, service: str, version: str) -> PastVersion | None:
+        """Return what is remembered of a version that was let go, None for nothing."""
+        return self._past.get(service, {}).get(version)
+
     def past_versions(self, service: str) -> tuple[PastVersion, ...]:
         """Return the versions of a service that were let go and are not there again, the newest first."""
-        past = [each for each in self.past.values() if each.service == service]
-        gone = [each for each in past if (service, each.name) not in self._versions]
+        past = self._past.get(service, {}).values()
+        gone = [each for each in past if self._known(service, each.name) is None]
         return tuple(sorted(gone, key=lambda each: each.ended.engine_s, reverse=True))
 
     def is_free(self, service: str) -> bool:
@@ -164,11 +173,11 @@ class Books:
         return rollout.state.phase in ENDED and loser is not None and self.retired(rollout, loser)
 
     def retired(self, rollout: Rollout, role: Role) -> bool:
-        return (rollout.service, name_of(rollout, role)) not in self._versions
+        return self._known(rollout.service, name_of(rollout, role)) is None
 
     def runs(self, version: Version) -> bool:
         """Say whether a version is there, on just these endpoints."""
-        known = self._versions.get((version.service, version.name))
+        known = self._known(version.service, version.name)
         if known is None or version.endpoints == ():  # a hook says them
             return known is not None
         if version.discovery is not None:  # what is found there now may be others than when it was asked for
@@ -192,7 +201,7 @@ class Books:
 
     def without(self, backend: Backend) -> Version:
         """Return a backend's version without it."""
-        version = self._versions[backend.service, backend.version]
+        version = self._versions[backend.service][backend.version]
         assert version.endpoints is not None, backend
         left = tuple(each for each in version.endpoints if each.address != backend.address)
         return replace(version, endpoints=left)
@@ -200,13 +209,13 @@ class Books:
     def past_version(self, rollout: Rollout, role: Role, ended: Ended) -> PastVersion:
         """Return what is remembered of the version that a rollout lets go."""
         service, name = rollout.service, name_of(rollout, role)
-        known = self._versions.get((service, name))
+        known = self._known(service, name)
         addresses = self.addresses(service, name)
         endpoints = known.endpoints if known else ()
         if endpoints is not None:
             endpoints = tuple(each for each in endpoints if each.address in addresses)
         # The strategy of a way back is not that of a version: it leaves out stages, which are for later undos.
-        way = None if rollout.origin is Origin.DEPLOY else self.past.get((service, rollout.candidate))
+        way = None if rollout.origin is Origin.DEPLOY else self.past(service, rollout.candidate)
         strategy, served = (rollout.strategy, False) if way is None else (way.strategy, way.served)
         was_stable, discovery = served or role is Role.STABLE, known.discovery if known else None
         return PastVersion(service, name, endpoints, addresses, strategy, was_stable, ended, discovery)
@@ -215,7 +224,7 @@ class Books:
 
     def begin(self, rollout: Rollout, candidate: Version) -> None:
         for version in (*self.versions(rollout.service), candidate):
-            self._versions[rollout.service, version.name] = version
+            self.put_version(version)
         self._stable[rollout.service] = rollout.stable
         self.rollouts[rollout.service] = rollout
         self.queued.pop(rollout.service, None)
@@ -232,16 +241,16 @@ class Books:
         self.put_version(version)
 
     def put_version(self, version: Version) -> None:
-        self._versions[version.service, version.name] = version
+        self._versions.setdefault(version.service, {})[version.name] = version
 
     def put_past(self, past: PastVersion) -> None:
-        self.past[past.service, past.name] = past
-        mine = [each for each in self.past.values() if each.service == past.service]
-        for each in sorted(mine, key=lambda each: each.ended.engine_s)[:-KEPT_VERSIONS]:
-            del self.past[each.service, each.name]
+        mine = self._past.setdefault(past.service, {})
+        mine[past.name] = past
+        for each in sorted(mine.values(), key=lambda each: each.ended.engine_s)[:-KEPT_VERSIONS]:
+            del mine[each.name]
 
     def drop_past(self, service: str, name: str) -> None:
-        self.past.pop((service, name), None)
+        self._past.get(service, {}).pop(name, None)
 
     def put_queued(self, queued: Queued) -> None:
         self.queued[queued.version.service] = queued
@@ -250,7 +259,7 @@ class Books:
         self.queued.pop(service, None)
 
     def drop_backend(self, backend: Backend) -> None:
-        self._backends.pop((backend.service, backend.version, backend.address), None)
+        self._drop(backend.service, (backend.version, backend.address))
 
     def put_mark(self, mark: Mark) -> None:
         self.marks[mark.service, mark.address] = mark
@@ -270,19 +279,25 @@ class Books:
             self.put_backend(backend)
 
     def put_backend(self, backend: Backend) -> None:
-        self._backends[backend.service, backend.version, backend.address] = backend
+        self._backends.setdefault(backend.service, {})[backend.version, backend.address] = backend
 
     def _forget(self, service: str, version: str) -> None:
-        self._versions.pop((service, version), None)
-        for key in [key for key in self._backends if key[:2] == (service, version)]:
-            del self._backends[key]
+        self._versions.get(service, {}).pop(version, None)
+        for key in [key for key in self._backends.get(service, {}) if key[0] == version]:
+            self._drop(service, key)
+
+    def _drop(self, service: str, key: tuple[str, str]) -> None:
+        self._backends.get(service, {}).pop(key, None)
+
+    def _known(self, service: str, version: str) -> Version | None:
+        return self._versions.get(service, {}).get(version)
 
     # --- what follows ---
 
     def touched(self) -> frozenset[str]:
         """Return the services that are served otherwise than envoy-configs alone would have it."""
         marked = {service for service, _ in self.marks}
-        return frozenset(self._stable) | marked | {each.service for each in self._backends.values()}
+        return frozenset(self._stable) | marked | {service for service, own in self._backends.items() if own}
 
     def busy(self) -> frozenset[str]:
         """Return the services with a rollout or a drain in progress."""
@@ -318,7 +333,7 @@ class Books:
         return next((each.weight_bp for each in self.traffic(service).versions if each.name == version), 0)
 
     def _version(self, service: str, name: str, weight_bp: int, *, draining: bool = False) -> VersionTraffic:
-        record = self._versions.get((service, name))
+        record = self._known(service, name)
         mine = [each for each in self.backends(service) if each.version == name]
         return VersionTraffic(
             name,

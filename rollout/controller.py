@@ -330,13 +330,22 @@ class Controller:
             served = "all traffic is on the stable version, but this is" if back else "this is"
             raise Unavailable(f"{served} {error}") from error
 
-    @contextlib.contextmanager
-    def alone(self, service: str) -> Iterator[None]:
-        """Hold a service while a change of it is checked and saved. Raises Conflict while another one is."""
+    def _check_alone(self, service: str) -> None:
         given_up = self._given_up.get(service)
         hangs = given_up is not None and not given_up.saved.is_set()
         if service in self._changing or hangs or self.unsaved(service):
             raise Conflict(f"another change of '{service}' is being saved; try again when it is")
+
+    @contextlib.contextmanager
+    def beside(self, service: str) -> Iterator[None]:
+        """Look at a service that others may change meanwhile. Raises Conflict as `alone`."""
+        self._check_alone(service)
+        yield
+
+    @contextlib.contextmanager
+    def alone(self, service: str) -> Iterator[None]:
+        """Hold a service while a change of it is checked and saved. Raises Conflict while another one is."""
+        self._check_alone(service)
         self._changing.add(service)
         try:
             yield

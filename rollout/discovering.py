@@ -17,6 +17,7 @@ from rollout.discovery.source import Discover
 from rollout.discovery.telling import Telling
 from rollout.errors import RolloutError, Unavailable, Unknown
 from rollout.happenings import Event, EventKind, Severity
+from rollout.holding import held
 from rollout.ledger import Entry, Ledger
 from rollout.record import PutEvent, PutService, PutVersion, Service, Version
 from rollout.rights import Asker
@@ -191,7 +192,7 @@ class Discovering:
         if self._record(service, version).discovery == discovery:
             return
         where = "no source any more" if discovery is None else discovery.discover.label
-        with self._controller.alone(service):
+        with held(self._controller, service, entry):
             await self._controller.up_to_date(service)
             record = replace(self._record(service, version), discovery=discovery)
             entry.about_to(f"the backends of '{version}' of '{service}' are found by {where}")

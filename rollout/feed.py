@@ -100,10 +100,16 @@ class Feed:
         """
         if after > self.last:  # of a database that was there before this one
             return self.oldest
-        if self._recent and self._recent[0].id <= after + 1:
+        if after == self.last:
             return None
+        if self._recent and self._recent[0].id <= after:
+            return None if any(each.id == after for each in self._recent) else self.oldest
         self.oldest, _ = await self._chronicle.span()
-        return self.oldest if after + 1 < self.oldest else None
+        if after < self.oldest:
+            return self.oldest if after + 1 < self.oldest else None
+        # Ids follow each other: one that there is not was heard from a database in whose place a backup was put.
+        known = await self._chronicle.events(after - 1, 1, ALL)
+        return None if known and known[0].id == after else self.oldest
 
     async def _take(self) -> None:
         while events := await self._chronicle.events(self.last, BATCH, ALL):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from rollout.credentials import without_secrets
 from rollout.errors import InvalidSpec, Outdated, Rehearsed, RolloutError
 from rollout.events import of_operation
 from rollout.record import Operation, PutOperation
@@ -45,9 +46,14 @@ class Entry:
         """Return the note of a change, to be saved together with it."""
         assert not self.rehearses, self.operation  # the verb lacks its about_to()
         self.noted = True
-        self.operation = replace(self.operation, result=words[:WORDS_LIMIT])
+        self.operation = replace(self.operation, result=_words(words))
         self.told(self.operation)
         return PutOperation(self.operation, of_operation(self.operation))
+
+
+def _words(text: str) -> str:
+    """Return a text as it is noted: bounded, and without the token that somebody may have put into it."""
+    return without_secrets(text)[:WORDS_LIMIT]
 
 
 def _untagged(_service: str) -> str:
@@ -79,7 +85,7 @@ class Ledger:
         about from all others, where that is no service.
         """
         entry = Entry(
-            Operation(self._wall(), service, verb, str(by), detail[:WORDS_LIMIT], "", by.origin),
+            Operation(self._wall(), service, verb, without_secrets(str(by)), _words(detail), "", by.origin),
             self._told,
             by.rehearses,
             lambda: self._check_tag(service, by, tag),

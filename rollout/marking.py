@@ -2,6 +2,7 @@
 
 from rollout.controller import Controller
 from rollout.errors import InvalidSpec, Unknown
+from rollout.holding import held
 from rollout.ledger import Ledger
 from rollout.record import DropMark, Mark, PutMark
 from rollout.rights import Asker
@@ -30,7 +31,7 @@ class Marking:
             if (service, address) in self._books.marks:
                 entry.same(f"{address} of '{service}' is marked unhealthy already")
                 return
-            with self._controller.alone(service):
+            with held(self._controller, service, entry):
                 await check_spare(self._controller, service, version, frozenset({address}))
                 await self._controller.up_to_date(service)
                 self._version(service, address)  # its rollout may have ended since, and its version with it
@@ -48,7 +49,7 @@ class Marking:
                 entry.same(f"{address} of '{service}' is not marked; Envoys are only asked of it anew")
                 self._controller.ailing.forgive(service, address)
                 return
-            with self._controller.alone(service):
+            with held(self._controller, service, entry):
                 entry.about_to(f"the mark of {address} is taken away: it is used when it is found healthy")
                 self._controller.ailing.forgive(service, address)
                 changes = (DropMark(service, address), entry.result())

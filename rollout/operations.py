@@ -235,7 +235,7 @@ class Operations:
 
     def _back_by(self, service: str, target: str, current: Rollout) -> Strategy:
         """Return the strategy of the way back: one stage of 100 % while the version is known to be good."""
-        past = self._books.past.get((service, target))
+        past = self._books.past(service, target)
         if past is None:
             return current.strategy
         if not past.served:  # one that was only tried is not known to be good
@@ -268,7 +268,7 @@ class Operations:
 
     def _past(self, service: str, name: str, remedy: str) -> Version:
         """Return a past version where it ran. Raises Unknown or Conflict."""
-        past = self._books.past.get((service, name))
+        past = self._books.past(service, name)
         if past is None:
             known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
             what = f"it is not known where version '{name}' of '{service}' runs (known: {known})"
@@ -363,7 +363,7 @@ class Operations:
         with self._ledger.asked(service, "version remove", by, version) as entry:
             if any(each.name == version for each in self._books.versions(service)):
                 raise Conflict(self._in_use(service, version))
-            if (service, version) not in self._books.past:
+            if self._books.past(service, version) is None:
                 known = ", ".join(each.name for each in self._books.past_versions(service)) or "none"
                 raise Unknown(f"'{service}' has no past version '{version}'; it has {known}")
             entry.about_to(f"the past version '{version}' of '{service}' is forgotten: nothing goes back to it by name")

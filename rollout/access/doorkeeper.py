@@ -1,7 +1,8 @@
 """Who asks: found out from what a request shows, by tokens, sessions, certificates and a trusted proxy."""
 
+import contextlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
@@ -12,7 +13,7 @@ from rollout.access.tokens import Circumstances, Tokens
 from rollout.access.trust import Trust, by_proxy
 from rollout.bootstrap import is_loopback
 from rollout.credentials import PREFIX, ROOT, SECRET_BYTES, Token, derived, same
-from rollout.errors import NotAllowed, NotIdentified
+from rollout.errors import NotAllowed, NotIdentified, TooMany
 from rollout.ledger import Ledger
 from rollout.record import Contents, Operation
 from rollout.rights import ANYBODY, Asker, Grant, Identity, Role, Via
@@ -89,7 +90,8 @@ class Doorkeeper:
         """Open a session with a token; return whose it is, and its secret. Raises NotIdentified or TooMany."""
         token = self.tokens.find(secret)
         if token is None:
-            self._throttle.check_all(self._has.clock())
+            with self._heard_of(shown):
+                self._throttle.check_all(self._has.clock())
             self._guess(secret, shown)
         else:
             self._check_usable(token, shown)
@@ -154,11 +156,21 @@ class Doorkeeper:
         """
         # Not by what a proxy says of its client: where it passes that on unseen, each guess could come from elsewhere.
         address, now_s = shown.address, self._has.clock()
-        self._throttle.check(address, now_s)
+        with self._heard_of(shown):
+            self._throttle.check(address, now_s)
         if self._has.root is not None and same(secret, self._has.root):
             return
         self._throttle.failed(address, now_s)
         self._refuse(shown, UNKNOWN)
+
+    @contextlib.contextmanager
+    def _heard_of(self, shown: Shown) -> Iterator[None]:
+        """Have those counted that are not even looked at."""
+        try:
+            yield
+        except TooMany as error:
+            self._has.refused(self.whence(shown), str(error))
+            raise
 
     def _check_usable(self, token: Token, shown: Shown) -> None:
         if not token.usable(self._has.wall()):

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Middleware
 
 from rollout.answered import Answered, Answers, DropAnswers, PutAnswer, Question
 from rollout.api.contract import Handler, Route, route_of
-from rollout.api.requests import caller, signature
+from rollout.api.requests import body_bytes, caller, signature
 from rollout.errors import Conflict, InvalidSpec
 from rollout.saver import Saver, Saving
 
@@ -96,5 +96,5 @@ async def _question(request: web.Request, key: str) -> Question:
     """Return what is asked for. Raises InvalidSpec for a key that is none."""
     if not 1 <= len(key) <= KEY_CHARACTERS or not key.isascii() or not key.isprintable():
         raise InvalidSpec(f"{HEADER}: must have 1 to {KEY_CHARACTERS} printable characters of ASCII")
-    digest = hashlib.sha256(await request.read()).hexdigest()
+    digest = hashlib.sha256(await body_bytes(request)).hexdigest()
     return Question(signature(request), key, request.method, request.path_qs, digest)

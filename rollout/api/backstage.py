@@ -11,8 +11,8 @@ from rollout.answered import Answers
 from rollout.backends import Backends
 from rollout.charts import Charts
 from rollout.controller import Controller
-from rollout.discovering import Discovering
 from rollout.declaring import Declaring
+from rollout.discovering import Discovering
 from rollout.feed import Feed
 from rollout.ledger import Ledger
 from rollout.loaded import LoadedConfig

@@ -1,7 +1,8 @@
 """The configuration that is served: its files, the last refused change, and what it makes of them, without secrets."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -9,7 +10,7 @@ from aiohttp import web
 from rollout.api.backstage import Backstage
 from rollout.api.contract import Query, Route
 from rollout.api.models import config as models
-from rollout.api.paging import PAGE, cut, page_of
+from rollout.api.paging import PAGE, Page, cut, page_of
 from rollout.api.queries import asked
 from rollout.errors import Unavailable
 from rollout.loaded import LoadedConfig, LoadedFile, counted
@@ -26,6 +27,14 @@ OF_RESOURCES = (
     Query("contents", "Whether to say what they hold.", {"type": "boolean", "default": False}),
 )
 Served = tuple[Resource, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which resources are asked for: what the query gives, and the page of the list."""
+
+    given: Mapping[str, Any]
+    page: Page
 
 
 class Configuration:
@@ -53,23 +62,27 @@ class Configuration:
         return web.json_response(_view(self._fleet(), served, known))
 
     async def resources(self, request: web.Request) -> web.Response:
-        given, fleet = asked(request), self._fleet()
-        found = [
-            each
-            for each in _served(fleet)
-            if given.get("type") in (None, each[0].type.word) and given.get("name") in (None, each[0].name)
-        ]
-        page = cut(found, page_of(request, int, str, str), _key)
-        contents = given.get("contents", False)
-        resources = await asyncio.to_thread(_resources, page.items, contents=contents)
-        answer: models.ServedResources = {"resources": resources, "next": page.next}
-        return web.json_response(answer)
+        wanted = Wanted(asked(request), page_of(request, int, str, str))
+        # A fleet in many groups has hundreds of thousands of resources, and a rollback must not wait for that.
+        return web.json_response(await asyncio.to_thread(_listed, self._fleet(), wanted))
 
     def _fleet(self) -> Fleet:
         fleet = self._is.cache.fleet
         if fleet is None:
             raise Unavailable("no configuration is loaded yet")
         return fleet
+
+
+def _listed(fleet: Fleet, wanted: Wanted) -> models.ServedResources:
+    """Return a page of what is served; a fleet never changes, so this may run in a thread."""
+    given = wanted.given
+    found = [
+        each
+        for each in _served(fleet)
+        if given.get("type") in (None, each[0].type.word) and given.get("name") in (None, each[0].name)
+    ]
+    page = cut(found, wanted.page, _key)
+    return {"resources": _resources(page.items, contents=given.get("contents", False)), "next": page.next}
 
 
 def _view(fleet: Fleet, served: LoadedConfig, files: Iterable[LoadedFile]) -> models.ServedConfig:

@@ -26,7 +26,12 @@ class Port:
         logger = logging.Logger("admin", logging.WARNING)  # noqa: LOG001 - nobody else's: what it hears goes here only
         logger.addHandler(_Malformed())
         self._runner = web.AppRunner(
-            app, access_log=None, logger=logger, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=GRACE_S
+            app,
+            access_log=None,
+            logger=logger,
+            keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=GRACE_S,
+            auto_decompress=False,  # aiohttp would unpack what no handler reads, too, and does it on the loop
         )
         self._strangers = strangers
         self._server: asyncio.Server | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from rollout.errors import InvalidSpec, NotAllowed, Unknown
 from rollout.rights import Asker, Identity, Role, Via
@@ -70,7 +70,7 @@ def caller(request: web.Request) -> Asker:
 
 def whence(request: web.Request) -> str:
     """Return where a request comes from, for the records."""
-    return request.get(WHENCE, f"{request.remote}")
+    return request[WHENCE] if WHENCE in request else f"{request.remote}"
 
 
 def signature(request: web.Request) -> str:
@@ -87,19 +87,35 @@ def careful(request: web.Request, asker: Asker) -> Asker:
 def _only_if(request: web.Request) -> tuple[str, ...]:
     given = ",".join(request.headers.getall("If-Match", ()))
     tags = tuple(each.strip().strip('"') for each in given.split(",") if each.strip())
-    return () if "*" in tags else tags
+    if "*" in tags or "If-Match" not in request.headers:
+        return ()
+    return tags or ("",)  # a script that has lost its ETag means no state at all
+
+
+async def body_bytes(request: web.Request) -> bytes:
+    """Return a body as it was sent, once all of it is there. Raises InvalidSpec.
+
+    One that is packed is not unpacked: a thousandth of what it would be is soon sent, and the fleet would wait for it.
+    """
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise InvalidSpec("Content-Encoding: send the body as it is, for nothing that is packed is read")
+    try:
+        async with asyncio.timeout(BODY_LIMIT_S):
+            return await request.read()
+    except TimeoutError as error:
+        raise InvalidSpec(f"the body did not come within {BODY_LIMIT_S:g} s; send it at once") from error
+    except (ConnectionError, web.RequestPayloadError) as error:
+        raise InvalidSpec("the body broke off") from error
 
 
 async def body_of(request: web.Request) -> dict[str, Any]:
     """Return the JSON object of a change. The content type is demanded: a browser's form cannot forge it."""
     if request.content_type != "application/json":
         raise InvalidSpec("send `Content-Type: application/json`")
+    await body_bytes(request)
     try:
-        async with asyncio.timeout(BODY_LIMIT_S):
-            body = await request.json()
+        body = await request.json()
         json.dumps(body, ensure_ascii=False).encode()  # half of a character, as "\\ud800", could not be saved
-    except TimeoutError as error:
-        raise InvalidSpec(f"the body did not come within {BODY_LIMIT_S:g} s; send it at once") from error
     except (ValueError, LookupError, RecursionError) as error:
         raise InvalidSpec(f"the body is no JSON: {error}") from error
     if not isinstance(body, dict):

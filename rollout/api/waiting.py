@@ -13,6 +13,7 @@ from rollout.errors import InvalidSpec
 from rollout.fields import duration
 from rollout.machine import wanted
 from rollout.record import Rollout
+from rollout.standing import tag
 from rollout.state import Command
 
 LONGEST_S = 600.0
@@ -38,6 +39,7 @@ class Waiting:
         self._controller = controller
         self._waiters = 0
         self._closed = False
+        self._tags: dict[str, tuple[tuple[int, float], str]] = {}  # by service, with when each was worked out
 
     async def until(self, request: web.Request, settled: Callable[[], bool]) -> bool:
         """Return whether it is so, at the latest when a request's time is over; True where it does not wait.
@@ -107,10 +109,18 @@ class Waiting:
             request, lambda: all(each.removed for each in books.backends(service) if each.address in addresses)
         )
 
-    async def changed(self, request: web.Request, tag: Callable[[], str]) -> None:
-        """Wait until the tag is another one than the one that is known."""
-        known = request.query.get("etag", "").strip('"') or tag()
-        await self.until(request, lambda: tag() != known)
+    async def changed(self, request: web.Request, service: str) -> None:
+        """Wait until a service's tag is another one than the one that is known."""
+        known = request.query.get("etag", "").strip('"') or self._tag(service)
+        await self.until(request, lambda: self._tag(service) != known)
+
+    def _tag(self, service: str) -> str:
+        """Return a service's tag; all who wait for it look at each ring, and it is worked out once for them."""
+        moment = self._controller.bell.rings, asyncio.get_running_loop().time() // LOOK_EVERY_S
+        known = self._tags.get(service)
+        if known is None or known[0] != moment:
+            self._tags[service] = known = moment, tag(self._controller, service)
+        return known[1]
 
     def _is_over(self, rollout: Rollout) -> bool:
         books = self._controller.books

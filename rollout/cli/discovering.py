@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rollout.caller import DONE, Caller, Listing
-from rollout.cli.options import UNSAID, AsJson, Server, ServiceName, parsed
+from rollout.cli.options import UNSAID, AsJson, DryRun, Server, ServiceName, parsed
 from rollout.client import Client, path_of
 from rollout.concealed import WITH_SECRETS
 from rollout.discovery.source import Discover, is_short, parse_discover, parse_discover_text
@@ -45,6 +45,7 @@ def set_source(
     version: Version,
     source: Annotated[str, typer.Argument(metavar="SOURCE|FILE", help="dns:NAME:PORT, dns:NAME for SRV, or YAML.")],
     *,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +56,7 @@ def set_source(
     Example: rollout discovery set checkout v1 dns:checkout.internal:8080
     """
     body = source_of("SOURCE", source)
-    caller = Caller(server, as_json)
+    caller = Caller(server, as_json, dry_run)
 
     async def work(client: Client) -> int:
         answer = await client.put(path_of("services", service, "versions", version, "discovery"), body)
@@ -65,7 +66,14 @@ def set_source(
     caller.run(work)
 
 
-def remove_source(service: ServiceName, version: Version, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
+def remove_source(
+    service: ServiceName,
+    version: Version,
+    *,
+    dry_run: DryRun = False,
+    server: Server = UNSAID,
+    as_json: AsJson = False,
+) -> None:
     """Follow the source of VERSION no more; its backends stay as they are."""
     path = path_of("services", service, "versions", version, "discovery")
-    Caller(server, as_json).delete(path, lambda answer: discoveries_table(answer["discoveries"]))
+    Caller(server, as_json, dry_run).delete(path, lambda answer: discoveries_table(answer["discoveries"]))

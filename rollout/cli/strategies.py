@@ -8,7 +8,7 @@ import yaml
 from rich.text import Text
 
 from rollout.caller import DONE, Caller, Listing
-from rollout.cli.options import UNSAID, AsJson, Server, named
+from rollout.cli.options import UNSAID, AsJson, DryRun, Server, named
 from rollout.client import Client, Json, path_of
 from rollout.declared.documents import read
 from rollout.declared.text import text_of
@@ -36,6 +36,7 @@ def put(
     name: StrategyName,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="FILE", help="YAML.")],
     *,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +46,7 @@ def put(
 
     Example: rollout strategy put careful careful.yaml
     """
-    caller = Caller(server, as_json)
+    caller = Caller(server, as_json, dry_run)
     try:
         content = _content(file)
     except InvalidSpec as error:
@@ -92,6 +93,7 @@ def _words(file: Path, fault: Finding) -> str:
     return f"{place}: {fault.path}: {fault.what}" if fault.path else f"{place}: {fault.what}"
 
 
-def remove(name: StrategyName, *, server: Server = UNSAID, as_json: AsJson = False) -> None:
+def remove(name: StrategyName, *, dry_run: DryRun = False, server: Server = UNSAID, as_json: AsJson = False) -> None:
     """Remove a strategy; rollouts that began by it go on."""
-    Caller(server, as_json).delete(path_of("strategies", name), lambda answer: plain(f"{answer['name']} is removed"))
+    caller = Caller(server, as_json, dry_run)
+    caller.delete(path_of("strategies", name), lambda answer: plain(f"{answer['name']} is removed"))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rollout.caller import DONE, Caller, say
-from rollout.cli.options import UNSAID, AsJson, Server, named
+from rollout.cli.options import UNSAID, AsJson, DryRun, Server, named
 from rollout.client import Client, Json, path_of
 from rollout.credentials import Token, Wanted, check_no_secret, parse_lifetime
 from rollout.errors import RolloutError
@@ -37,6 +37,7 @@ def create(  # noqa: PLR0913 - one parameter for each option
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Make it in the folder of a server that does not run.")
     ] = None,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
@@ -46,8 +47,10 @@ def create(  # noqa: PLR0913 - one parameter for each option
 
     Example: rollout token create ci-shop --role operator --service 'shop-*' --expires 90d
     """
-    caller, services = Caller(server, as_json), tuple(service or ())
+    caller, services = Caller(server, as_json, dry_run), tuple(service or ())
     if data is not None:
+        if dry_run:
+            raise typer.BadParameter("asks a server, and --data none; leave one out", param_hint="--dry-run")
         try:
             wanted = Wanted(name, Grant(Role(role), services), None if expires is None else parse_lifetime(expires))
             view = _made_offline(data, wanted)
@@ -72,11 +75,12 @@ def list_tokens(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
 def revoke(
     token: Annotated[str, typer.Argument(callback=named, metavar="NAME|ID", help="As `rollout token list` has it.")],
     *,
+    dry_run: DryRun = False,
     server: Server = UNSAID,
     as_json: AsJson = False,
 ) -> None:
     """Take a token back at once, and end the page's sessions that were opened with it."""
-    caller = Caller(server, as_json)
+    caller = Caller(server, as_json, dry_run)
     try:
         check_no_secret("token", token)  # before it is sent, for paths are logged by what is on the way
     except RolloutError as error:

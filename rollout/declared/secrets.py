@@ -51,12 +51,25 @@ def _restored(shown: Any, hidden: Any, known: Any) -> Any:
     if isinstance(shown, str):
         return known if REDACTED in shown and shown == hidden else shown
     if isinstance(shown, Mapping) and isinstance(hidden, Mapping):
+        if _leads_elsewhere(shown, known):
+            return shown  # who may not read a secret may not have it sent to a host of theirs either
         return {key: _restored(each, hidden.get(key), known.get(key)) for key, each in shown.items()}
     if isinstance(shown, list) and isinstance(hidden, list):
         pairs = zip(hidden, known, strict=True)
         both = [*pairs, *[(None, None)] * max(0, len(shown) - len(hidden))]
         return [_restored(each, *pair) for each, pair in zip(shown, both, strict=False)]
     return shown
+
+
+def _leads_elsewhere(shown: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Say whether what is shown asks another server than what is known."""
+    asked, before = shown.get("url"), known.get("url")
+    return before is not None and _server(asked) != _server(before)
+
+
+def _server(text: Any) -> tuple[str, str] | None:
+    url = http_url(text) if isinstance(text, str) else None
+    return None if url is None else (url.scheme, host_of(url))
 
 
 def unknown_secrets(document: Mapping[str, Any]) -> tuple[Fault, ...]:

@@ -97,5 +97,7 @@ def _service(url: str) -> Any:
 
 @cache
 def _asset() -> apprise.AppriseAsset:
-    # Its plugins are those of the package: none is loaded from the user's home. Nothing is kept on disk.
-    return apprise.AppriseAsset(app_id="envoy-rollout", app_desc="envoy-rollout", async_mode=False, plugin_paths=[])
+    # Its plugins are those of the package: none is loaded from the user's home. Nothing is kept on disk. With a timeout
+    # of its own it would call targets in threads of a pool, which are joined at exit: one that hangs would hold it up.
+    said = {"app_id": "envoy-rollout", "app_desc": "envoy-rollout"}
+    return apprise.AppriseAsset(**said, async_mode=False, service_timeout=0, plugin_paths=[])

@@ -7,12 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from rollout.errors import Conflict, Unavailable, Unknown
+from rollout.errors import Conflict, RolloutError, Unavailable, Unknown
 from rollout.store.folder import DATABASE_NAME, reached, read_only, refuse_damaged, take, usable
 from rollout.store.reserve import RESERVE_NAME
 from rollout.store.schema import MIGRATIONS
 
 FAULTS_TOLD = 10
+GAP_EVENTS = 10_000  # so many may have been heard of a database that is on another machine, or damaged
 COMING_NAME = "rollout.db.coming"
 
 
@@ -79,6 +80,7 @@ def restore(source: Path, folder: Path) -> Path | None:
             coming = folder / COMING_NAME
             coming.unlink(missing_ok=True)
             copy(source, coming)
+            _leave_a_gap(coming, folder / DATABASE_NAME)
             aside = _set_aside(folder / DATABASE_NAME)
             coming.replace(folder / DATABASE_NAME)
             (folder / RESERVE_NAME).unlink(missing_ok=True)  # it is about the other one
@@ -86,6 +88,27 @@ def restore(source: Path, folder: Path) -> Path | None:
         finally:
             os.close(held)
     return aside
+
+
+def _leave_a_gap(coming: Path, before: Path) -> None:
+    """Have events go on behind all ids that readers may have heard, so that they notice: see Feed.gone."""
+    heard = max(_last_event(coming), _last_event(before)) + GAP_EVENTS
+    with reached(coming, "write"), closing(sqlite3.connect(coming)) as connection, connection:
+        if connection.execute(_HAS_EVENTS).fetchone():
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
+            connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", [heard])
+    _keep(coming)
+
+
+def _last_event(path: Path) -> int:
+    """Return the newest id that a database has given to an event; 0 without any, and where it cannot be read."""
+    with contextlib.suppress(sqlite3.Error, RolloutError), closing(read_only(path)) as connection:
+        found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        return int(found[0]) if found else 0
+    return 0
+
+
+_HAS_EVENTS = "SELECT 1 FROM sqlite_master WHERE name = 'events'"
 
 
 def _fill(source: Path, target: Path) -> None:

@@ -5,11 +5,14 @@ They speak to a real server over gRPC, and each has an admin endpoint of its own
 
 import asyncio
 import contextlib
+import functools
 import random
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import grpc.aio
 
@@ -23,6 +26,8 @@ METHOD = f"/{SERVICE}/StreamAggregatedResources"
 REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
 SHARES = {2: 0.08, 3: 0.2, 4: 0.26, 5: 0.2, 7: 0.12, 10: 0.08, 16: 0.03, 25: 0.015, 40: 0.012, 60: 0.003}
 """Of all requests, by how many milliseconds they take."""
+STREAMS = 50  # on a connection: a server takes no more than a hundred
+OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # else all channels share one connection
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
 
 
@@ -110,9 +115,11 @@ class Proxy:
                 count.completed += done
                 count.failed += done * self.errors.get(cluster, 0.0)
 
-    def stats(self) -> bytes:
+    def stats(self, asked: bytes) -> bytes:
         lines = ["server.uptime: 7"]
         for cluster, name in self.stat_names.items():
+            if _as_asked(name) not in asked:
+                continue
             count = self.counts.get(cluster, Count())
             start, done = f"cluster.{name}", int(count.completed)
             backends = self.backends.get(cluster, ())
@@ -127,6 +134,12 @@ class Proxy:
             buckets = ", ".join(f"{low},1:{int(done * part)}" for low, part in SHARES.items() if done * part >= 1)
             lines += (f"{start}.upstream_rq_time:", f"  totals={buckets}", "  intervals=", "  summary=")
         return "\n".join([*lines, ""]).encode()
+
+
+@functools.cache
+def _as_asked(name: str) -> bytes:
+    """A name as it stands in the path of a request."""
+    return quote(re.escape(name), safe="").encode()
 
 
 def _addresses(assignment: Any) -> Iterator[str]:
@@ -170,7 +183,7 @@ class _Admin(asyncio.Protocol):
                 self._transport.write(HEAD % (0, b""))
                 continue
             self._proxy.count(asyncio.get_running_loop().time())
-            body = self._proxy.stats()
+            body = self._proxy.stats(head)
             self._transport.write(HEAD % (len(body), body))
 
 
@@ -195,8 +208,11 @@ async def fleet(xds: str, proxies: Sequence[Proxy]) -> AsyncIterator[Sequence[Pr
     admins = [await loop.create_server(partial(_Admin, proxy), "127.0.0.1", 0) for proxy in proxies]
     for proxy, admin in zip(proxies, admins, strict=True):
         proxy.admin = "{}:{}".format(*admin.sockets[0].getsockname()[:2])
-    async with grpc.aio.insecure_channel(xds) as channel, asyncio.TaskGroup() as group:
-        lives = [group.create_task(_live(proxy, channel)) for proxy in proxies]
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        channels = [grpc.aio.insecure_channel(xds, options=OPTIONS) for _ in range(0, len(proxies), STREAMS)]
+        for channel in channels:
+            await stack.enter_async_context(channel)
+        lives = [group.create_task(_live(each, channels[at // STREAMS])) for at, each in enumerate(proxies)]
         try:
             yield proxies
         finally:

@@ -16,9 +16,10 @@ from tests.rollout.doors import ROOT_TOKEN, Door, Said, running
 
 LIMIT_S = 30.0
 QUICK_GATE = {"warmup": "0s", "margin": "25%", "latency_tolerance": 4.0}
-ASKS = {"stages": [{"weight": "10%", "hold": "0s", "approve": True}, "100%"], "gate": QUICK_GATE, "drain_timeout": "2s"}
+LAST = {"weight": "100%", "hold": "0s"}
+ASKS = {"stages": [{"weight": "10%", "hold": "0s", "approve": True}, LAST], "gate": QUICK_GATE, "drain_timeout": "2s"}
 """A strategy whose first stage passes quickly, and then waits for somebody."""
-STAYS = {"stages": [{"weight": "10%", "hold": "1h"}, "50%", "100%"], "gate": QUICK_GATE, "drain_timeout": "2s"}
+STAYS = {"stages": [{"weight": "10%", "hold": "1h"}, "50%", LAST], "gate": QUICK_GATE, "drain_timeout": "2s"}
 """A strategy that stays in its first stage."""
 
 

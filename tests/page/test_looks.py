@@ -97,8 +97,9 @@ async def test_hostile_texts_are_shown_as_text(visit: Visits, busy: Shop) -> Non
     await expect(seen.page.locator("details.nack pre")).to_contain_text(f"{MARKUP} {LONG}")
     await show(seen.page, "services/stock")
     await seen.page.get_by_role("button", name="Deploy").click()
-    await seen.page.get_by_label("Version").fill(MARKUP)
-    await seen.page.get_by_label("Backends").fill(f"{MARKUP}\n{LONG}")
+    dialog = seen.page.get_by_role("dialog")
+    await dialog.get_by_label("Version").fill(MARKUP)
+    await dialog.get_by_label("Backends").fill(f"{MARKUP}\n{LONG}")
     await expect(seen.page.get_by_text("The server would refuse this")).to_be_visible()
     assert await seen.page.evaluate(HURT) == [0, 0]
     has, may = await seen.page.evaluate(WIDTHS)
@@ -121,7 +122,7 @@ async def test_a_deployment_is_asked_for_with_keys_alone(visit: Visits, busy: Sh
             break
     await keys.press("Enter")
     await expect(page.get_by_role("dialog")).to_be_visible()
-    await expect(page.get_by_label("Version")).to_be_focused()
+    await expect(page.get_by_role("dialog").get_by_label("Version")).to_be_focused()
     await keys.type("v3")
     await keys.press("Tab")
     await keys.type("10.0.0.5:8080")

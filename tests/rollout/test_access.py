@@ -311,6 +311,10 @@ async def test_no_secret_is_left_in_any_log_answer_or_file(tmp_path: Path) -> No
             said.append((await door.ask("POST", "/v1/session", {"token": ROOT_TOKEN + "x"})).raw)
             said.append((await door.ask("DELETE", f"/v1/tokens/{token}", token=ROOT_TOKEN)).raw)
             said.append((await door.ask("POST", "/v1/tokens", {"name": token, "role": "admin"}, ROOT_TOKEN)).raw)
+            said.append((await door.ask("POST", ADOPT, VERSION, ROOT_TOKEN, X_Rollout_User=token)).raw)
+            said.append(
+                (await door.ask("POST", f"/v1/services/{OWN}/undo", {"to": token}, ROOT_TOKEN)).raw.replace(token, "")
+            )
             said.append((await root.ask("DELETE", "/v1/session")).raw)
     copy(given.data / "rollout.db", tmp_path / "backup.db")
     files = [path for path in (*given.data.rglob("*"), tmp_path / "backup.db") if path.is_file()]

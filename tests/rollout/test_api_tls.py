@@ -1,5 +1,6 @@
 """TLS on the admin API with real certificates: who is who by theirs, new files without a restart, and the CLI."""
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from rollout.client import ApiFault, TlsOptions, connect
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.settings import Settings
 from tests.rollout.doors import OWN, ROOT_TOKEN, Door, running, settings
+from tests.rollout.listening import STREAM, first
 from tests.xds.certificates import Authority, Issued, address, dns, uri
 from xds.errors import XdsError
 
@@ -227,3 +229,35 @@ async def test_plain_text_that_others_can_reach_is_warned_of(tmp_path: Path, sec
                 pass
         warnings = [each["warning"] for each in logs if each["event"] == "open to others"]
         assert any("the admin API speaks plain text" in each for each in warnings) is warned
+
+
+async def test_stream_of_a_certificate_with_several_names_goes_on_until_one_is_taken_out(
+    secured: Settings, files: Files, authority: Authority, tmp_path: Path
+) -> None:
+    both = authority.issue(uri("spiffe://corp/ann"), common_name="bob")
+    async with (
+        running(replace(secured, token=ROOT_TOKEN), ssl=files.context()) as door,
+        coming(door, files, both) as client,
+        client.http.get("/v1/events", headers=STREAM) as stream,
+    ):
+        assert (await client.ask("GET", "/v1/me")).body["role"] == "operator"
+        await first(stream, 1, "")
+        for role in ("viewer", "admin"):
+            said = await door.ask("POST", "/v1/tokens", {"name": role, "role": role}, ROOT_TOKEN)
+            assert said.status == 201
+            await first(stream, 1)
+        assert secured.admin_access is not None
+        grants = {"certificates": [{"name": "CN=bob", "role": "viewer"}]}
+        secured.admin_access.write_text(yaml.safe_dump(grants))
+        assert (await door.ask("POST", "/v1/config/reload", token=ROOT_TOKEN)).status == 200
+        async with asyncio.timeout(20):
+            with contextlib.suppress(aiohttp.ClientError):
+                await stream.content.read()  # comes back once the server has ended it
+
+
+async def test_page_that_came_in_clear_changes_nothing_over_tls(secured: Settings, files: Files) -> None:
+    async with running(replace(secured, token=ROOT_TOKEN), ssl=files.context()) as door:
+        for scheme, status in (("http", 403), ("https", 200)):
+            origin = f"{scheme}://{door.address}"
+            said = await door.ask("POST", "/v1/config/reload", token=ROOT_TOKEN, Origin=origin)
+            assert said.status == status

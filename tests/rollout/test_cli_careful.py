@@ -29,6 +29,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         (("adopt", "checkout", "v1"), 0, "dry run: the version 'initial' of 'checkout' is called 'v1'"),
         (("dequeue", "checkout"), 0, "dry run: nothing: no deployment of 'checkout' waits"),
         (("config", "reload"), 0, "dry run: nothing: envoy-configs says what is served already"),
+        (("strategy", "remove", "slow"), 1, "error: there is no strategy 'slow'"),
+        (("token", "create", "ops", "--role", "admin"), 0, "dry run: create the token ops"),
+        (("token", "revoke", "ops"), 1, "error: there is no token 'ops'"),
+        (("discovery", "set", "checkout", "initial", "dns:localhost:7001"), 0, "dry run: the backends of 'initial'"),
+        (("discovery", "remove", "checkout", "initial"), 0, "dry run: nothing"),
         (("version", "remove", "checkout", "initial"), 1, "error: version 'initial' has the traffic of 'checkout'"),
         (("undo", "checkout", "--wait"), 1, "error: 'checkout' has had no rollout"),
         (("retry", "checkout"), 1, "error: 'checkout' has had no rollout"),
@@ -46,6 +51,18 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(
     assert (result.exit_code, says in words(result.output)) == (code, True), result.output
     assert server.get(CHECKOUT) == before
     assert server.get("/v1/operations?verb=deploy")["operations"] == []
+
+
+def test_a_strategy_is_put_in_a_dry_run(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text("stages: [10%, 100%]")
+    result = rollout("strategy", "put", "slow", str(tmp_path / "slow.yaml"), "--dry-run", server=server.url)
+    assert (result.exit_code, "dry run: the strategy 'slow' is added" in words(result.output)) == (0, True)
+    assert server.get("/v1/strategies")["strategies"] == []
+
+
+def test_a_token_is_not_made_offline_in_a_dry_run(tmp_path: Path) -> None:
+    result = rollout("token", "create", "ops", "--role", "admin", "--data", str(tmp_path / "data"), "--dry-run")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
 
 
 def test_a_dry_run_in_json_is_the_apis_answer(server: Server) -> None:

@@ -147,3 +147,16 @@ def test_editors_know_documents_by_their_schema(document: str, fits: bool) -> No
     schema = documents_schema()
     Draft7Validator.check_schema(schema)
     assert Draft7Validator(schema).is_valid(yaml.safe_load(document)) is fits
+
+
+@pytest.mark.parametrize("keeper", ["hooks", "prometheus", "web"])
+def test_secrets_are_not_sent_to_another_server_than_before(keeper: str) -> None:
+    known = {keeper: {"url": "https://ann:pass@chat.corp/hooks/key?k=1", "headers": {"X-Key": "secret"}}}
+    shown = concealed(known)
+    assert "secret" not in repr(shown)
+    assert restored(shown, known) == known
+    for url in ("https://evil.corp/hooks", "http://chat.corp/hooks", "https://chat.corp:444/", REDACTED, None):
+        moved = {keeper: {**shown[keeper], "url": url}}
+        assert restored(moved, known) == moved
+    moved = {keeper: {**shown[keeper], "url": "https://chat.corp/other"}}
+    assert restored(moved, known)[keeper]["headers"] == {"X-Key": "secret"}

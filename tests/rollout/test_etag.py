@@ -41,6 +41,8 @@ async def test_a_change_is_made_only_if_the_service_is_as_it_was_seen(tmp_path: 
         status, answer = await post(server, f"{CHECKOUT}/rollouts", V2, first)
         assert (status, answer["title"], second in answer["detail"]) == (412, "Outdated", True)
         assert (await post(server, f"{CHECKOUT}/rollouts?dry_run=true", V2, first))[0] == 412
+        for lost in ("", '""', ","):  # what a script sends whose variable is empty
+            assert (await post(server, f"{CHECKOUT}/rollouts", V2, lost))[0] in (400, 412)
         assert (await post(server, f"{CHECKOUT}/rollouts", V2, f"{first}, {second}"))[0] == 201
         assert (await post(server, f"{CHECKOUT}/commands/abort", {}, "*"))[0] == 200
 

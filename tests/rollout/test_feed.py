@@ -15,6 +15,7 @@ from rollout.happenings import Event, EventKind, Severity, Wanted
 from rollout.record import PutEvent
 from rollout.state import Command, Phase
 from rollout.store.chronicle import SqliteChronicle
+from rollout.store.copies import GAP_EVENTS, copy, restore
 from rollout.store.folder import DATABASE_NAME
 from rollout.store.sqlite import open_store
 from tests.rollout.operating import ANN, Engine, deployment, running
@@ -160,3 +161,18 @@ async def test_old_events_go_their_ids_do_not_come_again_and_a_reader_of_them_is
         connection.commit()
     await save(tmp_path, event(1))
     assert [each.id for each in await told(tmp_path)] == [60_051]
+
+
+async def test_reader_of_what_a_restored_backup_has_not_is_told(tmp_path: Path) -> None:
+    await save(tmp_path / "data", *map(event, range(1, 6)))
+    copy(tmp_path / "data" / DATABASE_NAME, tmp_path / "backup.db")
+    await save(tmp_path / "data", *map(event, range(6, 11)))
+    restore(tmp_path / "backup.db", tmp_path / "data")
+    await save(tmp_path / "data", *map(event, range(1, 8)))
+    feed = Feed(SqliteChronicle(tmp_path / "data"))
+    await feed.open()
+    fresh = 10 + GAP_EVENTS + 1
+    assert [each.id for each in await told(tmp_path / "data")] == [1, 2, 3, 4, 5, *range(fresh, fresh + 7)]
+    assert [await feed.gone(heard) for heard in (0, 3, 5, fresh, fresh + 6)] == [None] * 5
+    assert [await feed.gone(heard) for heard in (6, 10, fresh - 1, fresh + 7)] == [1] * 4
+    assert await feed.read(5, 2) == (await told(tmp_path / "data"))[5:7]

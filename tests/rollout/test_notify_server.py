@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,21 @@ def test_what_happened_before_a_kill_is_told_after_it(tmp_path: Path) -> None:
     said = "".join(outputs)
     assert "[redacted]" in said
     assert not [secret for secret in SECRETS if secret in said]
+
+
+def test_a_target_that_never_comes_to_an_end_does_not_hold_up_the_servers(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "all.yaml").write_text(configuration(["checkout"]))
+    (tmp_path / "n.yaml").write_text(FILE)
+    with receiving() as receiver:
+        receiver.drips = True
+        with serving(tmp_path, receiver) as server:
+            assert rollout("drain", "checkout", "127.0.0.1:7001", server=server.url).exit_code == 0
+            wait_for(receiver, 1)
+            server.process.send_signal(signal.SIGTERM)
+            began_s = time.monotonic()
+            assert server.process.wait(LIMIT_S) == 0
+            assert time.monotonic() - began_s < 5
 
 
 def wait_for(receiver: Receiver, count: int) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from rollout.backends import Scaling
-from rollout.errors import Conflict, RolloutError, Unavailable, Unknown
+from rollout.errors import Conflict, Rehearsed, RolloutError, Unavailable, Unknown
 from rollout.ledger import Ledger
 from rollout.marking import Marking
 from rollout.metrics import Query
 from rollout.record import Change, DropQueued
+from rollout.rights import Asker
 from rollout.spec import parse_endpoint
 from rollout.state import Awaited, Command, Phase
 from tests.rollout.operating import ANN, BOB, Engine, deployment, files, running
@@ -269,3 +270,23 @@ async def test_a_mark_goes_with_its_backend(tmp_path: Path, way: str) -> None:
         assert engine.health(f"checkout@{version}")[US] == "HEALTHY"
     async with running(tmp_path) as engine:
         assert engine.controller.books.marks == {}
+
+
+async def test_a_rehearsal_holds_up_nobody_while_envoys_are_asked(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await engine.step()
+        asked, answers = engine.survey, asyncio.Event()
+
+        async def slow(query: Query) -> Mapping[str, Any]:
+            await answers.wait()
+            return await asked(query)
+
+        engine.survey = slow
+        trying = asyncio.ensure_future(engine.backends.drain("checkout", EU, Asker("ann", rehearses=True)))
+        await asyncio.sleep(0)
+        await engine.backends.scale("checkout", "initial", added("10.0.0.9:80"), BOB)
+        answers.set()
+        with pytest.raises(Rehearsed, match="'initial' of 'checkout' drained"):
+            await trying
+        assert engine.controller.books.backends("checkout") == ()

@@ -12,8 +12,9 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from rollout.api.waiting import Waiting
+from rollout.api.waiting import WAITERS, Waiting
 from rollout.app import Listening, serve
+from rollout.controller import Order
 from rollout.demo.processes import until
 from rollout.state import Command, Phase
 from tests.rollout.operating import ANN, deployment
@@ -79,6 +80,25 @@ async def test_a_service_is_told_of_when_its_etag_differs(tmp_path: Path) -> Non
         waiting = group.create_task(ask(server, "GET", f"{CHECKOUT}?wait=5m&etag={known}"))
         await ask(server, "POST", f"{CHECKOUT}/adopt", {"version": "v1"})
         assert (await waiting)[1]["stable"] == "v1"
+
+
+async def test_many_who_wait_for_a_service_cost_little_more_than_one(tmp_path: Path) -> None:
+    many = [f"10.1.{number // 250}.{number % 250 + 1}:80" for number in range(400)]
+    async with engine_in(tmp_path) as engine, asyncio.TaskGroup() as group:
+        await engine.operations.deploy(deployment("v2", *many), ANN)
+        waiting = Waiting(engine.controller)
+        request = make_mocked_request("GET", f"{CHECKOUT}?wait=5m")
+        waiters = [group.create_task(waiting.changed(request, "checkout")) for _ in range(WAITERS)]
+        await asyncio.sleep(0)
+        began_s = time.process_time()
+        for _ in range(20):
+            engine.controller.bell.ring()
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert time.process_time() - began_s < 0.5  # each on its own: two seconds
+        assert not any(each.done() for each in waiters)
+        await engine.operations.command("checkout", Order(Command.ABORT, ANN))
+        await asyncio.gather(*waiters)
 
 
 @pytest.mark.parametrize(("wait", "says"), [("11m", "too long"), ("soon", "no duration"), ("5", "no duration")])

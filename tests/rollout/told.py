@@ -38,10 +38,14 @@ def event(number: int = 0, **changes: Any) -> Event:
 
 @dataclass
 class Receiver:
-    """What was sent to an HTTP server: the path and the body of each request. While it hangs it answers nobody."""
+    """What was sent to an HTTP server: the path and the body of each request. While it hangs it answers nobody.
+
+    One that `drips` answers without an end, which no timeout of a read ever finds.
+    """
 
     port: int = 0
     status: int = 200
+    drips: bool = False
     got: list[tuple[str, bytes]] = field(default_factory=list)
     free: threading.Event = field(default_factory=threading.Event)
 
@@ -60,10 +64,22 @@ def receiving() -> Iterator[Receiver]:
             receiver.got.append((self.path, body))
             receiver.free.wait(30)
             with contextlib.suppress(OSError):
+                if receiver.drips:
+                    self._drip()
+                    return
                 self.send_response(receiver.status)
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
+
+        def _drip(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            ended = threading.Event()
+            while receiver.drips:
+                self.wfile.write(b"x")
+                ended.wait(0.1)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
             pass
@@ -79,6 +95,7 @@ def receiving() -> Iterator[Receiver]:
             yield receiver
         finally:
             receiver.free.set()
+            receiver.drips = False
             http.shutdown()
             thread.join()
 

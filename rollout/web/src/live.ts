@@ -3,7 +3,7 @@
 import { get, path, Problem, whoAmI, setCsrf } from "./api";
 import { fromOverview, fromServices } from "./rows";
 import type { Route } from "./router";
-import type { Happening, ProxyNode, Row, Service } from "./shapes";
+import type { Happening, Me, ProxyNode, Row, Service } from "./shapes";
 import { hear, know, learn } from "./store";
 
 const POLL_MS = 2_000;
@@ -23,6 +23,7 @@ let heardAt = 0;
 let refusedUntil = 0;
 let turn = 0;
 let lastId: number | null = null;
+let told = 0; // how often the stream has told what a view shows
 let manyNodes = false;
 let loadedAt = 0;
 let hiddenTimer = 0;
@@ -72,7 +73,7 @@ async function begin(mine: number): Promise<void> {
   if (mine !== turn || know().me === null) return;
   try {
     await load(mine);
-    if (lastId === null) await firstEvents();
+    await (lastId === null ? firstEvents(mine) : newEvents(mine, lastId));
   } catch (error) {
     if (mine === turn) await failed(mine, error);
     return;
@@ -107,15 +108,18 @@ function views(): string[] {
 async function load(mine: number): Promise<void> {
   loadedAt = Date.now();
   const { view, service } = wanted;
+  const before = told;
+  // What the stream has told meanwhile is newer, or is soon followed by what is.
+  const holds = () => mine === turn && told === before;
   if (view === "services" && service) {
     const found = await get<Service>(path("services", service));
-    if (mine === turn) learn({ service: found, serviceAt: Date.now(), missing: "" });
+    if (holds()) learn({ service: found, serviceAt: Date.now(), missing: "" });
   } else if (view === "services") {
     const rows = await overview();
-    if (mine === turn) learn({ rows });
+    if (holds()) learn({ rows });
   } else if (view === "fleet") {
     const nodes = await fleet();
-    if (mine === turn) learn({ nodes });
+    if (holds()) learn({ nodes });
   } else await get("/readyz");
 }
 
@@ -142,15 +146,26 @@ async function overview(): Promise<Row[]> {
   }
 }
 
-async function firstEvents(): Promise<void> {
+async function firstEvents(mine: number): Promise<void> {
   try {
     const found = await get<{ events: Happening[]; next: number }>(`/v1/events?limit=${FIRST_EVENTS}`);
+    if (mine !== turn) return; // somebody else may be logged in by now
     hear(found.events);
     lastId = found.next;
   } catch (error) {
     if (!(error instanceof Problem) || error.status === 0 || error.status === 401) throw error;
-    lastId = 0;
+    if (mine === turn) lastId = 0;
   }
+}
+
+/** What has happened since, where no stream tells it. */
+async function newEvents(mine: number, after: number): Promise<void> {
+  if (Date.now() >= refusedUntil) return;
+  const found = await get<{ events: Happening[]; next: number; reset: unknown }>(`/v1/events?after=${after}&limit=${FIRST_EVENTS}`);
+  if (mine !== turn) return;
+  if (found.reset) learn({ events: [] });
+  hear(found.events);
+  lastId = found.next;
 }
 
 function stream(mine: number): void {
@@ -161,32 +176,40 @@ function stream(mine: number): void {
   const mySource = new EventSource(`/v1/events?${query}`);
   source = mySource;
   heardAt = Date.now();
-  const on = <T>(name: string, use: (told: T, id: string) => void) => {
+  const on = <T>(name: string, use: (found: T) => void) => {
     mySource.addEventListener(name, (message: MessageEvent<string>) => {
       if (mine !== turn) return;
       heardAt = Date.now();
       if (know().link !== "live") learn({ link: "live" });
-      use(JSON.parse(message.data) as T, message.lastEventId);
+      use(JSON.parse(message.data) as T);
     });
   };
   mySource.onopen = () => {
     heardAt = Date.now();
     if (mine === turn) learn({ link: "live" });
   };
-  on<Happening>("journal", (told) => {
-    lastId = told.id;
-    hear([told]);
+  on<Happening>("journal", (found) => {
+    lastId = found.id;
+    hear([found]);
   });
   on<{ oldest: number }>("reset", () => {
     lastId = null;
     learn({ events: [] });
     restart();
   });
-  on<{ services: Row[] }>("services", (told) => learn({ rows: fromOverview(told.services) }));
-  on<Service>("service", (told) => {
-    if (told.service === wanted.service) learn({ service: told, serviceAt: Date.now(), missing: "" });
+  on<{ services: Row[] }>("services", (found) => {
+    told += 1;
+    learn({ rows: fromOverview(found.services) });
   });
-  on<{ nodes: ProxyNode[] }>("fleet", (told) => learn({ nodes: told.nodes }));
+  on<Service>("service", (found) => {
+    if (found.service !== wanted.service) return;
+    told += 1;
+    learn({ service: found, serviceAt: Date.now(), missing: "" });
+  });
+  on<{ nodes: ProxyNode[] }>("fleet", (found) => {
+    told += 1;
+    learn({ nodes: found.nodes });
+  });
   mySource.onerror = () => {
     if (mine !== turn || mySource !== source) return;
     const refused = mySource.readyState === EventSource.CLOSED;
@@ -202,12 +225,21 @@ async function broken(mine: number, refused: boolean): Promise<void> {
     if (mine !== turn) return;
     if (me === null) return;
     setCsrf(me.csrf);
+    if (isOther(know().me, me)) {
+      // In another tab somebody else has logged in: what was told is not for them.
+      rest();
+      learn({ me });
+      restart();
+      return;
+    }
     if (refused) refusedUntil = Date.now() + STREAM_AGAIN_MS;
     again(mine, 100);
   } catch (error) {
     if (mine === turn) await failed(mine, error);
   }
 }
+
+const isOther = (before: Me | null, now: Me): boolean => JSON.stringify({ ...before, csrf: "" }) !== JSON.stringify({ ...now, csrf: "" });
 
 /** Let go of the stream: a browser has few connections to a host, and a page that nobody sees needs none. */
 function sleep(): void {
@@ -223,7 +255,7 @@ export function watch(): void {
     if (source !== null && Date.now() - heardAt > SILENT_MS) restart();
     if (source !== null && manyNodes && wanted.view === "fleet" && Date.now() - loadedAt > FLEET_MS) refresh();
   }, 1_000);
-  addEventListener("online", restart);
+  addEventListener("online", () => asleep || restart());
   document.addEventListener("visibilitychange", () => {
     clearTimeout(hiddenTimer);
     if (document.hidden) hiddenTimer = window.setTimeout(sleep, HIDDEN_MS);

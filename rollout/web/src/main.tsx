@@ -1,7 +1,7 @@
 // The page: its frame, who is logged in, and the view that the address names.
 
 import { Component, render, type ComponentChildren } from "preact";
-import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { isAdmin } from "./actions";
 import { change, onLoggedOut, setCsrf, whoAmI } from "./api";
 import { follow, rest, watch } from "./live";
@@ -47,7 +47,8 @@ function Page() {
   useEffect(() => {
     if (me) follow(route);
   }, [key, me?.name, me === null]);
-  useEffect(() => {
+  useLayoutEffect(() => {
+    // Before the next key is heard: what is typed then is meant for where it led.
     scrollTo(0, 0);
     if (drawn.current) main.current?.querySelector<HTMLElement>("h1")?.focus();
     drawn.current = true;

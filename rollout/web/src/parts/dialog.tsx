@@ -1,6 +1,6 @@
 // The dialog in which something is confirmed: what it will do, what it needs, and what came of it.
 
-import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Action, Field } from "../actions";
 import { change, Problem } from "../api";
 import { refresh } from "../live";
@@ -34,7 +34,7 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
   const attempt = useRef({ key: "", body: "", unheard: false });
   const id = useId();
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     dialog.current?.showModal();
   }, []);
 

@@ -12,6 +12,7 @@ export const toneOfEvent = (each: Happening): Tone =>
 
 export function Happenings({ events, of }: { events: Happening[]; of?: string }) {
   let before = "";
+  const Day = of ? "h3" : "h2"; // below the heading of a card, or right below that of the view
   return (
     <ol class="events">
       {events.map((each) => {
@@ -20,7 +21,7 @@ export function Happenings({ events, of }: { events: Happening[]; of?: string })
         before = today;
         return (
           <li key={each.id} data-kind={each.kind}>
-            {head && <h3 class="day">{head}</h3>}
+            {head && <Day class="day">{head}</Day>}
             <div class="event">
               <time dateTime={each.at}>{clock(each.at)}</time>
               <Badge tone={toneOfEvent(each)}>{each.kind.replace(".", ": ").replaceAll("_", " ")}</Badge>

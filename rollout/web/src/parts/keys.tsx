@@ -1,6 +1,6 @@
 // Keys: where they lead, and the list of them.
 
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 
 export const PLACES: [string, string, string][] = [
   ["s", "services", "Services"],
@@ -46,7 +46,7 @@ const typing = (target: EventTarget | null): boolean =>
 
 export function Keys({ done }: { done: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => dialog.current?.showModal(), []);
+  useLayoutEffect(() => dialog.current?.showModal(), []);
   const keys: [string, string][] = [
     ["/", "filter what is shown"],
     ...PLACES.map(([key, , words]): [string, string] => [`g ${key}`, words]),
