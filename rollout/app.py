@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from rollout import discovering, hooks
-from rollout.access.entrance import Entrance
+from rollout.access.entrance import Entrance, read_trust
 from rollout.answered import Answers
 from rollout.api.backstage import Backstage
 from rollout.api.port import Port
@@ -56,8 +56,8 @@ from rollout.rights import Asker
 from rollout.saver import Saving
 from rollout.settings import Settings
 from rollout.signals import FleetSignals, NotificationSignals, RolloutSignals, ServerSignals
-from rollout.starting import check_settings, exposure, read_access, status_token
 from rollout.standing import tag
+from rollout.starting import check_settings, exposure, read_access, status_token
 from rollout.store import Store, audit_head
 from rollout.store.chronicle import SqliteChronicle
 from rollout.store.sqlite import open_store
@@ -136,9 +136,7 @@ class _Server:
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
         self._checker = HealthChecker(self._controller.ailing.wards, self._clock, self._controller.wake)
-        self._ledger = Ledger(
-            self._controller.saver, _now, self._asked, lambda service: tag(self._controller, service)
-        )
+        self._ledger = Ledger(self._controller.saver, _now, self._asked, lambda service: tag(self._controller, service))
         self._operations = Operations(self._controller, self._ledger)
         self._reporter = Reporter(self._controller.saver, self._clock, _now)
         self._charts = Charts(self._controller, time.time)
@@ -383,6 +381,7 @@ class _Server:
 
     async def _rehearse_reload(self, entry: Entry) -> None:
         """Check all that would be read. Raises Rehearsed, InvalidSpec or InvalidConfig."""
+        await asyncio.to_thread(read_trust, self._settings)
         await asyncio.to_thread(read_access, self._settings.xds_authz)
         config = await asyncio.to_thread(lambda: check(read_configs(self._settings.configs)))
         following, present = self._controller.would_serve(config), self._cache.fleet

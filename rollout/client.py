@@ -47,6 +47,8 @@ class Client:
         self._server = server.rstrip("/")
         self.rehearses = False
         """Whether it only asks what would happen: then every change raises Rehearsed, which says it."""
+        self.limit_s = TIMEOUT_S
+        """How long one answer may take."""
 
     async def get(self, path: str) -> dict[str, Any]:
         """Return the answer's JSON object."""
@@ -96,7 +98,7 @@ class Client:
         try:
             return await self._answered(method, url, body, headers)
         except TimeoutError as error:
-            raise Unavailable(f"the server at {self._server} did not answer within {TIMEOUT_S:g} s") from error
+            raise Unavailable(f"the server at {self._server} did not answer within {self.limit_s:g} s") from error
         except aiohttp.ClientSSLError as error:
             how = "set ROLLOUT_CA to a file with its authority, and look at the host's name and at both clocks"
             raise Unavailable(f"no secure connection to {self._server}: {error}; {how}") from error
@@ -115,7 +117,9 @@ class Client:
         return await self._sent(method, url, body, headers)  # with its key it is not done twice
 
     async def _sent(self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]) -> dict[str, Any]:
-        async with self._http.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+        limit = aiohttp.ClientTimeout(total=self.limit_s)
+        asked = self._http.request(method, url, data=body, headers=headers, allow_redirects=False, timeout=limit)
+        async with asked as response:
             return _answer(self._server, response.status, await response.read())
 
 
@@ -160,8 +164,7 @@ async def connect(server: str, *, token: str | None, user: str, tls: TlsOptions 
             )
         headers["Authorization"] = f"Bearer {token.strip()}"
     connector = aiohttp.TCPConnector(ssl=True if tls is None else tls.context())
-    limit = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(headers=headers, timeout=limit, connector=connector) as http:
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
         yield Client(http, server)
 
 

@@ -179,11 +179,15 @@ def _doubled(name: str, document: _Document) -> Iterator[Problem]:
 
 
 def by_proxy(proxy: Proxy, header: Callable[[str], Sequence[str]]) -> tuple[str, tuple[str, ...]] | None:
-    """Return the user and groups that a proxy's headers say, None without a user. Raises ValueError for two users."""
+    """Return the user and groups that a proxy's headers say, None without a user.
+
+    Raises ValueError for a header that is there twice: a client may have sent one of them.
+    """
     users, groups = header(proxy.user), header(proxy.groups)
     if not users or not users[0].strip():
         return None
-    if len(users) > 1:
-        raise ValueError(f"{proxy.user} is there {len(users)} times; the proxy must replace what clients send")
-    user = users[0].strip()[:NAME_LIMIT].encode("ascii", "replace").decode()
+    for name, values in ((proxy.user, users), (proxy.groups, groups)):
+        if len(values) > 1:
+            raise ValueError(f"{name} is there {len(values)} times; the proxy must replace what clients send")
+    user = users[0].strip()[:NAME_LIMIT].encode("ascii", "backslashreplace").decode()
     return user, tuple(group.strip() for line in groups for group in line.split(",") if group.strip())

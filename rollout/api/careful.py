@@ -74,6 +74,7 @@ async def requests_logged(request: web.Request, handler: Handler) -> web.StreamR
         path=without_secrets(request.path[:200]),
         by="" if who is None else who.name or caller(request).name,
         status=response.status,
+        **({"dry_run": True} if request.query.get("dry_run") == "true" else {}),
         ms=round(1000 * (time.monotonic() - began_s), 1),
     )
     return response

@@ -58,7 +58,10 @@ class DocumentRoutes:
         for service in changing(planned):
             demand(request, Role.OPERATOR, service)
         check_fingerprint(planned, maybe_text(body, "fingerprint"))
-        return web.json_response(plan_view(await self._is.declaring.apply(planned, caller(request))))
+        by = caller(request)
+        if by.only_if:  # each step changes what the next one would be compared with
+            raise InvalidSpec("If-Match: documents have no ETag; give `fingerprint`, as the plan says it")
+        return web.json_response(plan_view(await self._is.declaring.apply(planned, by)))
 
     async def export(self, request: web.Request) -> web.Response:
         known = [each for each in self._is.controller.services() if sees(request, each)]

@@ -15,7 +15,7 @@ from rollout.api.models import events as models
 from rollout.api.queries import asked
 from rollout.api.requests import identity, still_known
 from rollout.api.sights import MOST_VIEWS, Sights
-from rollout.api.streams import Pace, Places, Stream, heartbeat, message
+from rollout.api.streams import HEADERS, Pace, Places, Stream, heartbeat, message
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
 from rollout.happenings import Event, EventKind, Severity, Wanted
 from rollout.rights import Identity, Role
@@ -66,6 +66,8 @@ class Events:
         given = asked(request)
         wanted = wanted_of(given, identity(request))
         if EVENT_STREAM in request.headers.get("Accept", ""):
+            if request.method == "HEAD":  # aiohttp would send what a stream has behind its head, as the next answer
+                return web.Response(headers=HEADERS)
             return await self._stream(request, given, wanted)
         if "views" in given:
             raise InvalidSpec(f"views: is for streams; send `Accept: {EVENT_STREAM}`")

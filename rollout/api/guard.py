@@ -22,6 +22,8 @@ from rollout.rights import Identity, Role, Via
 COOKIE = "rollout_session"
 CSRF_HEADER = "X-CSRF-Token"
 FETCH_SITE = "Sec-Fetch-Site"
+PASSED_ON = ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded")
+"""What proxies add."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -43,9 +45,8 @@ def guard(backstage: Backstage) -> Any:
     @web.middleware
     async def let_in(request: web.Request, handler: Handler) -> web.StreamResponse:
         strangers.asked(request.protocol)
-        if not doorkeeper.is_on() and not is_loopback(request.url.host or ""):
-            # Else a page of any host that is made to resolve to 127.0.0.1 could deploy.
-            raise NotAllowed(f"this API is for loopback, not for '{request.host}'")
+        if not doorkeeper.is_on():
+            _check_near(request)
         if request.method not in READING:
             _check_origin(request)
         route = route_of(request)
@@ -65,6 +66,17 @@ def guard(backstage: Backstage) -> Any:
         return response
 
     return let_in
+
+
+def _check_near(request: web.Request) -> None:
+    """Raise NotAllowed for who is not of this host, while nobody is asked who they are."""
+    if not is_loopback(request.url.host or ""):
+        # Else a page of any host that is made to resolve to 127.0.0.1 could deploy.
+        raise NotAllowed(f"this API is for loopback, not for '{request.host}'")
+    passed_on = next((each for each in PASSED_ON if each in request.headers), None)
+    if passed_on is not None:
+        what = f"a proxy has passed this on ({passed_on}), and nobody has to show here who they are"
+        raise NotAllowed(f"{what}; make a token first: `rollout token create NAME --role admin`")
 
 
 def _check_may(request: web.Request, backstage: Backstage, need: Role) -> None:

@@ -4,9 +4,11 @@ import asyncio
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 from aiohttp import hdrs, web
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from rollout.api import models
@@ -47,12 +49,11 @@ from rollout.errors import (
 from rollout.record import JournalEntry, Rollout
 from rollout.replay import dump_recording, recording
 from rollout.rights import Role
-from rollout.signals.families import Collected
 from rollout.standing import tag
+from rollout.store.filters import RolloutFilter
 from xds.errors import InvalidConfig
 
 BODY_LIMIT = 1024 * 1024
-HISTORY_LIMIT = 100
 _NUMBER = re.compile(r"[0-9]{1,18}")
 STATUS: Mapping[type[RolloutError], int] = {
     InvalidSpec: 400,
@@ -105,6 +106,16 @@ def all_routes(backstage: Backstage) -> tuple[Route, ...]:
     return tuple(careful(route) for resource in resources for route in resource.routes())
 
 
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """Metrics as they were at one moment, so that a thread may write them out."""
+
+    families: tuple[Metric, ...]
+
+    def collect(self) -> tuple[Metric, ...]:
+        return self.families
+
+
 class _Api:
     def __init__(self, backstage: Backstage) -> None:
         self._is = backstage
@@ -129,7 +140,7 @@ class _Api:
         return web.json_response(models.Ready(status="ok", snapshot=self._is.cache.fleet.common.version))
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        collected = Collected(tuple(self._is.registry.collect()))
+        collected = _Collected(tuple(self._is.registry.collect()))
         text = await asyncio.to_thread(generate_latest, collected)  # of 2,000 services it is a megabyte
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -161,8 +172,8 @@ class _Api:
         if wanted != "last" and not _NUMBER.fullmatch(wanted):
             raise InvalidSpec(f"'{wanted}' is no rollout's id; give a number, or `last`")
         number = last.id if wanted == "last" else int(wanted)
-        rollouts = await self._is.store.rollouts(service, HISTORY_LIMIT)
-        rollout = next((each for each in rollouts if each.id == number), None)
+        found = await self._is.store.rollouts(service, 1, RolloutFilter(before=("", number + 1, "")))
+        rollout = next((each for each in found if each.id == number), None)
         if rollout is None:
             raise Unknown(f"'{service}' has no rollout {number}; see `rollout history {service}`")
         return rollout, await self._is.store.journal(service, number)

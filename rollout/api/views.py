@@ -84,6 +84,7 @@ def versions_view(controller: Controller, service: str, now_s: float, past: Page
             "weight_percent": version_weight(controller, service, version.name),
             "backends": list(books.addresses(service, version.name)),
             "from_files": version.endpoints is None,
+            "discovery": None if version.discovery is None else version.discovery.discover.label,
         }
         for version in books.versions(service)
     ]

@@ -1,14 +1,13 @@
 """`rollout config show`: the configuration that a server serves."""
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 import typer
 
 from rollout import screen
-from rollout.caller import Caller
+from rollout.caller import Caller, Listing
 from rollout.cli.options import UNSAID, AsJson, Server, named
-from rollout.client import path_of
+from rollout.client import path_of, queried
 
 Type = Annotated[
     str | None, typer.Option("--type", metavar="TYPE", callback=named, help="Its resources of this type instead.")
@@ -26,6 +25,5 @@ def show(*, kind: Type = None, name: Name = None, server: Server = UNSAID, as_js
     caller = Caller(server, as_json)
     if kind is None and name is None:
         caller.get(path_of("config"), screen.config_lines)
-    contents = {"name": name, "contents": "true"} if name is not None else {}
-    query = urlencode({**({"type": kind} if kind is not None else {}), **contents, "limit": 1000})
-    caller.get(f"{path_of('config', 'resources')}?{query}", screen.resources_table)
+    path = queried(path_of("config", "resources"), type=kind, name=name, contents=None if name is None else "true")
+    caller.listed(Listing(path, "resources"), screen.resources_table)

@@ -19,6 +19,7 @@ from rollout.linting import line_of
 from rollout.screen import plans
 
 STDIN = "-"
+EACH_S = 0.5  # of a document: each change is saved for itself
 SUFFIXES = (".yaml", ".yml", ".json")
 _PLACE = re.compile(r"^documents\[(\d+)\]\.?([^:\s]*): (.*)$")
 Files = Annotated[
@@ -146,7 +147,8 @@ def _texts(files: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 async def _asked(client: Client, verb: str, body: Json, written: Sequence[Written]) -> dict[str, Any]:
-    """Ask the server; what it finds wrong is told by file and line. Raises ApiFault."""
+    """Ask the server; what it finds wrong is told by file and line. Raises ApiFault or Unavailable."""
+    client.limit_s += len(written) * EACH_S
     try:
         return await client.post(path_of(verb), body)
     except ApiFault as fault:

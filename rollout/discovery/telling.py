@@ -10,7 +10,7 @@ REASONS = Rate(per_s=1 / 3_600, burst=3)  # other words for not being followed: 
 
 @dataclass(slots=True)
 class Telling:
-    """`said` is why a source is not followed, as people know it; "" while it is. It lags behind where told too often."""
+    """`said` is why a source is not followed, as people know it, "" while it is; it lags behind what turns often."""
 
     said: str = ""
     _turns: TokenBucket = field(default_factory=TokenBucket)

@@ -99,5 +99,5 @@ def _service(url: str) -> Any:
 def _asset() -> apprise.AppriseAsset:
     # Its plugins are those of the package: none is loaded from the user's home. Nothing is kept on disk. With a timeout
     # of its own it would call targets in threads of a pool, which are joined at exit: one that hangs would hold it up.
-    said = {"app_id": "envoy-rollout", "app_desc": "envoy-rollout"}
-    return apprise.AppriseAsset(**said, async_mode=False, service_timeout=0, plugin_paths=[])
+    name = "envoy-rollout"
+    return apprise.AppriseAsset(app_id=name, app_desc=name, async_mode=False, service_timeout=0, plugin_paths=[])

@@ -40,5 +40,4 @@ def resources_table(answer: Json) -> RenderableType:
         groups = ", ".join(group or "all others" for group in each["groups"])
         rows.add_row(plain(each["type"]), plain(each["name"], "bold"), plain(each["version"], "dim"), plain(groups))
     held = [Text(json.dumps(each["resource"], indent=2)) for each in answer["resources"] if each["resource"]]
-    more = [Text("and more: ask by --name, or with --json")] if answer["next"] else []
-    return Group(rows, *held, *more)
+    return Group(rows, *held)

@@ -13,7 +13,9 @@ def versions_table(view: Json) -> RenderableType:
     rows = table("version", "state", "weight", "backends", "undo at once")
     rows.columns[2].justify = "right"
     for version in view["versions"]:
+        source = version.get("discovery")  # an older server says none
         state = version["role"] + (", as in envoy-configs" if version["from_files"] else "")
+        state += f", found by {source}" if source else ""
         rows.add_row(
             plain(version["version"], "bold"), plain(state), percent(version["weight_percent"]), _where(version)
         )

@@ -1,23 +1,12 @@
 """How metrics are made of what was counted."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from rollout.spread import Spread
 
 Labels = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What was collected at one moment, to be written out elsewhere."""
-
-    families: tuple[Metric, ...]
-
-    def collect(self) -> tuple[Metric, ...]:
-        return self.families
 
 
 def counters(name: str, text: str, labels: Labels, counts: Iterable[tuple[Labels, float]]) -> Metric:

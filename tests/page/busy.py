@@ -17,6 +17,7 @@ SERVICES = ("checkout", "cart", "payments", "search", "stock", "users")
 MARKUP = '<img src=x onerror="window.hurt=1"><b>bold</b>'
 LONG = "Supercalifragilistic" * 10
 PLACES = ("eu/eu-1", "us/us-1", "ap/ap-1")
+JUDGED = {**STAYS, "gate": {"warmup": "0s"}}
 WAVES = {
     "waves": [{"locations": ["eu-1"]}, {"locations": "all"}],
     "stages": [{"weight": "20%", "hold": "1h"}, "100%"],
@@ -50,7 +51,9 @@ async def busy_shop(
     """Run it: `checkout` is in mid-stage, `cart` was taken back, `payments` asks, `search` goes by waves."""
     async with serving(settings_in(folder, SERVICES)) as shop, fleet(shop.door.listening.xds, known):
         await connected(shop, len(PLACES))
-        for service, strategy in (("checkout", STAYS), ("cart", STAYS), ("payments", ASKS), ("search", WAVES)):
+        for service in SERVICES:
+            assert (await shop.ask("POST", f"/v1/services/{service}/adopt", {"version": "v1"})).status == 200
+        for service, strategy in (("checkout", JUDGED), ("cart", JUDGED), ("payments", ASKS), ("search", WAVES)):
             await shop.deploy(strategy, service, X_Rollout_User=who)
         await _let_backends_go(shop, reason)
         await asyncio.gather(

@@ -110,7 +110,7 @@ class Proxy:
         seconds, self.counted_s = (now_s - self.counted_s) if self.counted_s else 0.0, now_s
         for weights in self.weights:
             for cluster, share in weights.items():
-                done = self.rate_rps * seconds * share * self.varies.uniform(0.8, 1.2)
+                done = self.rate_rps * seconds * share * self.varies.uniform(0.95, 1.05)
                 count = self.counts.setdefault(cluster, Count())
                 count.completed += done
                 count.failed += done * self.errors.get(cluster, 0.0)

@@ -1,4 +1,4 @@
-"""A page that does not hear of changes as it should: its stream is refused, or somebody else has logged in meanwhile."""
+"""A page that hears of changes in another way: its stream is refused, or somebody else has logged in meanwhile."""
 
 from pathlib import Path
 

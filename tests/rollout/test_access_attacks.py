@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,16 @@ async def test_key_of_somebody_else_of_the_same_name_gives_no_answer(tmp_path: P
         assert status != 422  # its own key, that was never used
 
 
+async def test_proxy_in_front_of_a_server_that_asks_nobody_opens_it_to_nobody(tmp_path: Path) -> None:
+    async with running(settings(tmp_path)) as door:
+        for name in ("X_Forwarded_For", "X_Forwarded_Host", "X_Real_IP", "Forwarded"):
+            for method, path in (("GET", "/v1/services"), ("POST", "/v1/config/reload")):
+                said = await door.ask(method, path, **{name: "192.0.2.7"})
+                assert (said.status, "a proxy has passed this on" in said.raw) == (403, True)
+        secret = await door.token("boss", "admin", by=None)
+        assert (await door.ask("GET", "/v1/services", token=secret, X_Forwarded_For="192.0.2.7")).status == 200
+
+
 # --- requests that are none ---
 
 
@@ -225,7 +236,7 @@ async def test_where_somebody_is_behind_the_proxy_is_in_the_records(tmp_path: Pa
         ):
             sent = {**user, "X-Forwarded-For": forwarded}
             assert (await ask_from(PROXY_ADDRESS, door, "POST", f"/v1/services/{OWN}/adopt", sent))[0] == 200
-            await until(lambda: _is_from(door, origin), within_s=20, what=origin)
+            await until(partial(_is_from, door, origin), within_s=20, what=origin)
         sent = {"Authorization": f"Bearer {ROOT_TOKEN}", "X-Forwarded-For": "192.0.2.7"}
         assert (await ask_from("127.0.0.3", door, "POST", f"/v1/services/{OWN}/adopt", sent))[0] == 200
         await until(lambda: _is_from(door, "root from 127.0.0.3"), within_s=20, what="the next row")
@@ -233,6 +244,22 @@ async def test_where_somebody_is_behind_the_proxy_is_in_the_records(tmp_path: Pa
 
 async def _is_from(door: Door, origin: str) -> bool:
     return bool((await newest(door, "adopt"))["origin"] == origin)
+
+
+async def test_groups_that_a_client_adds_to_those_of_the_proxy_are_refused(tmp_path: Path) -> None:
+    async with behind(tmp_path) as door:
+        host, _, port = door.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), local_addr=(PROXY_ADDRESS, 0))
+        lines = ("X-Forwarded-User: ann", "X-Forwarded-Groups: platform", "X-Forwarded-Groups: sales")
+        writer.write("\r\n".join(("GET /v1/me HTTP/1.1", f"Host: {door.address}", *lines, "", "")).encode())
+        async with asyncio.timeout(20):
+            assert b" 403 " in await reader.readline()
+        writer.close()
+        names = set()
+        for user in ("\u00e9va", "\u00ebva"):
+            sent = {"X-Forwarded-User": user, "X-Forwarded-Groups": "platform"}
+            names.add((await ask_from(PROXY_ADDRESS, door, "GET", "/v1/me", sent))[1]["name"])
+        assert len(names) == 2
 
 
 async def test_everybody_whom_the_proxy_lets_in_may_have_a_role(tmp_path: Path) -> None:

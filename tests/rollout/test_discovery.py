@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from rollout.api.paging import Paged
+from rollout.api.views import versions_view
 from rollout.discovering import Around, Discovering, Report, Status
 from rollout.discovery.answer import Answer
 from rollout.discovery.decide import plan
@@ -15,6 +19,7 @@ from rollout.discovery.source import Discover, parse_discover
 from rollout.discovery.telling import Telling
 from rollout.errors import InvalidSpec, Rehearsed, RolloutError, Unavailable, Unknown
 from rollout.ledger import Ledger
+from rollout.screen.records import versions_table
 from rollout.spec import Endpoint, parse_endpoint
 from rollout.state import Command, Phase
 from tests.rollout.commandline import rollout
@@ -132,6 +137,19 @@ async def test_who_is_new_comes_at_once_and_who_is_missing_twice_is_drained(tmp_
         await found.looks(5)
         assert len(await found.operations()) == 3  # what does not change is not noted
         assert found.report().missing == {}
+
+
+async def test_a_list_of_versions_says_who_finds_their_backends(tmp_path: Path) -> None:
+    async with shop(tmp_path) as found:
+        view = versions_view(found.engine.controller, "checkout", found.engine.now_s, Paged((), None))
+        (version,) = view["versions"]
+        assert version["discovery"] == "dns checkout.internal"
+        shown = io.StringIO()
+        Console(width=200, file=shown).print(versions_table(view))
+        assert "stable, found by dns checkout.internal" in shown.getvalue()
+        await found.discovering.remove("checkout", "initial", ANN)
+        (version,) = versions_view(found.engine.controller, "checkout", 0.0, Paged((), None))["versions"]
+        assert version["discovery"] is None
 
 
 async def test_a_source_that_comes_and_goes_is_no_storm_of_events(tmp_path: Path) -> None:
@@ -284,7 +302,8 @@ async def test_a_deployment_that_waits_keeps_its_source_over_a_restart(tmp_path:
     async with running(tmp_path, SHOP, 200.0) as engine, following(engine, later) as found:
         engine.connect()
         await found.until(lambda: engine.controller.books.addresses("checkout", "v3") == ("10.0.2.1:80", "10.0.2.2:80"))
-        assert (found.report("v3").discovery.by, found.report("v3").status) == ("ann", Status.FRESH)
+        await found.until(lambda: found.report("v3").status is Status.FRESH)
+        assert found.report("v3").discovery.by == "ann"
 
 
 async def test_a_source_with_backends_of_another_version_is_not_followed(tmp_path: Path) -> None:

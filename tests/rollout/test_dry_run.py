@@ -10,6 +10,8 @@ from typing import Any
 from rollout.api.offline import offline_routes
 from rollout.demo.processes import until
 from tests.rollout.commandline import configuration
+from tests.rollout.doors import ROOT_TOKEN, settings
+from tests.rollout.doors import running as at_door
 from tests.rollout.served import Running, running, settings_in
 
 SERVICES = ("cart", "checkout", "search", "users")
@@ -177,3 +179,13 @@ async def test_reload_of_a_wrong_file_is_refused_and_not_noted_in_a_dry_run(tmp_
         status, _ = await ask(server, "POST", "/v1/config/reload?dry_run=true", {})
         assert status == 422
         assert (await ask(server, "GET", "/v1/config"))[1]["last_refused"] is None
+
+
+async def test_reload_of_wrong_rules_of_access_is_refused_in_a_dry_run_too(tmp_path: Path) -> None:
+    rules = tmp_path / "access.yaml"
+    rules.write_text("proxy: {from: [127.0.0.9/32], user: X-User, groups: X-Groups, roles: {ops: {role: admin}}}")
+    async with at_door(settings(tmp_path, token=ROOT_TOKEN, admin_access=rules)) as door:
+        rules.write_text("proxy: {from: [127.0.0.9/32]}")
+        for path in ("/v1/config/reload?dry_run=true", "/v1/config/reload"):
+            said = await door.ask("POST", path, {}, ROOT_TOKEN)
+            assert (said.status, str(rules) in said.body["detail"]) == (422, True)

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
 
+import pytest
+
+from rollout.client import connect
+from rollout.errors import Unavailable
 from tests.rollout.commandline import LIMIT_S, configuration, python, rollout
 from tests.rollout.told import Receiver, receiving
 
@@ -115,3 +119,14 @@ def wait_for(receiver: Receiver, count: int) -> None:
             return
         limit.wait(0.01)
     raise AssertionError(f"nobody was told {count} times: {receiver.got}")
+
+
+async def test_an_answer_is_waited_for_as_long_as_what_is_asked_may_take() -> None:
+    """A test of a target that hangs, or documents of a thousand services, take longer than all else."""
+    with receiving() as receiver:
+        receiver.free.clear()
+        async with connect(f"http://127.0.0.1:{receiver.port}", token=None, user="") as client:
+            client.limit_s = 0.1
+            with pytest.raises(Unavailable, match=r"did not answer within 0\.1 s"):
+                await client.post("/v1/notify/test", {})
+        receiver.free.set()

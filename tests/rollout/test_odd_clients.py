@@ -57,6 +57,8 @@ async def test_old_ways_to_ask_are_answered(tmp_path: Path) -> None:
         healthy = b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n"
         three = await sent(server, healthy + healthy + b"GET /healthz HTTP/1.0\r\n\r\n")
         assert three.count(b'{"status": "ok"}') == 3
+        stream = b"HEAD /v1/events HTTP/1.0\r\n" + host + b"Accept: text/event-stream\r\n\r\n"
+        assert (await sent(server, stream)).endswith(b"\r\n\r\n")
         options = await sent(server, b"OPTIONS /v1/services HTTP/1.0\r\n" + host + b"\r\n")
         assert (status(options), b"Allow: GET,HEAD" in options) == (405, True)
 

@@ -198,6 +198,20 @@ def test_the_command_line_lists_all_pages_or_as_much_as_is_wanted() -> None:
     assert [path for _, path, _, _ in script.asked] == ["/v1/operations?limit=1"]
 
 
+async def test_each_rollout_that_is_listed_can_be_explained(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    store = await open_store(settings.data)
+    await store.save([PutRollout(rollout("checkout", number, number), None) for number in range(1, 103)], engine_s=1.0)
+    await store.close()
+    async with running(settings) as server:
+        async with server.http.get("/v1/services/checkout/rollouts?limit=1000") as answer:
+            listed = [each["id"] for each in (await answer.json())["rollouts"]]
+        assert len(listed) > 100
+        for number in (listed[0], listed[-1]):
+            async with server.http.get(f"/v1/services/checkout/rollouts/{number}") as answer:
+                assert (answer.status, (await answer.json())["id"]) == (200, number)
+
+
 async def test_lists_of_a_server_are_paged_and_narrowed_down(tmp_path: Path) -> None:
     async with running(settings_in(tmp_path)) as server:
 

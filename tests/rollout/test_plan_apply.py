@@ -58,6 +58,15 @@ def test_apply_makes_it_so_once_and_plan_says_before(server: Server, tmp_path: P
     assert state(server, "cart") == ("initial", 1, True)
 
 
+def test_files_without_a_document_are_a_mistake_and_remove_nothing(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("kind: service")
+    (tmp_path / "empty.yaml").write_text("# later\n---\n")
+    for verb in ("plan", "apply"):
+        result = rollout(verb, "-f", str(tmp_path), "--prune", server=server.url)
+        assert result.exit_code == 1
+        assert "there is no document in" in result.stderr
+
+
 def test_a_version_that_was_rolled_back_is_held(server: Server, tmp_path: Path) -> None:
     file = write(tmp_path, "checkout")
     assert ask(server, "apply", "-f", file)[0] == 0

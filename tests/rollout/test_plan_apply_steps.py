@@ -14,7 +14,19 @@ from rollout.declared.writing import documents, with_secrets
 from rollout.record import NamedStrategy, Origin
 from rollout.spec import parse_endpoint
 from rollout.state import Phase, Role
-from tests.rollout.standings import NAMED, NOON, QUICK, SECRETIVE, parsed, past, placed, planned, rollout, service, standings
+from tests.rollout.standings import (
+    NAMED,
+    NOON,
+    QUICK,
+    SECRETIVE,
+    parsed,
+    past,
+    placed,
+    planned,
+    rollout,
+    service,
+    standings,
+)
 
 ONE, TWO = "10.0.0.1:80", "10.0.0.2:80"
 IDLE = Standing(

@@ -141,6 +141,8 @@ class PresentVersion(VersionTraffic):
     """Whether it has the traffic outside a rollout, or is on its way."""
     from_files: bool
     """Whether its endpoints are those of envoy-configs."""
+    discovery: str | None
+    """The source that finds its backends, in short: `dns checkout.internal`; null where somebody has said them."""
 
 
 class PastVersion(TypedDict):

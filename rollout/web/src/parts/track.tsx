@@ -7,6 +7,8 @@ interface Stop {
   name: string;
   note: string;
   state: "done" | "here" | "ahead";
+  /** Whether the rollout was taken back from here. */
+  left?: boolean;
 }
 
 export function stops(rollout: Rollout): Stop[] {
@@ -44,7 +46,8 @@ function stages(rollout: Rollout, phase: string, is: { back: boolean; untouched:
     const behind = !is.warming && (number < rollout.stage || (number === rollout.stage && phase !== "shifting"));
     const approved = number === rollout.stage && rollout.approved;
     const note = approved ? "approved" : each.approve ? "asks for approval" : "";
-    return stop(station(each), note, behind, phase === "shifting" && number === rollout.stage);
+    const left = is.back && number === rollout.stage;
+    return { ...stop(station(each), note, behind, phase === "shifting" && number === rollout.stage), left };
   });
 }
 
@@ -73,11 +76,11 @@ export function Track({ rollout }: { rollout: Rollout }) {
         {stops(rollout).map((each, number) => (
           <li key={number} class={each.state} aria-current={each.state === "here" ? "step" : undefined}>
             <span class="mark" aria-hidden="true">
-              {each.state === "done" ? "✓" : each.state === "here" ? here : ""}
+              {each.left ? SIGNS.bad : each.state === "done" ? SIGNS.good : each.state === "here" ? here : ""}
             </span>
             <span class="name">{each.name}</span>
             {each.note && <span class="note">{each.note}</span>}
-            <span class="unseen">, {STATES[each.state]}</span>
+            <span class="unseen">, {each.left ? "taken back from here" : STATES[each.state]}</span>
           </li>
         ))}
       </ol>
