@@ -31,6 +31,7 @@ from rollout.declaring import Declaring
 from rollout.discovering import Discovering
 from rollout.errors import RolloutError, Unavailable
 from rollout.feed import Feed
+from rollout.fetching import open_session
 from rollout.gate.checks import Reading
 from rollout.health import Probed
 from rollout.healthcheck import HealthChecker
@@ -43,7 +44,7 @@ from rollout.message import Message
 from rollout.messenger import Messenger, Report
 from rollout.messenger import World as Correspondence
 from rollout.metrics import EnvoyAdmin, FleetScraper, Query, Scrape
-from rollout.metrics.sources import Commands, Sources, open_session
+from rollout.metrics.sources import Commands, Sources
 from rollout.notify.office import Office, Surroundings
 from rollout.observer import Stats, has_stats
 from rollout.operations import Operations

@@ -9,9 +9,10 @@ import aiohttp
 from yarl import URL
 
 from rollout.errors import Unavailable
+from rollout.fetching import what_happened
 from rollout.hooks import HookKind
 from rollout.message import KEY_HEADER, SIGNATURE_HEADER, Message, signature
-from rollout.metrics.sources import Command, Commands, plain_line, what_happened
+from rollout.metrics.sources import Command, Commands, plain_line
 
 SAID_CHARACTERS = 200
 SAID_BYTES = 8 * SAID_CHARACTERS

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
-_PRIVATE = frozenset({"prometheus", "web", "hooks", "consul", "http_sd"})  # what is wrong there may be a password or a key misplaced
+# What is wrong there may be a password or a key misplaced.
+_PRIVATE = frozenset({"prometheus", "web", "hooks", "consul", "http_sd"})
 _WORDS = {
     "Extra inputs are not permitted": "is no setting; look for a typing error",
     "Field required": "is missing",

@@ -70,7 +70,8 @@ def caller(request: web.Request) -> Asker:
 
 def whence(request: web.Request) -> str:
     """Return where a request comes from, for the records."""
-    return request[WHENCE] if WHENCE in request else f"{request.remote}"
+    known: str = request.get(WHENCE, f"{request.remote}")
+    return known
 
 
 def signature(request: web.Request) -> str:

@@ -13,7 +13,8 @@ app = typer.Typer(
     name="rollout",
     cls=Verbs,
     help="Move a service's traffic to a new version through a fleet of Envoys, and back when it is worse.",
-    epilog="Exit codes: 0 done or nothing in progress, 1 error, 2 wrong usage, 3 rolled back, 4 in progress, 5 something to do.",
+    epilog="Exit codes: 0 done or nothing in progress, 1 error, 2 wrong usage, 3 rolled back, 4 in progress, "
+    "5 something to do.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -8,7 +8,8 @@ from yarl import URL
 from rollout.discovery.answer import Answer, consul_places, endpoints_at, next_index
 from rollout.discovery.source import Consul, Discover
 from rollout.errors import InvalidSpec, Unavailable
-from rollout.lookup.web import Page, Question, get
+from rollout.fetching import Page, Question, get
+from rollout.lookup.limits import MOST_BYTES
 
 WAIT_PART = 16  # Consul answers up to a sixteenth of `wait` later, so that not all ask at once
 
@@ -37,7 +38,7 @@ async def ask(
 async def _get(session: aiohttp.ClientSession, token: str | None, url: URL, discover: Discover) -> tuple[Page, str]:
     wait_s = discover.consul.wait.total_seconds() if discover.consul is not None and "index" in url.query else 0.0
     limit_s = discover.timeout.total_seconds() + wait_s + wait_s / WAIT_PART
-    question = Question(url, {} if token is None else {"X-Consul-Token": token}, limit_s)
+    question = Question(url, {} if token is None else {"X-Consul-Token": token}, limit_s, MOST_BYTES)
     return await get(session, question), question.where
 
 

@@ -10,7 +10,8 @@ from yarl import URL
 from rollout.discovery.answer import Answer, endpoints_at, http_sd_places
 from rollout.discovery.source import Discover, HttpSd
 from rollout.errors import InvalidSpec, Unavailable
-from rollout.lookup.web import Page, Question, get
+from rollout.fetching import Page, Question, get
+from rollout.lookup.limits import MOST_BYTES
 
 ETAG_CHARACTERS = 1000
 
@@ -29,7 +30,7 @@ async def ask(
     known = {"If-None-Match": before.mark} if before is not None and before.mark else {}
     every_s = f"{discover.every.total_seconds():g}"
     headers = {"X-Prometheus-Refresh-Interval-Seconds": every_s, **known, **secrets}
-    question = Question(URL(http_sd.url), headers, discover.timeout.total_seconds())
+    question = Question(URL(http_sd.url), headers, discover.timeout.total_seconds(), MOST_BYTES)
     page = await get(session, question)
     if page.status == 304 and before is not None and known:
         return replace(before)

@@ -14,10 +14,12 @@ def versions_table(view: Json) -> RenderableType:
     rows.columns[2].justify = "right"
     for version in view["versions"]:
         source = version.get("discovery")  # an older server says none
-        state = version["role"] + (", as in envoy-configs" if version["from_files"] else "")
-        state += f", found by {source}" if source else ""
+        where = f", found by {source}" if source else ", as in envoy-configs" if version["from_files"] else ""
         rows.add_row(
-            plain(version["version"], "bold"), plain(state), percent(version["weight_percent"]), _where(version)
+            plain(version["version"], "bold"),
+            plain(version["role"] + where),
+            percent(version["weight_percent"]),
+            _where(version),
         )
     for past in view["past"]:
         state = "served until" if past["served"] else "was taken back at"

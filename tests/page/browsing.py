@@ -1,13 +1,22 @@
 """A page in a real Chromium that keeps account of what went wrong in it: errors, refused content, other hosts."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import NoReturn
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response
 
 LIMIT_MS = 30_000
 LEFT = "net::ERR_ABORTED"  # of a stream that the page itself has let go of, or of what it no longer wants
+
+
+def missing(why: str) -> NoReturn:
+    """Say that a test cannot be run here; where all has to be tested, that is a fault."""
+    assert not os.environ.get("CI"), why
+    pytest.skip(why)
 
 
 @dataclass

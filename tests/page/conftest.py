@@ -1,21 +1,13 @@
 """One Chromium for all tests of the page, and visits to a server in it."""
 
-import os
 import shutil
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 
 import build_page
-from tests.page.browsing import LIMIT_MS, Visits
-
-
-def missing(why: str) -> None:
-    """Say that a test cannot be run here; where all has to be tested, that is a fault."""
-    assert not os.environ.get("CI"), why
-    pytest.skip(why)
+from tests.page.browsing import LIMIT_MS, Visits, missing
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

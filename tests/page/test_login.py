@@ -8,6 +8,7 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Page, expect
 
+from tests.page import axe
 from tests.page.browsing import Visit, Visits
 from tests.page.shop import ROOT_TOKEN, Shop, serving, settings_in
 
@@ -21,7 +22,8 @@ FORGED = f"""async url => {{
   const asked = [];
   for (const type of ['text/plain', 'application/json']) {{
     for (const mode of ['no-cors', 'cors']) {{
-      const sent = {{ method: 'POST', mode, credentials: 'include', headers: {{ 'Content-Type': type }}, body: '{BODY}' }};
+      const headers = {{ 'Content-Type': type }};
+      const sent = {{ method: 'POST', mode, credentials: 'include', headers, body: '{BODY}' }};
       asked.push(await fetch(url + '{PAUSE}', sent).then((answer) => answer.type, () => 'refused'));
     }}
   }}
@@ -69,6 +71,16 @@ async def test_a_wrong_token_is_refused_and_the_right_one_leads_to_the_view_that
     assert cookie["value"] not in kept
     assert token not in await seen.page.content()
     seen.check(refused=(401,))
+
+
+async def test_the_login_can_be_read_by_everybody(visit: Visits, server: Shop) -> None:
+    seen = await visit(server.url, bypass_csp=True, color_scheme="dark")
+    await axe.bring(seen.page)
+    await try_token(seen.page, "rlt_wrong")
+    await expect(seen.page.get_by_role("alert")).to_be_visible()
+    dark = await axe.violations(seen.page, "dark")
+    await seen.page.emulate_media(color_scheme="light")
+    assert (dark, await axe.violations(seen.page, "light")) == ([], [])
 
 
 async def test_logging_out_ends_the_session_on_the_server_too(visit: Visits, server: Shop) -> None:

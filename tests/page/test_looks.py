@@ -1,24 +1,21 @@
-"""How the page looks and reads: for everybody, in light and dark, on narrow screens, by keys, and with hostile texts."""
+"""How the page looks and reads: to everybody, in light and dark, on narrow screens, by keys, with hostile texts."""
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+import re
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-import build_page
+from tests.page import axe
 from tests.page.browsing import LIMIT_MS, Visits
 from tests.page.busy import LONG, MARKUP, VIEWS, hostile_shop
-from tests.page.conftest import missing
 from tests.page.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-AXE = build_page.WEB / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 LOOKS = (("light", WIDE), ("dark", NARROW))
-RULES = "async () => (await axe.run(document, {resultTypes: ['violations']})).violations"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 HURT = "[window.hurt ?? 0, document.querySelectorAll('main img, main script, dialog img').length]"
 FOCUS = """() => {
@@ -46,49 +43,33 @@ async def show(page: Page, view: str) -> None:
         await expect(page.locator(".card").first).to_be_visible()
 
 
-def told(found: list[dict[str, Any]]) -> Iterator[str]:
-    for each in found:
-        for node in each["nodes"]:
-            yield f"{each['id']}: {node['target']}: {node['failureSummary']}"
-
-
 async def test_every_view_can_be_read_by_everybody(visit: Visits, busy: Shop) -> None:
-    if not AXE.exists():
-        try:
-            build_page.install(build_page.WEB, *build_page.NPM)
-        except build_page.NotBuilt as error:
-            missing(f"there is no axe-core: {error}")
-    seen = await visit(busy.url, bypass_csp=True)  # for axe alone: what is tested has to be let in
-    await seen.page.add_script_tag(path=AXE)
+    seen = await visit(busy.url, bypass_csp=True)  # for axe alone
+    await axe.bring(seen.page)
     faults: list[str] = []
     for scheme, size in LOOKS:
         await seen.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of two words
         await seen.page.set_viewport_size(size)  # type: ignore[arg-type]  # a TypedDict of the same shape
         for view in VIEWS:
             await show(seen.page, view)
-            faults += (f"{view} {scheme}: {each}" for each in told(await seen.page.evaluate(RULES)))
+            faults += await axe.violations(seen.page, f"{view} {scheme}")
     await show(seen.page, "services/checkout")
     await seen.page.get_by_role("button", name="Deploy").click()
-    faults += (f"dialog: {each}" for each in told(await seen.page.evaluate(RULES)))
+    faults += await axe.violations(seen.page, "dialog")
     assert faults == []
 
 
-async def test_nothing_is_wider_than_the_screen(visit: Visits, busy: Shop) -> None:
+async def test_hostile_texts_are_shown_as_text_and_make_nothing_wider_than_the_screen(
+    visit: Visits, busy: Shop
+) -> None:
     seen = await visit(busy.url)
     for size in (WIDE, NARROW):
         await seen.page.set_viewport_size(size)  # type: ignore[arg-type]  # a TypedDict of the same shape
         for view in VIEWS:
             await show(seen.page, view)
+            assert await seen.page.evaluate(HURT) == [0, 0], view
             has, may = await seen.page.evaluate(WIDTHS)
             assert has <= may, f"{view} at {size}"
-    seen.check()
-
-
-async def test_hostile_texts_are_shown_as_text(visit: Visits, busy: Shop) -> None:
-    seen = await visit(busy.url)
-    for view in VIEWS:
-        await show(seen.page, view)
-        assert await seen.page.evaluate(HURT) == [0, 0], view
     for view in ("services/checkout", "services/users", "config", "events", "audit"):
         await show(seen.page, view)
         await expect(seen.page.get_by_text(MARKUP).first).to_be_visible()
@@ -128,7 +109,7 @@ async def test_a_deployment_is_asked_for_with_keys_alone(visit: Visits, busy: Sh
     await keys.type("10.0.0.5:8080")
     await keys.press("Tab")
     await expect(page.get_by_text("The server says:")).to_be_visible()
-    for _ in range(12):  # the focus goes round in the dialog, or to the browser's own controls, but not to what is below
+    for _ in range(12):  # round in the dialog, or to the browser's own controls, but never to what is below
         await keys.press("Tab")
         focus = await page.evaluate(FOCUS)
         assert focus["inside"] or not focus["words"] or await page.evaluate("document.activeElement === document.body")
@@ -146,7 +127,7 @@ async def test_keys_lead_to_views_the_filter_and_the_list_of_keys(visit: Visits,
         await keys.press("g")
         await keys.press(key)
         await expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()
-        await expect(page).to_have_title(f"{name} – rollout")
+        await expect(page).to_have_title(re.compile(f"^{name} . rollout$"))
     await keys.press("/")
     await keys.type("cart")
     await expect(page.locator("table.services tbody tr")).to_have_count(1)
@@ -189,8 +170,8 @@ async def test_colours_follow_the_system_until_somebody_chooses(visit: Visits, b
 async def test_status_is_said_in_words_beside_each_colour(visit: Visits, busy: Shop) -> None:
     seen = await visit(busy.url)
     await show(seen.page, "services")
-    for service, words in (("checkout", "paused"), ("cart", "rolled back"), ("search", "shifting, stage 1 of 2")):
+    for service, words, sign in (("checkout", "paused", "!"), ("cart", "rolled back", "✕"), ("search", "shift", "▶")):
         row = seen.page.locator("table.services tbody tr", has=seen.page.get_by_role("link", name=service))
         await expect(row.locator("td").first).to_contain_text(words)
-        await expect(row.locator(".badge .sign").first).to_have_text("!" if words == "paused" else "✕▶"[words[0] == "s"])
+        await expect(row.locator(".badge .sign").first).to_have_text(sign)
     seen.check()

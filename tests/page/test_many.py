@@ -71,11 +71,10 @@ async def test_fifty_services_and_two_hundred_locations_stay_usable(visit: Visit
         await connected(server, len(LOCATIONS))
         await server.deploy(WAVES)
         async for seen, figures in views(visit, server):
-            print(seen.page.url.partition("#")[2], figures)  # for docs/page.md
-            assert figures["paint_ms"] < PAINT_LIMIT_MS
-            assert figures["bytes"] < BYTES_LIMIT
-            assert figures["elements"] < ELEMENTS_LIMIT
-            assert figures["longest_ms"] < BUSY_LIMIT_MS
+            assert figures["paint_ms"] < PAINT_LIMIT_MS, figures
+            assert figures["bytes"] < BYTES_LIMIT, figures
+            assert figures["elements"] < ELEMENTS_LIMIT, figures
+            assert figures["longest_ms"] < BUSY_LIMIT_MS, figures
             seen.check()
 
 
@@ -88,15 +87,6 @@ async def views(visit: Visits, server: Shop) -> AsyncIterator[tuple[Visit, dict[
     await seen.page.get_by_label("Filter services").fill("service-4")
     await expect(rows).to_have_count(9)
 
-    await server.until(phase="shifting")
-    seen, line = await opened(visit, server, "#/services/checkout")
-    rows = seen.page.locator("table.places tbody tr")
-    await expect(rows).to_have_count(20)
-    yield seen, {"bytes": line.bytes, **await seen.page.evaluate(FIGURES)}
-    await seen.page.get_by_label("Filter locations").fill("sa-4")
-    await expect(rows).to_have_count(11)
-    await expect(rows.first).to_contain_text("sa/sa-4")
-
     seen, line = await opened(visit, server, "#/fleet")
     rows = seen.page.locator("table.fleet tbody tr")
     await expect(rows).to_have_count(100)
@@ -105,3 +95,12 @@ async def views(visit: Visits, server: Shop) -> AsyncIterator[tuple[Visit, dict[
     await expect(rows).to_have_count(200)
     await seen.page.get_by_label("Filter proxies").fill("eu-49")
     await expect(rows).to_have_count(1)
+
+    await server.until(phase="shifting")
+    seen, line = await opened(visit, server, "#/services/checkout")
+    rows = seen.page.locator("table.places tbody tr")
+    await expect(rows).to_have_count(20)
+    yield seen, {"bytes": line.bytes, **await seen.page.evaluate(FIGURES)}
+    await seen.page.get_by_label("Filter locations").fill("sa-4")
+    await expect(rows).to_have_count(11)
+    await expect(rows.first).to_contain_text("sa/sa-4")

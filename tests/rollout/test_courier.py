@@ -17,9 +17,10 @@ from aiohttp import web
 
 from rollout.courier import PROVIDED_BYTES, Agreed, Courier, Refused
 from rollout.errors import InvalidSpec, Unavailable
+from rollout.fetching import open_session
 from rollout.hooks import Call, Hook
 from rollout.message import Endpoints, Message, about, key_of_call, key_of_event, message
-from rollout.metrics.sources import Commands, open_session
+from rollout.metrics.sources import Commands
 from rollout.permit import Permit
 from rollout.record import Rollout
 from rollout.spec import Strategy

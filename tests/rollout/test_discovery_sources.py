@@ -11,8 +11,8 @@ import pytest
 from rollout.discovery.answer import Answer
 from rollout.discovery.source import Discover, parse_discover
 from rollout.errors import InvalidSpec, RolloutError, Unavailable
+from rollout.fetching import open_session
 from rollout.lookup import Lookup
-from rollout.metrics.sources import open_session
 from tests.rollout.consul_server import Instance, consul_server
 from tests.rollout.dns_server import NameServer, name_server
 from tests.rollout.sd_server import sd_server

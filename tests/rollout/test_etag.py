@@ -58,7 +58,7 @@ async def test_a_strategy_has_an_etag_of_its_own(tmp_path: Path) -> None:
             assert answer.status == 200
         assert (await post(server, "/v1/config/reload", {}, known))[0] == 400
         status, answer = await post(server, "/v1/apply", {"documents": []}, known)
-        assert (status, "fingerprint" in answer["detail"]) == (400, True)  # each step would change what the next one sees
+        assert (status, "fingerprint" in answer["detail"]) == (400, True)  # each step changes what the next sees
 
 
 async def test_the_tag_follows_what_people_decide_by(tmp_path: Path) -> None:

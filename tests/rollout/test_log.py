@@ -54,6 +54,7 @@ def test_each_change_is_a_line_of_json_without_what_was_sent(tmp_path: Path) -> 
         ("POST", "/v1/services/checkout/adopt", 200),
         ("POST", "/v1/services/checkout/undo", 409),
     ]
+    assert [each.get("dry_run") for each in asked] == [None, True]
     assert all(each["by"] and each["ms"] >= 0 and each["level"] == "info" for each in asked)
     for secret in (TOKEN, "hidden-words", "my-key"):
         assert secret not in json.dumps(asked)

@@ -201,7 +201,9 @@ def test_the_command_line_lists_all_pages_or_as_much_as_is_wanted() -> None:
 async def test_each_rollout_that_is_listed_can_be_explained(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     store = await open_store(settings.data)
-    await store.save([PutRollout(rollout("checkout", number, number), None) for number in range(1, 103)], engine_s=1.0)
+    phases = {101: Phase.SHIFTING}  # with a hundred that have ended, all that are kept
+    each = [rollout(number, "checkout", phases.get(number, Phase.COMPLETED), number) for number in range(1, 102)]
+    await store.save([PutRollout(one, None) for one in each], engine_s=1.0)
     await store.close()
     async with running(settings) as server:
         async with server.http.get("/v1/services/checkout/rollouts?limit=1000") as answer:

@@ -148,8 +148,10 @@ def examples() -> Iterator[tuple[str, str]]:
     """Yield every strategy that the docs show: YAML that does not begin with a list of envoy-configs."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)):
-            document = yaml.safe_load(block)
-            if isinstance(document, dict) and document.keys() & {*Strategy.model_fields, "hold_back"}:
+            first, *others = yaml.safe_load_all(block)
+            if others or not isinstance(first, dict) or "kind" in first:  # documents, which have a schema of their own
+                continue
+            if first.keys() & {*Strategy.model_fields, "hold_back"}:
                 yield f"{page.relative_to(ROOT)}[{number}]", block
 
 

@@ -17,7 +17,8 @@ from rollout.app import Listening, serve
 from rollout.checks import CheckSpec, Names
 from rollout.demo.world import configuration
 from rollout.errors import InvalidSpec, Unavailable
-from rollout.metrics.sources import Answer, Commands, Source, Sources, open_session
+from rollout.fetching import open_session
+from rollout.metrics.sources import Answer, Commands, Source, Sources
 from rollout.metrics.sources.command import MAX_OUTPUT_BYTES
 from rollout.settings import Settings
 from tests.rollout.real_prometheus import prometheus_of

@@ -7,7 +7,8 @@ from typing import Any
 import aiohttp
 
 from rollout.errors import Unavailable
-from rollout.metrics.sources.answer import SAID_CHARACTERS, Answer, Request, finite, get_json
+from rollout.fetching import Question
+from rollout.metrics.sources.answer import SAID_CHARACTERS, Answer, finite, get_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +16,14 @@ class Prometheus:
     """Asks `/api/v1/query`, which Thanos, Mimir and VictoriaMetrics have as well."""
 
     session: aiohttp.ClientSession
-    request: Request
+    question: Question
 
     async def read(self) -> Answer:
-        status, document = await get_json(self.session, self.request)
+        status, document = await get_json(self.session, self.question)
         try:
             return Answer(finite(_value(status, document)))
         except ValueError as error:
-            raise Unavailable(f"no value from {self.request.where}: {error}") from error
+            raise Unavailable(f"no value from {self.question.where}: {error}") from error
 
 
 def _value(status: int, document: Any) -> object:

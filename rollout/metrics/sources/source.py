@@ -8,7 +8,8 @@ import aiohttp
 from yarl import URL
 
 from rollout.checks import CheckSpec, Names, PrometheusQuery
-from rollout.metrics.sources.answer import Answer, Request
+from rollout.fetching import Question
+from rollout.metrics.sources.answer import Answer
 from rollout.metrics.sources.command import Command, Commands
 from rollout.metrics.sources.prometheus import Prometheus
 from rollout.metrics.sources.web import Web
@@ -35,19 +36,19 @@ class Sources:
         if check.prometheus is not None:
             return Prometheus(self.session, _query(check.prometheus, names, timeout_s))
         if check.web is not None:
-            request = Request(_url(check.web.url, names), check.web.headers, timeout_s)
-            return Web(self.session, request, check.web.path)
+            question = Question(_url(check.web.url, names), check.web.headers, timeout_s)
+            return Web(self.session, question, check.web.path)
         if check.command is not None:
             words = tuple(names.fill(word) for word in check.command)
             return Command(self.commands, words, _environment(names), timeout_s)
         return None
 
 
-def _query(spec: PrometheusQuery, names: Names, timeout_s: float) -> Request:
+def _query(spec: PrometheusQuery, names: Names, timeout_s: float) -> Question:
     base = _url(spec.url, names)
     url = base.with_path(base.path.rstrip("/") + "/api/v1/query").with_query(base.query)
     query = names.fill(spec.query, _in_promql)
-    return Request(url.update_query(query=query), spec.headers, timeout_s)
+    return Question(url.update_query(query=query), spec.headers, timeout_s)
 
 
 def _url(text: str, names: Names) -> URL:

@@ -6,7 +6,8 @@ from typing import Any
 import aiohttp
 
 from rollout.errors import Unavailable
-from rollout.metrics.sources.answer import Answer, Request, finite, get_json
+from rollout.fetching import Question
+from rollout.metrics.sources.answer import Answer, finite, get_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,15 +15,15 @@ class Web:
     """`path` has the keys of objects and positions in lists, from 0, that lead to the value; () is the document."""
 
     session: aiohttp.ClientSession
-    request: Request
+    question: Question
     path: tuple[str, ...]
 
     async def read(self) -> Answer:
-        status, document = await get_json(self.session, self.request)
+        status, document = await get_json(self.session, self.question)
         try:
             return Answer(finite(_value(status, document, self.path)))
         except ValueError as error:
-            raise Unavailable(f"no value from {self.request.where}: {error}") from error
+            raise Unavailable(f"no value from {self.question.where}: {error}") from error
 
 
 def _value(status: int, document: Any, path: tuple[str, ...]) -> Any:
