@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 IMAGES = DOCS / "images"
 PAGES = (DOCS.parent / "README.md", DOCS / "page.md")
 SIZE_LIMIT = 200_000
+SCALE, QUALITY = 1.5, 82
 POINTS = 30
 SHOTS = {
     "services-light": ("services", 1180, 540),
@@ -43,14 +45,13 @@ async def test_pictures_are_taken(visit: Visits, tmp_path: Path) -> None:
     async with busy_shop(tmp_path, proxies()) as server:
         await until(lambda: drawn(server), within_s=4 * LIMIT_S, what="the charts to have something to show")
         for name, (view, width, height) in SHOTS.items():
-            looks = {"color_scheme": name.rpartition("-")[2], "device_scale_factor": 1.5}
-            size = {"width": width, "height": height}
-            seen = await visit(f"{server.url}#/{view}", viewport=size, bypass_csp=True, **looks)
+            size, scheme = {"width": width, "height": height}, name.rpartition("-")[2]
+            seen = await visit(f"{server.url}#/{view}", viewport=size, color_scheme=scheme, bypass_csp=True)
             await seen.page.add_style_tag(content="html { scrollbar-gutter: auto }")
             await expect(seen.page.locator(".state")).to_have_text("live")
             await expect(seen.page.get_by_text("Asking ")).to_have_count(0)
             await expect(seen.page.locator("canvas")).to_have_count(4 if "/" in view else 0)
-            (IMAGES / f"{name}.webp").write_bytes(await picture(seen.page))
+            (IMAGES / f"{name}.webp").write_bytes(await picture(seen.page, size))
 
 
 async def drawn(server: Shop) -> bool:
@@ -58,7 +59,9 @@ async def drawn(server: Shop) -> bool:
     return len(found["at"]) >= POINTS
 
 
-async def picture(page: Page) -> bytes:
+async def picture(page: Page, size: Mapping[str, int]) -> bytes:
+    """Take a picture with more points than the page has, for screens that show them."""
     session = await page.context.new_cdp_session(page)
-    taken = await session.send("Page.captureScreenshot", {"format": "webp", "quality": 82})
+    clip = {"x": 0, "y": 0, **size, "scale": SCALE}
+    taken = await session.send("Page.captureScreenshot", {"format": "webp", "quality": QUALITY, "clip": clip})
     return base64.b64decode(taken["data"])
