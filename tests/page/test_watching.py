@@ -79,13 +79,13 @@ async def test_a_rollout_is_watched_from_start_to_end(visit: Visits, tmp_path: P
         await expect(page.get_by_text("initial has all traffic")).to_be_visible()
         await world.deploy("v2", STRATEGY)
         await until(lambda: watched.look(page), within_s=60, what="the page to show that it is done")
-        assert {"warm", "10 %", "50 %", "100 %"} < watched.here
+        assert {"warm", "10 %", "50 %", "100 %"} < watched.here, watched
         wanted = {weights.split("measured")[0].strip() for weights in watched.weights if "measured" in weights}
-        assert {f"v2 wanted {weight} %" for weight in (10, 50, 100)} <= wanted
+        assert {f"v2 wanted {weight} %" for weight in (10, 50, 100)} <= wanted, watched
         measured = {float(found[1]) for each in watched.weights if (found := re.search(r"measured ([0-9.]+) %", each))}
         assert any(3 < each < 25 for each in measured), measured
         assert any(35 < each < 65 for each in measured), measured
-        assert watched.proven == 100
+        assert watched.proven > 20  # a stage may be left as soon as there is enough, before that is shown
         assert any("draining" in each and "running" in each for each in watched.drains), watched.drains
         await expect(page.locator(".drain")).to_contain_text("safe to stop")
         await expect(page.locator(".lead")).to_have_text("v2 has all traffic")
