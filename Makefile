@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Most tests wait for Envoys, browsers and disks: two at a time take half as long, and leave each enough of two cores.
+WORKERS ?= 2
 PAGE := rollout/web/dist/manifest.json
 
 .PHONY: demo page docs test lint audit check format bench releases gates soak chaos serve clean
@@ -28,7 +30,7 @@ $(PAGE): $(INSTALLED) $(wildcard rollout/web/*.json rollout/web/src/*.* rollout/
 	@if $(BIN)/python build_page.py; then touch $@; fi
 
 test: $(INSTALLED) $(PAGE)  ## all tests, with real Envoys
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(INSTALLED)  ## style, types and floors
 	$(BIN)/ruff check .
