@@ -27,6 +27,7 @@ from rollout.api.lists import Lists
 from rollout.api.notify import Notifications
 from rollout.api.openapi import Document
 from rollout.api.overview import Overview
+from rollout.api.packing import packed
 from rollout.api.page import Page, read_bundle
 from rollout.api.points import Points
 from rollout.api.queries import known_query
@@ -73,7 +74,7 @@ def application(backstage: Backstage) -> web.Application:
     controller = backstage.controller
     repeats = Repeats(backstage.answers, controller.saver, controller.outside.wall)
     # What is answered to a change with a key is kept, refusals too: so errors become answers on both sides of that.
-    asking = (requests_logged, _problems, guard(backstage), known_query, times_known)
+    asking = (packed, requests_logged, _problems, guard(backstage), known_query, times_known)
     doing = (repeats.middleware(), _problems, rehearsals)
     app = web.Application(middlewares=[*asking, *doing], client_max_size=BODY_LIMIT)
     app[WAITING] = Waiting(controller)

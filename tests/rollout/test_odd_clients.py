@@ -103,3 +103,17 @@ async def test_who_hangs_up_in_the_midst_of_a_body_is_no_bug_of_ours(tmp_path: P
         assert [each["event"] for each in lines if each["log_level"] == "error"] == []
         whole = post(server, BODY, f"Content-Length: {len(BODY)}", *key)
         assert status(await sent(server, whole)) == 200
+
+
+async def test_a_large_answer_is_packed_for_who_unpacks_it(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        host = f"Host: {server.listening.admin}\r\nConnection: close\r\n"
+        plain = await sent(server, f"GET /v1/openapi.json HTTP/1.1\r\n{host}\r\n".encode())
+        packed = await sent(server, f"GET /v1/openapi.json HTTP/1.1\r\n{host}Accept-Encoding: gzip\r\n\r\n".encode())
+        small = await sent(server, f"GET /v1/me HTTP/1.1\r\n{host}Accept-Encoding: gzip\r\n\r\n".encode())
+        head, _, body = packed.partition(b"\r\n\r\n")
+        assert b"Content-Encoding: gzip" in head
+        assert gzip.decompress(body) == plain.partition(b"\r\n\r\n")[2]
+        assert len(packed) < len(plain) / 5
+        assert b"Vary: Accept-Encoding" in plain
+        assert b"Content-Encoding" not in small
