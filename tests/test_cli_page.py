@@ -49,7 +49,7 @@ def written(argument: Any) -> str:
 
 def usage_of(option: Any) -> str:
     names = ", ".join((*option.opts, *option.secondary_opts))
-    return names if option.is_flag else f"{names} {option.metavar or option.display_type}"
+    return names if option.is_flag else f"{names} {option.metavar or 'WORD'}"
 
 
 def meaning(option: Any) -> str:

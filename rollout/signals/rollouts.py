@@ -16,6 +16,8 @@ from rollout.signals.standing import standing
 from rollout.spread import LONG_S, Spread
 from rollout.state import ENDED
 
+OUTCOMES = tuple(sorted(phase.value for phase in ENDED))
+DRAINS = ("idle", "timed_out")
 REFUSALS = ("Conflict", "InvalidSpec", "InvalidConfig", "Unknown", "Unavailable")
 
 
@@ -55,6 +57,10 @@ class RolloutSignals(Collector):
         self._drains[service, "timed_out" if drain.timed_out else "idle"] += 1
         self._cut[(service,)] += sum(max(1, count) for count in drain.cut.values())
 
+    def _from_zero(self, counts: Counter[Labels], words: tuple[str, ...]) -> list[tuple[Labels, float]]:
+        """Return the counts of every service: of one that appears with its first 1, Prometheus sees no increase."""
+        return [((service, word), counts[service, word]) for service in self._controller.services() for word in words]
+
     def describe(self) -> Iterator[Metric]:
         """Name nothing before it is asked for: collect() needs a loaded configuration."""
         return iter(())
@@ -62,14 +68,15 @@ class RolloutSignals(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from standing(self._controller, self._clock())
         text = "Rollouts that have ended since the server started."
-        yield counters("rollout_ended", text, ("service", "outcome"), self._ended.items())
+        yield counters("rollout_ended", text, ("service", "outcome"), self._from_zero(self._ended, OUTCOMES))
         text = "How long rollouts took, pauses and drains in it."
         yield histograms("rollout_duration_seconds", text, ("outcome",), self._took.items())
         text = "Verdicts that differ from the one before."
         yield counters("rollout_verdicts", text, ("service", "verdict"), self._verdicts.items())
         text = "Versions and backends that were let go: proven idle, or at the end of their drain_timeout."
-        yield counters("rollout_drains", text, ("service", "result"), self._drains.items())
+        yield counters("rollout_drains", text, ("service", "result"), self._from_zero(self._drains, DRAINS))
         text = "Requests that still ran when a drain_timeout ended; 1 for an Envoy that could not be asked."
-        yield counters("rollout_cut_requests", text, ("service",), self._cut.items())
+        cut = [((service,), self._cut[service,]) for service in self._controller.services()]
+        yield counters("rollout_cut_requests", text, ("service",), cut)
         text = "What people and programs asked for."
         yield counters("rollout_operations", text, ("verb", "result"), self._operations.items())

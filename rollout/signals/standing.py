@@ -31,6 +31,7 @@ def standing(controller: Controller, now_s: float) -> Iterator[Metric]:
     yield from _places(rollouts, moving, now_s)
     yield from _weights(controller, moving)
     yield from _evidence(moving)
+    yield from _answers(rollouts)
     yield from _checks(moving)
     yield from _backends(controller, services)
 
@@ -80,11 +81,15 @@ def _evidence(moving: Sequence[Rollout]) -> Iterator[Metric]:
     text = "Evidence of the gate's tests, as natural logarithms: e and hang against the candidate, pass_* for it."
     yield gauges("rollout_evidence", text, (*ROLLOUT, "test"), evidence)
     yield gauges("rollout_evidence_limit", "Where a test's evidence decides.", (*ROLLOUT, "test"), limits)
-    text = "Bad answers that the candidate gave in this rollout."
-    bad = [(_of(each), float(sum(_errors(state) for state in _states(each)))) for each in moving]
+
+
+def _answers(rollouts: Sequence[Rollout]) -> Iterator[Metric]:
+    """Of ended rollouts, too: one that goes back at once would be gone before the next scrape."""
+    text = "Bad answers that the candidate gave in the service's newest rollout."
+    bad = [(_of(each), float(sum(_errors(state) for state in _states(each)))) for each in rollouts]
     yield gauges("rollout_candidate_errors", text, ROLLOUT, bad)
-    text = "Answers that the candidate gave in this rollout."
-    requests = [(_of(each), float(sum(_requests(state) for state in _states(each)))) for each in moving]
+    text = "Answers that the candidate gave in the service's newest rollout."
+    requests = [(_of(each), float(sum(_requests(state) for state in _states(each)))) for each in rollouts]
     yield gauges("rollout_candidate_requests", text, ROLLOUT, requests)
 
 

@@ -195,6 +195,17 @@ async def test_a_rollout_is_counted_from_its_weights_to_its_end(engine: Engine) 
     assert registry.get_sample_value("rollout_duration_seconds_count", {"outcome": "completed"}) == 1
     assert registry.get_sample_value("rollout_drains_total", {"service": "checkout", "result": "idle"}) == 1
     assert registry.get_sample_value("rollout_candidate_weight_ratio", v2) is None
+    assert registry.get_sample_value("rollout_candidate_errors", v2) == 0
+
+
+async def test_counters_of_a_service_are_there_before_they_count(engine: Engine) -> None:
+    """Prometheus' increase() of a counter that appears with 1 is 0, and an alert on it would never fire."""
+    registry = watched(engine)
+    for outcome in ("completed", "rolled_back"):
+        assert registry.get_sample_value("rollout_ended_total", {"service": "checkout", "outcome": outcome}) == 0
+    for result in ("idle", "timed_out"):
+        assert registry.get_sample_value("rollout_drains_total", {"service": "checkout", "result": result}) == 0
+    assert registry.get_sample_value("rollout_cut_requests_total", {"service": "checkout"}) == 0
 
 
 async def test_a_single_backends_drain_is_counted_once(engine: Engine) -> None:
