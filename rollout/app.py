@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import unquote
@@ -17,10 +17,12 @@ from prometheus_client import CollectorRegistry
 
 from rollout import discovering, hooks
 from rollout.access.entrance import Entrance, read_trust
+from rollout.announced import Announced
 from rollout.answered import Answers
 from rollout.api.backstage import Backstage
 from rollout.api.port import Port
 from rollout.api.server import application
+from rollout.audited import is_broken
 from rollout.backends import Backends
 from rollout.bootstrap import ADMIN_METADATA
 from rollout.charts import Charts
@@ -51,7 +53,7 @@ from rollout.operations import Operations
 from rollout.permit import Permit
 from rollout.prober import Prober, World
 from rollout.provision import provided
-from rollout.record import Backend, Operation, Rollout
+from rollout.record import Backend, Change, Operation, Rollout
 from rollout.reporter import Reporter
 from rollout.rights import Asker
 from rollout.saver import Saving
@@ -132,10 +134,11 @@ class _Server:
             Permit(commands, os.environ.get).check,
             self._hooks,
             self._let_go,
-            self._feed.saved,
+            self._saved,
             self._telemetry.served,
         )
         self._controller = Controller(self._publisher, self._cache, store, outside)
+        self._announced = Announced(self._controller.saver)
         self._checker = HealthChecker(self._controller.ailing.wards, self._clock, self._controller.wake)
         self._ledger = Ledger(self._controller.saver, _now, self._asked, lambda service: tag(self._controller, service))
         self._operations = Operations(self._controller, self._ledger)
@@ -157,7 +160,8 @@ class _Server:
         self._signals = FleetSignals(self._registry, self._cache, self._clock, envoys)
         self._counted = RolloutSignals(self._registry, self._controller, self._clock)
         saver, failures = self._controller.saver, lambda: self._scraper.failures
-        self._loads = ServerSignals(self._registry, saver, failures).loads
+        self._signals_of_server = ServerSignals(self._registry, saver, failures)
+        self._loads = self._signals_of_server.loads
         self._access = Current(read_access(settings.xds_authz))
         heard = Heard(self._reporter, self._signals, self._telemetry, self._controller.wake, self._clock)
         plane = ControlPlane(self._cache, heard.events(), self._access)
@@ -222,6 +226,7 @@ class _Server:
                     self._office.run,
                     self._telemetry.run,
                     self._entrance.run,
+                    self._look_at_audit,
                     self._reload_on_hang_up,
                 )
                 tasks = [group.create_task(live()) for live in lives]
@@ -229,6 +234,7 @@ class _Server:
                 self._log.info("stopping")
                 self._feed.end()  # who follows it comes again, to the next server
                 await self._save_histories()
+                self._announced.failed()
                 for task in tasks:
                     task.cancel()
 
@@ -461,12 +467,18 @@ class _Server:
 
     def _asked(self, done: Operation) -> None:
         self._counted.asked(done)
-        self._log.info(
-            "asked", verb=done.verb, service=done.service, by=done.by, detail=done.detail, result=done.result
-        )
+        self._announced.asked(done)
+
+    def _saved(self, changes: Sequence[Change]) -> None:
+        self._feed.saved(changes)
+        self._announced.saved(changes)
 
     def _disk(self, fault: str) -> None:
         self._log.error("cannot save", reason=fault)
+        self._announced.failed()
+
+    async def _look_at_audit(self) -> None:
+        self._signals_of_server.audit_broken = await is_broken(self._chronicle)
 
 
 def _now() -> datetime:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 FIRST = "0" * 64
@@ -71,9 +71,20 @@ def verify(rows: Iterable[AuditRow], head: str = "") -> Verified:
     return Verified(found, last)
 
 
-def _looked_at(rows: Iterable[AuditRow]) -> Iterator[tuple[AuditRow, str]]:
+def verify_newest(rows: Sequence[AuditRow]) -> Verified:
+    """Go through a chain's end, the oldest row first. Of what is before it only the first row's hash is believed."""
+    if not rows or rows[0].id == 1:
+        return verify(rows)
+    found, last = 0, rows[0].hash
+    for row, why in _looked_at(rows[1:], last, rows[0].id + 1):
+        if why:
+            return Verified(found, last, row.id, why)
+        found, last = found + 1, row.hash
+    return Verified(found, last)
+
+
+def _looked_at(rows: Iterable[AuditRow], before: str = FIRST, expected: int = 1) -> Iterator[tuple[AuditRow, str]]:
     """Yield each row with what is wrong with it, "" for nothing."""
-    before, expected = FIRST, 1
     for row in rows:
         if row.id != expected:
             yield row, f"row {expected} is missing before it" if row.id > expected else "its number is there twice"

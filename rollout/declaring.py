@@ -13,7 +13,7 @@ from rollout.declared.planning import plan, to_do
 from rollout.declared.secrets import unknown_secrets
 from rollout.declared.steps import IDLE, Action, Placed, Situation, Standing, Step, Wanted, Wishes, step_view
 from rollout.declared.writing import documents as written_documents
-from rollout.declared.writing import with_secrets
+from rollout.declared.writing import only_named, with_secrets
 from rollout.discovering import Discovering
 from rollout.discovery.kept import Discovery
 from rollout.errors import Conflict, InvalidSpec, Rehearsed, RolloutError, Unavailable
@@ -87,13 +87,19 @@ class Declaring:
             return Placed(addresses, leaving, from_files=True, located=False)
 
     def export(self, services: Collection[str]) -> tuple[dict[str, Any], ...]:
-        """Return the documents that a plan finds unchanged."""
+        """Return the documents of these services, and all strategies: a plan finds them unchanged."""
         return tuple(written_documents(self.situation(services), services))
+
+    def export_only(self, services: Collection[str]) -> tuple[dict[str, Any], ...]:
+        """Return the documents of these services, and the strategies that these name."""
+        return tuple(only_named(self.export(services)))
 
     # --- plan ---
 
     def plan(self, documents: Sequence[Any], wishes: Wishes, services: Collection[str]) -> Planned:
         """Say what would be done, of these services. Raises InvalidSpec with all that is wrong, a line each."""
+        if not documents:  # by a mistake of whoever wrote them: with `prune` every strategy would go
+            raise InvalidSpec("documents: is empty; send at least one")
         if len(documents) > MOST_DOCUMENTS:
             raise InvalidSpec(f"documents: are {len(documents)}; send up to {MOST_DOCUMENTS}")
         now = self.situation(services)
@@ -135,7 +141,7 @@ class Declaring:
         """Do what was planned just now. Raises Conflict or Unavailable where a step failed; the others are done."""
         if by.rehearses:
             words = "; ".join(f"{step.resource}: {step.words}" for step in planned.steps)
-            raise Rehearsed(words or "nothing: there is no document", changes=planned.changes > 0)
+            raise Rehearsed(words, changes=planned.changes > 0)
         failed: list[tuple[Step, RolloutError]] = []
         for step in planned.steps:
             try:
@@ -225,9 +231,12 @@ def check_fingerprint(planned: Planned, fingerprint: str) -> None:
         raise Conflict(f"{what}; plan again, and apply what it says; nothing was changed")
 
 
-def changing(planned: Planned) -> tuple[str | None, ...]:
-    """Return the services that change, and None where what is of the whole fleet does."""
-    steps = (step for step in planned.steps if step.action not in IDLE)
+def at_stake(planned: Planned) -> tuple[str | None, ...]:
+    """Return the services that are named, and None where what is of the whole fleet changes.
+
+    A service that stays as it is now counts too: who may not change it must not read that it only waits.
+    """
+    steps = (step for step in planned.steps if step.kind == "service" or step.action not in IDLE)
     return tuple(dict.fromkeys(step.name if step.kind == "service" else None for step in steps))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -11,11 +12,11 @@ from rollout.backends import Backends, Scaling
 from rollout.books import name_of
 from rollout.controller import Controller
 from rollout.discovery.answer import Answer
-from rollout.discovery.decide import Plan, plan
+from rollout.discovery.decide import Plan, located, plan, unlocated
 from rollout.discovery.kept import Discovery
 from rollout.discovery.source import Discover
 from rollout.discovery.telling import Telling
-from rollout.errors import RolloutError, Unavailable, Unknown
+from rollout.errors import Conflict, RolloutError, Unavailable, Unknown
 from rollout.happenings import Event, EventKind, Severity
 from rollout.holding import held
 from rollout.ledger import Entry, Ledger
@@ -66,6 +67,7 @@ class Report:
 
     `endpoints` are those of the last answer, at `answered_at`, both empty before the first; `missing` has by address in
     how many answers each backend was missing; `next_s` is the engine's time of the next look, None for one under way.
+    `warning` says what is unwise in what the version has by it, "" for nothing.
     """
 
     service: str
@@ -77,6 +79,7 @@ class Report:
     answered_at: datetime | None
     missing: Mapping[str, int]
     next_s: float | None
+    warning: str = ""
 
 
 @dataclass(slots=True)
@@ -144,7 +147,7 @@ class Discovering:
             watch = self._watches.get(key)
             known = watch is not None and watch.discovery == version.discovery
             found[key] = watch if watch is not None and known else _Watch(*key, version.discovery)
-        return tuple(found[key].report() for key in sorted(found))
+        return tuple(replace(found[key].report(), warning=self._unlocated(*key)) for key in sorted(found))
 
     def report(self, service: str, version: str) -> Report:
         """Return how one stands. Raises Unknown."""
@@ -267,7 +270,8 @@ class Discovering:
         watch.busy = not self._controller.is_quiet(service)
         if watch.busy or self._goes(service, version):
             return watch.fault if watch.busy else ""
-        made = plan(watch.discovery.discover, answer.endpoints, self._kept(record), watch.missing)
+        own, kept = self._own(record), self._kept(record)
+        made = plan(watch.discovery.discover, located(answer.endpoints, own, kept), kept, watch.missing)
         watch.missing = made.missing
         why = made.why or self._not_ours(service, version, made)
         if why or not (made.add or made.remove):
@@ -286,10 +290,23 @@ class Discovering:
         """Return the endpoints of a version without those that are about to leave it."""
         mine = (each for each in self._books.backends(record.service) if each.version == record.name)
         leaving = {each.address for each in mine if each.leaves}
-        own = record.endpoints
-        if own is None:
-            own = self._controller.publisher.own_endpoints(record.service)
-        return tuple(each for each in own if each.address not in leaving)
+        return tuple(each for each in self._own(record) if each.address not in leaving)
+
+    def _own(self, record: Version) -> tuple[Endpoint, ...]:
+        """Return all endpoints of a version. Raises Conflict where groups of proxies are given other ones."""
+        return self._controller.publisher.own_endpoints(record.service) if record.endpoints is None else record.endpoints
+
+    def _unlocated(self, service: str, version: str) -> str:
+        """Say what a version lacks that its source has placed; "" for nothing."""
+        records = self._books.versions(service)
+        mine = [each for record in records if record.name == version for each in record.endpoints or ()]
+        if all(each.location for each in mine):
+            return ""
+        every: list[Endpoint] = []
+        for record in records:
+            with suppress(Conflict):
+                every += self._own(record)
+        return unlocated(mine, every)
 
     def _goes(self, service: str, version: str) -> bool:
         """Say whether a rollout lets a version go just now: nobody is added to it any more."""

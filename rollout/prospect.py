@@ -20,7 +20,18 @@ def begins(rollout: Rollout, backends: Sequence[str]) -> str:
     waves = f", in {len(rollout.strategy.waves)} waves of locations" if rollout.strategy.waves else ""
     first = f"all traffic stays on {stable} until {candidate} is healthy"
     what = f"rollout {rollout.id} of '{service}' begins: {stable} -> {candidate} on {where}"
-    return f"{what}; stages: {stages}{waves}; {first}"
+    note = stages_note(rollout.strategy, rollout.state)
+    why = f" ({note})" if note is not None else ""
+    return f"{what}; stages: {stages}{why}{waves}; {first}"
+
+
+def stages_note(strategy: Strategy, state: State) -> str | None:
+    """Say which stages were written and why others are made of them; None where they are as they were written."""
+    if [stage.weight_bp for stage in strategy.stages] == [step.weight_bp for step in plan_of(strategy, state)]:
+        return None
+    words = ", ".join(f"{stage.weight_bp / 100:g} %" for stage in strategy.stages if stage.weight_bp)
+    why = f"a stage gives the candidate at least {strategy.gate.min_rps:g} requests/s (gate.min_rps)"
+    return f"stages are written as {words}; {why}"
 
 
 def follows(rollout: Rollout, state: State) -> str:
@@ -35,7 +46,8 @@ def follows(rollout: Rollout, state: State) -> str:
         more = f" and {len(lanes) - TOLD} more locations" if len(lanes) > TOLD else ""
         what = f"{head}: {'; '.join(lanes[:TOLD])}{more}"
     elif here != there:
-        what = f"{head} goes from {here} to {there}"
+        note = stages_note(strategy, state) if Phase.SHIFTING in (state.phase, state.resume) else None
+        what = f"{head} goes from {here} to {there}" + (f" ({note})" if note is not None else "")
     elif state.approved != before.approved:
         what = f"{head} may leave {here} as soon as the gate agrees"
     else:

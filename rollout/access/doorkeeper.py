@@ -21,6 +21,7 @@ from rollout.saver import Saver
 
 FORWARDED = "X-Forwarded-For"
 HOW = "send `Authorization: Bearer TOKEN` (CLI: ROLLOUT_TOKEN), or log in on the page"
+NAMES_LIMIT = 300  # characters
 UNKNOWN = f"the token is not known, or was revoked; {HOW}"
 
 
@@ -82,7 +83,7 @@ class Doorkeeper:
             return self._by_bearer(shown.bearer, shown)
         found = self.sessions.find(shown.cookie) or self._by_certificate(shown) or self._by_proxy(shown)
         if found is None:
-            why = "the session has ended; log in again" if shown.cookie else HOW
+            why = "the session has ended; log in again" if shown.cookie else self._unlisted(shown) or HOW
             raise NotIdentified(why)
         return found
 
@@ -96,6 +97,11 @@ class Doorkeeper:
         else:
             self._check_usable(token, shown)
         return await self.sessions.open(token, by(ROOT if token is None else token.name))
+
+    def turned_away(self, shown: Shown) -> None:
+        """Hear of who may not go on unknown: a certificate that nobody listed is noted, who shows nothing is not."""
+        if shown.bearer is None and not shown.cookie and (why := self._unlisted(shown)):
+            self._has.refused(self.whence(shown), why)
 
     def whence(self, shown: Shown) -> str:
         """Return where a request comes from, for the records: behind the proxy, what that says of it, too."""
@@ -184,6 +190,15 @@ class Doorkeeper:
         trust = self._has.trust()
         return None if trust is None else trust.by_certificate(shown.names)
 
+    def _unlisted(self, shown: Shown) -> str:
+        """Say what is wrong with a verified certificate that names nobody who is known; "" without one."""
+        if not shown.names:
+            return ""
+        named = ", ".join(sorted(shown.names))[:NAMES_LIMIT]
+        if self._has.trust() is None:
+            return f"your certificate ({named}) counts only with a file that lists it: --admin-access; or {HOW}"
+        return f"your certificate is good, but no name of it ({named}) is in the --admin-access file; add one, or {HOW}"
+
     def _still_by_proxy(self, identity: Identity, shown: Shown) -> bool:
         try:
             return self._by_proxy(shown) == identity
@@ -208,7 +223,7 @@ class Doorkeeper:
         user, groups = said
         grant = proxy.grant(groups)
         if grant is None:
-            raise NotAllowed(f"'{user}' is in no group that may use this; there are {', '.join(sorted(proxy.roles))}")
+            raise NotAllowed(f"'{user}' is in no group that may use this; the --admin-access file says which may")
         return Identity(user, grant, Via.PROXY)
 
 

@@ -9,6 +9,8 @@ from xds.limits import Rate, TokenBucket
 
 NOTED = Rate(per_s=0.1, burst=20)  # who guesses tokens must fill neither the log nor the audit log
 IDENTIFY, DENIED, REFUSED = "identify", "denied", "refused"
+NOBODY = {IDENTIFY: "somebody unknown", DENIED: "several"}
+"""Who stands in notes on those who have no name, or more than one."""
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class Rejections:
         """Note somebody who did not show who they are."""
         crowd = self._crowds[IDENTIFY]
         if crowd.fits(now_s):
-            self._note(Operation(self._wall(), "", IDENTIFY, "", why, REFUSED, whence))
+            self._note(Operation(self._wall(), "", IDENTIFY, NOBODY[IDENTIFY], why, REFUSED, whence))
         else:
             crowd.leave_out(f"from {whence}: {why}")
 
@@ -55,5 +57,5 @@ class Rejections:
         for verb, crowd in self._crowds.items():
             if crowd.left_out and crowd.bucket.try_take(NOTED, now_s):
                 what = f"{crowd.left_out} more were refused, and are not here one by one; the last {crowd.last}"
-                self._note(Operation(self._wall(), "", verb, "", what, REFUSED, ""))
+                self._note(Operation(self._wall(), "", verb, NOBODY[verb], what, REFUSED, ""))
                 crowd.left_out = 0

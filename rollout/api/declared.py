@@ -11,7 +11,7 @@ from rollout.api.contract import Query, Route
 from rollout.api.queries import asked
 from rollout.api.requests import body_of, caller, check_known, demand, known_fields, maybe_text, sees
 from rollout.declared.steps import Step, Wishes, step_view
-from rollout.declaring import Planned, changing, check_fingerprint
+from rollout.declaring import Planned, at_stake, check_fingerprint
 from rollout.errors import InvalidSpec
 from rollout.rights import Role
 
@@ -55,7 +55,7 @@ class DocumentRoutes:
         body = await body_of(request)
         known_fields(body, "documents", "fingerprint", *OPTIONS)
         planned = self._planned(request, body)
-        for service in changing(planned):
+        for service in at_stake(planned):
             demand(request, Role.OPERATOR, service)
         check_fingerprint(planned, maybe_text(body, "fingerprint"))
         by = caller(request)
@@ -71,7 +71,9 @@ class DocumentRoutes:
             demand(request, Role.VIEWER, service)
             check_known(request, service, self._is.controller.services())
             self._is.controller.check_service(service)
-        return web.json_response(models.Export(documents=list(self._is.declaring.export(services))))
+        declaring = self._is.declaring
+        documents = declaring.export(services) if named is None else declaring.export_only(services)
+        return web.json_response(models.Export(documents=list(documents)))
 
     def _planned(self, request: web.Request, body: Mapping[str, Any]) -> Planned:
         documents = body.get("documents")

@@ -48,6 +48,8 @@ class Discovered(TypedDict):
     """`fresh`: it is followed. `stale`: it is not now, and nothing is changed by it. `unasked`: it was just set."""
     fault: str | None
     """Why it is stale."""
+    warning: str | None
+    """What is unwise in what the version has by it: backends without a location, where others have one."""
     backends: list[str]
     """Its last answer, as `HOST:PORT@region/zone`."""
     answered_at: Instant | None
@@ -148,6 +150,7 @@ def discovery_view(report: Report, now_s: float) -> Discovered:
         "label": discovery.discover.label,
         "status": report.status.value,
         "fault": report.fault or None,
+        "warning": report.warning or None,
         "backends": [str(each) for each in report.endpoints],
         "answered_at": _text(report.answered_at),
         "missing": [{"backend": address, "looks": looks} for address, looks in sorted(report.missing.items())],

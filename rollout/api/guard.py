@@ -99,10 +99,12 @@ def _know(request: web.Request, backstage: Backstage, need: Role | None) -> None
     doorkeeper = backstage.doorkeeper
     try:
         found = doorkeeper.identify(shown(request))
-    except (NotIdentified, NotAllowed, TooMany):
-        if need is not None:
-            raise
-        return
+    except (NotIdentified, NotAllowed, TooMany) as error:
+        if need is None:
+            return
+        if isinstance(error, NotIdentified):
+            doorkeeper.turned_away(shown(request))
+        raise
     request[IDENTITY] = found
     request[STANDING] = lambda: doorkeeper.holds(found, shown(request))
     backstage.strangers.known(request.protocol)

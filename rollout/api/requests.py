@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -115,13 +116,24 @@ async def body_of(request: web.Request) -> dict[str, Any]:
         raise InvalidSpec("send `Content-Type: application/json`")
     await body_bytes(request)
     try:
-        body = await request.json()
+        body = json.loads(await request.text(), object_pairs_hook=_each_once)
         json.dumps(body, ensure_ascii=False).encode()  # half of a character, as "\\ud800", could not be saved
     except (ValueError, LookupError, RecursionError) as error:
         raise InvalidSpec(f"the body is no JSON: {error}") from error
     if not isinstance(body, dict):
         raise InvalidSpec("the body must be a JSON object")
     return body
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raises InvalidSpec for a key that is there twice: which of them is meant, nobody knows."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        double = next(name for name in found if counts[name] > 1)
+        what = f"is {counts[double]} times in one object of the body"
+        raise InvalidSpec(f"{json.dumps(double)[:80]}: {what}; give it once")
+    return found
 
 
 def text(body: Mapping[str, Any], field: str) -> str:

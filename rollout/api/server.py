@@ -138,7 +138,8 @@ class _Api:
     async def ready(self, _request: web.Request) -> web.Response:
         if self._is.cache.fleet is None:
             raise Unavailable("no configuration is loaded yet")
-        return web.json_response(models.Ready(status="ok", snapshot=self._is.cache.fleet.common.version))
+        saving = not self._is.controller.saver.fault  # Envoys are served all the same
+        return web.json_response(models.Ready(status="ok", snapshot=self._is.cache.fleet.common.version, saving=saving))
 
     async def metrics(self, _request: web.Request) -> web.Response:
         collected = _Collected(tuple(self._is.registry.collect()))

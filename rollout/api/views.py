@@ -17,6 +17,7 @@ from rollout.history import History
 from rollout.machine import plan_of, share_bp
 from rollout.messenger import Report
 from rollout.metrics import Counts, tally
+from rollout.prospect import stages_note
 from rollout.record import Backend, JournalEntry, Operation, PastVersion, Rollout
 from rollout.spec import Strategy
 from rollout.split import Route
@@ -298,19 +299,12 @@ def _stages(rollout: Rollout) -> models.Staged:
     """The stages as they will be, and what was changed of them as they are written because of little traffic."""
     strategy = rollout.strategy
     steps = plan_of(strategy, rollout.state)
-    written = [percent(stage.weight_bp) for stage in strategy.stages]
-    planned = [percent(step.weight_bp) for step in steps]
-    made: models.Staged = {
-        "stages": planned,
+    return {
+        "stages": [percent(step.weight_bp) for step in steps],
         "track": [stage_view(strategy.stages[step.stage], step.weight_bp) for step in steps],
         "keep_stable_seconds": strategy.keep_stable.total_seconds(),
-        "stages_note": None,
+        "stages_note": stages_note(strategy, rollout.state),
     }
-    if planned == written:
-        return made
-    words = ", ".join(f"{weight:g} %" for weight in written if weight)
-    why = f"a stage gives the candidate at least {strategy.gate.min_rps:g} requests/s (gate.min_rps)"
-    return {**made, "stages_note": f"stages are written as {words}; {why}"}
 
 
 def _journal(entries: Iterable[JournalEntry], strategy: Strategy) -> Iterator[models.Step]:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +45,7 @@ def plan(
     """Show what `apply` would do; nothing is changed.
 
     Exits with 0 when nothing is to do, 5 when something is, 3 when a version is held that was rolled back, 4 when
-    another rollout is in progress, 1 when a document is wrong: every fault with FILE:LINE.
+    another rollout is in progress, 1 when a document is wrong, every fault with FILE:LINE, or none is there.
 
     Example: rollout plan -f shop.yaml
     """
@@ -119,31 +119,51 @@ def _read(caller: Caller, files: Sequence[str]) -> tuple[Written, ...]:
     """Return the documents of all files; says every fault of all of them, and ends there."""
     written: list[Written] = []
     problems: list[Problem] = []
-    try:
-        for source, text in _texts(files):
-            found, wrong = read(source, text)
-            written += found
-            problems += wrong
-    except (OSError, UnicodeDecodeError) as error:
-        caller.fail(InvalidSpec(f"cannot read the documents: {error}"))
+    empty: list[str] = []
+    for file in dict.fromkeys(files):
+        found, wrong = _documents(file)
+        written += found
+        problems += wrong
+        if not found and not wrong:
+            empty.append("stdin" if file == STDIN else file)
     problems += parse(written)[1]
     if problems:
         caller.fail(InvalidSpec("\n".join(map(str, problems))))
-    if not written:  # of a folder's name that is wrong --prune would remove every strategy
-        caller.fail(InvalidSpec(f"there is no document in {', '.join(files)}; begin one with `kind: service`"))
+    if empty:  # a name that is wrong must not look as if nothing were to do, nor have --prune remove every strategy
+        where = f"files end in {', '.join(SUFFIXES)}, and a document begins with `kind: service`"
+        caller.fail(InvalidSpec(f"no documents in {', '.join(empty)}; {where}"))
     return tuple(written)
 
 
-def _texts(files: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for file in dict.fromkeys(files):
-        path = Path(file)
-        if file == STDIN:
-            yield "stdin", sys.stdin.read()
-        elif path.is_dir():
-            paths = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.is_file())
-            yield from ((str(each), each.read_text(encoding="utf-8")) for each in paths)
-        else:
-            yield file, path.read_text(encoding="utf-8")
+def _documents(file: str) -> tuple[list[Written], list[Problem]]:
+    """Return the documents of one file or folder, and what is wrong with them. Raises typer.BadParameter."""
+    written: list[Written] = []
+    problems: list[Problem] = []
+    try:
+        for source in _sources(file):
+            found, wrong = _document(source)
+            written += found
+            problems += wrong
+    except OSError as error:
+        what = f"'{error.filename or file}' cannot be read: {error.strerror}"
+        raise typer.BadParameter(what, param_hint="'-f' / '--file'") from error
+    return written, problems
+
+
+def _sources(file: str) -> list[str]:
+    path = Path(file)
+    if file == STDIN or not path.is_dir():
+        return [file]
+    return sorted(str(each) for each in path.iterdir() if each.suffix in SUFFIXES and each.is_file())
+
+
+def _document(source: str) -> tuple[tuple[Written, ...], tuple[Problem, ...]]:
+    name = "stdin" if source == STDIN else source
+    try:
+        text = sys.stdin.read() if source == STDIN else Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return (), (Problem(name, 1, "", None, f"cannot be read: it is no text in UTF-8 (byte {error.start})"),)
+    return read(name, text)
 
 
 async def _asked(client: Client, verb: str, body: Json, written: Sequence[Written]) -> dict[str, Any]:

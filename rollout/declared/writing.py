@@ -24,6 +24,12 @@ def documents(now: Situation, services: Collection[str]) -> Iterator[dict[str, A
             yield _service(standing, by_meaning)
 
 
+def only_named(written: Collection[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield documents without the strategies that no service among them names."""
+    named = {each["strategy"] for each in written if isinstance(each.get("strategy"), str)}
+    yield from (dict(each) for each in written if each["kind"] == "service" or each["name"] in named)
+
+
 def _meanings(now: Situation) -> Iterator[tuple[str, Strategy]]:
     for name, strategy in sorted(now.strategies.items()):
         try:

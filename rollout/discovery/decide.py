@@ -44,6 +44,35 @@ def plan(
     return Plan(add, ripe, missing)
 
 
+def located(
+    wanted: Iterable[Endpoint], known: Iterable[Endpoint], present: Iterable[Endpoint]
+) -> tuple[Endpoint, ...]:
+    """Return what a source names with locations where it says none, so that it takes none away.
+
+    An address that is `known` keeps its own; others are where all that are `present` are, if that is one place.
+    """
+    before = {each.address: each for each in known}
+    places = {(each.region, each.zone) for each in present}
+    region, zone = places.pop() if len(places) == 1 else ("", "")
+
+    def placed(each: Endpoint) -> Endpoint:
+        if each.location:
+            return each
+        return before.get(each.address) or each.model_copy(update={"region": region, "zone": zone})
+
+    return tuple(map(placed, wanted))
+
+
+def unlocated(own: Iterable[Endpoint], every: Iterable[Endpoint]) -> str:
+    """Say that some of a version have no location, while others of its service do; "" where it is not so."""
+    lacking = sorted(each.address for each in own if not each.location)
+    if not lacking or not any(each.location for each in every):
+        return ""
+    more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+    what = f"{', '.join(lacking[:SHOWN])}{more} have no location, while others of the service have one"
+    return f"{what}; say it by the source, or give it `location: region/zone`"
+
+
 def _too_many(discover: Discover, gone: Mapping[str, int], every: int) -> str:
     more = f" and {len(gone) - SHOWN} more" if len(gone) > SHOWN else ""
     which = f"{', '.join(list(gone)[:SHOWN])}{more}"

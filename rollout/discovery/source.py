@@ -18,7 +18,7 @@ from rollout.fields import Duration, Limit, Share, Spec
 from rollout.written import read
 
 KINDS = ("dns", "consul", "http_sd")
-SHORT_FORMS = "dns:NAME (SRV), dns:NAME:PORT, consul:SERVICE or http_sd:URL"
+SHORT_FORMS = "dns:NAME (SRV), dns:NAME:PORT, consul:SERVICE (each also with @region/zone) or http_sd:URL"
 SOONEST = timedelta(milliseconds=200)
 LONGEST_WAIT = timedelta(minutes=10)  # Consul's own limit
 LONGEST_TIMEOUT = timedelta(seconds=60)
@@ -318,14 +318,18 @@ def shown_discover(discover: Discover) -> dict[str, Any]:
 
 def _written_short(text: str) -> Mapping[str, Any]:
     kind, _, rest = text.partition(":")
+    if kind == "http_sd" and rest:  # a URL may have an @ of its own, and the answer has a label for it
+        return {"http_sd": {"url": rest}}
+    name, at, location = rest.partition("@")
+    located = {"location": location} if location else {}
+    if at and not location:
+        raise ValueError(f"'{text}' has no location behind its @; write @region/zone, as @eu/eu-1")
     match kind:
-        case "dns" if rest:
-            name, _, port = rest.partition(":")
-            return {"dns": {"name": name, "port": port} if port else {"name": name}}
-        case "consul" if rest:
-            return {"consul": {"service": rest}}
-        case "http_sd" if rest:
-            return {"http_sd": {"url": rest}}
+        case "dns" if name:
+            name, _, port = name.partition(":")
+            return {"dns": {"name": name, "port": port} if port else {"name": name}, **located}
+        case "consul" if name:
+            return {"consul": {"service": name}, **located}
         case _:
             raise ValueError(f"'{text}' is no source; write {SHORT_FORMS}")
 

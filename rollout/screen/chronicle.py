@@ -29,5 +29,5 @@ def _audit(row: Json) -> Iterator[Text]:
     what = " ".join(part for part in (row["verb"], row["service"], row["detail"]) if part)
     line = plain(f"{row['id']:>6}  {instant(row['at']):%Y-%m-%d %H:%M:%S}  ", "dim")
     yield line.append_text(plain(what, "not dim bold")).append_text(plain(f": {row['result']}", "not dim"))
-    who = " by ".join(filter(None, ("", row["who"])))
-    yield plain(f"       {who}" + (f", {row['origin']}" if row["origin"] else ""), "dim")
+    who = f"by {row['who'] or 'somebody unknown'}"
+    yield plain(f"        {who}" + (f", {row['origin']}" if row["origin"] else ""), "dim")

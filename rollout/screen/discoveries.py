@@ -31,7 +31,9 @@ def discoveries_table(discoveries: Sequence[Json]) -> RenderableType:
 
 def _status(each: Json) -> Text:
     line = plain(each["status"], _STYLES.get(each["status"], ""))
-    return line.append_text(plain(f": {each['fault']}", "not bold default")) if each["fault"] else line
+    line = line.append_text(plain(f": {each['fault']}", "not bold default")) if each["fault"] else line
+    warning = each.get("warning")  # of a server of the release before there is none
+    return line.append("\n").append_text(plain(f"warning: {warning}", "not bold yellow")) if warning else line
 
 
 def _backends(each: Json) -> Text:

@@ -3,7 +3,7 @@
 from rich.console import RenderableType
 from rich.text import Text
 
-from rollout.screen.words import NOTHING, Json, plain, table
+from rollout.screen.words import NOTHING, Json, instant, plain, table
 
 
 def targets_table(answer: Json) -> RenderableType:
@@ -13,9 +13,14 @@ def targets_table(answer: Json) -> RenderableType:
     rows = table("target", "address", "last", "delivered", "given up", "waiting", "fault")
     for each in answer["targets"]:
         numbers = (each["delivered"], each["given_up"], each["waiting"])
-        row = (each["target"], each["address"], each["delivered_at"] or NOTHING, *numbers, each["fault"] or NOTHING)
+        row = (each["target"], each["address"], _last(each), *numbers, each["fault"] or NOTHING)
         rows.add_row(*map(plain, row))
     return rows
+
+
+def _last(target: Json) -> str:
+    at = target["delivered_at"]
+    return f"{instant(at):%Y-%m-%d %H:%M:%S}" if at else NOTHING
 
 
 def tested(answer: Json) -> Text:

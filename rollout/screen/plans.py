@@ -29,9 +29,16 @@ def plan_text(plan: Json) -> Text:
     for step in plan["steps"]:
         sign, style = _SIGNS.get(step["action"], ("~", "yellow"))
         lines.append(plain(f"{sign} {step['resource']}: {step['words']}", style))
-        lines += (plain(f"    {line}", "green" if line.startswith("+") else "red") for line in step["lines"])
+        lines += map(_changed, step["lines"])
     lines += (plain(f"warning: {warning}", "yellow") for warning in plan["warnings"])
     return Text("\n").join([*lines, plain(_sum(plan))])
+
+
+def _changed(line: str) -> Text:
+    """Return a line of YAML that goes or comes, set in as far as it is: by that it says what it belongs to."""
+    sign, style = ("+", "green") if line.startswith("+") else ("-", "red")
+    words = line[2:].lstrip(" ")
+    return Text(f"    {sign} {' ' * (len(line) - 2 - len(words))}", style).append_text(plain(words, style))
 
 
 def _sum(plan: Json) -> str:

@@ -33,6 +33,8 @@ class ServerSignals(Collector):
         self._saver = saver
         self._failures = failures
         self.loads = Loads()
+        self.audit_broken = False
+        """Whether the audit log was found to be changed when the server started."""
         for collector in (self, PROCESS_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
 
@@ -48,6 +50,8 @@ class ServerSignals(Collector):
         yield gauges("rollout_store_unsaved", "Savings that wait for the disk.", (), [((), self._saver.waiting)])
         text = "1 while the disk does not take what is to be saved."
         yield gauges("rollout_store_failing", text, (), [((), float(bool(self._saver.fault)))])
+        text = "1 where the newest rows of the audit log were not as they were written when the server started."
+        yield gauges("rollout_audit_broken", text, (), [((), float(self.audit_broken))])
         loads = {("loaded",): self.loads.loaded, ("refused",): self.loads.refused}
         yield counters("rollout_config_loads", "How often envoy-configs was read.", ("result",), loads.items())
         text = "Whether the last change of envoy-configs was right."

@@ -57,8 +57,8 @@ class Chronicle(Protocol):
     async def audit(self, before: int, limit: int, wanted: Mapping[str, str]) -> tuple[AuditRow, ...]:
         """Return at most `limit` rows with smaller ids, the newest first; `wanted` says what some columns must be."""
 
-    async def verified(self, head: str = "") -> Verified:
-        """Go through the whole audit log, see `chain.verify`."""
+    async def verified(self, head: str = "", newest: int | None = None) -> Verified:
+        """Go through the whole audit log, see `chain.verify`, or only through so many of its newest rows."""
 
     async def points(self, service: str, rollout: int) -> tuple[Point, ...]:
         """Return the points of a rollout's charts in the order of time."""

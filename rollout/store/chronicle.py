@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from rollout.chain import FIRST, AuditRow, Verified, hash_of, verify
+from rollout.chain import FIRST, AuditRow, Verified, hash_of, verify, verify_newest
 from rollout.errors import Unavailable, Unknown
 from rollout.happenings import Event, EventKind, Severity, Wanted
 from rollout.points import POINTS_LIMIT, THINNED, Point, from_row, to_row
 from rollout.record import Operation, PutPoints
+from rollout.store import NEWEST
 from rollout.store.folder import DATABASE_NAME, reached, read_only
 from rollout.store.rows import to_text
 from rollout.store.schema import AUDIT_WORDS
@@ -107,8 +108,10 @@ class SqliteChronicle:
         """Return at most `limit` rows with smaller ids, the newest first; `wanted` says what some columns must be."""
         return await self._read(lambda connection: tuple(_audit(connection, before, limit, wanted)))
 
-    async def verified(self, head: str = "") -> Verified:
-        """Go through the whole audit log, see `chain.verify`."""
+    async def verified(self, head: str = "", newest: int | None = None) -> Verified:
+        """Go through the whole audit log, see `chain.verify`, or only through so many of its newest rows."""
+        if newest is not None:
+            return await self._read(lambda connection: _verified_newest(connection, newest))
         return await asyncio.to_thread(verified, self._path, head)  # without a limit: it may be long
 
     async def points(self, service: str, rollout: int) -> tuple[Point, ...]:
@@ -135,10 +138,21 @@ def verified(path: Path, head: str = "") -> Verified:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit'").fetchone():
             raise Unknown(f"{path} has no audit log yet; a server of this version makes one when it starts")
         found = verify(map(_audit_row, connection.execute("SELECT * FROM audit ORDER BY id")), head)
-        counted = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
-    if found.broken is None and counted and counted[0] > found.rows:
-        what = f"rows {found.rows + 1} to {counted[0]} were written, and are gone: the end was cut off"
-        return Verified(found.rows, found.head, found.rows + 1, what)
+        return _with_end(connection, found, found.rows)
+
+
+def _verified_newest(connection: Connection, newest: int) -> Verified:
+    connection.execute("BEGIN")
+    rows = tuple(reversed(tuple(_audit(connection, NEWEST, newest + 1, {}))))
+    return _with_end(connection, verify_newest(rows), rows[-1].id if rows else 0)
+
+
+def _with_end(connection: Connection, found: Verified, last: int) -> Verified:
+    """Return what was found, or that rows are gone after the `last` one that is there."""
+    counted = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
+    if found.broken is None and counted and counted[0] > last:
+        what = f"rows {last + 1} to {counted[0]} were written, and are gone: the end was cut off"
+        return Verified(found.rows, found.head, last + 1, what)
     return found
 
 

@@ -159,6 +159,15 @@ def _create_cursors(database: Database) -> None:
     database["cursors"].create({"name": str, "event": int}, pk="name", not_null={"name", "event"})
 
 
+def _keep_audit_in_order(database: Database) -> None:
+    """INSERT OR REPLACE deletes without a trigger for that: a row's number must be the next one."""
+    database.execute(
+        "CREATE TRIGGER audit_only_next BEFORE INSERT ON audit "
+        "WHEN NEW.id IS NOT (SELECT coalesce(max(id), 0) + 1 FROM audit) "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+    )
+
+
 # Numbered from 1, which is what user_version says has run. Never change one that was released: add the next.
 MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _create_tables,
@@ -175,4 +184,5 @@ MIGRATIONS: tuple[Callable[[Database], None], ...] = (
     _create_answers,
     _remember_discoveries,
     _create_cursors,
+    _keep_audit_in_order,
 )

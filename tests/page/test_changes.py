@@ -15,6 +15,14 @@ from tests.page.shop import ASKS, ROOT_TOKEN, STAYS, Shop, connected, serving, s
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SERVICES = ("checkout", "cart", "payments", "search", "stock")
+RETYPED = """async dialog => {
+  const field = dialog.querySelector('textarea');
+  field.value = 'nowhere else';
+  field.dispatchEvent(new Event('input', { bubbles: true }));
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return dialog.querySelector('.would').textContent;
+}"""
 ALL = ["Promote", "Skip stage", "To 100 %", "Pause", "Abort", "Deploy"]
 
 
@@ -63,6 +71,9 @@ async def test_a_stage_is_approved_on_the_page_and_the_rollout_ends(visit: Visit
     await expect(dialog).to_be_hidden()
     await expect(page.get_by_label("Rollout", exact=True).locator(".badge")).to_contain_text("completed")
     assert await offers(page) == ["Undo", "Deploy"]
+    await page.get_by_role("button", name="Deploy").click()
+    await expect(dialog.get_by_role("heading")).to_have_text("Deploy payments, now on v2")
+    await dialog.get_by_role("button", name="Cancel").click()
     seen.check(refused=(401,))
 
 
@@ -94,6 +105,8 @@ async def test_what_is_refused_is_said_in_the_dialog_and_changes_nothing(visit: 
     await page.get_by_role("button", name="Deploy").click()
     await dialog.get_by_label("Version").fill("v2")
     await dialog.get_by_label("Backends").fill("nowhere")
+    await expect(dialog.get_by_text("The server would refuse this")).to_be_visible()
+    assert await dialog.evaluate(RETYPED) == "Asking the server …"
     await expect(dialog.get_by_text("The server would refuse this")).to_be_visible()
     await dialog.get_by_role("button", name="Deploy").click()
     await expect(dialog.get_by_role("alert")).to_contain_text("nowhere")
@@ -135,7 +148,10 @@ async def test_buttons_are_there_for_who_may_use_them(
     await seen.page.goto(f"{server.url}#/config")
     await expect(seen.page.get_by_role("heading", name="Served now")).to_be_visible()
     assert await seen.page.get_by_role("button", name="Reload").count() == (role == "admin")
-    seen.check(refused=(401,))
+    await seen.page.goto(f"{server.url}#/audit")
+    await expect(seen.page.locator("main .fault" if role != "admin" else "main tbody tr").first).to_be_visible()
+    assert await seen.page.get_by_role("button", name="Verify").count() == (role == "admin")
+    seen.check(refused=(401, 403))
 
 
 async def test_an_operator_of_another_service_does_not_see_this_one(visit: Visits, server: Shop) -> None:

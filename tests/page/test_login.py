@@ -60,7 +60,7 @@ async def test_a_wrong_token_is_refused_and_the_right_one_leads_to_the_view_that
     token = await server.door.token("ann", "operator")
     seen = await visit(f"{server.url}{CHECKOUT}")
     await try_token(seen.page, "rlt_wrong")
-    await expect(seen.page.get_by_role("alert")).to_be_visible()
+    await expect(seen.page.get_by_role("alert")).to_contain_text("this token is not known, or has expired")
     await try_token(seen.page, token)
     await expect(seen.page.get_by_role("heading", level=1, name="checkout")).to_be_visible()
     await expect(seen.page.locator(".who")).to_contain_text("ann operator")
@@ -70,6 +70,23 @@ async def test_a_wrong_token_is_refused_and_the_right_one_leads_to_the_view_that
     assert token not in kept
     assert cookie["value"] not in kept
     assert token not in await seen.page.content()
+    seen.check(refused=(401,))
+
+
+async def test_a_token_is_typed_without_a_look_and_no_key_of_it_does_anything_else(visit: Visits, server: Shop) -> None:
+    seen = await visit(f"{server.url}{CHECKOUT}")
+    page, field = seen.page, seen.page.get_by_label("Token")
+    await expect(field).to_be_focused()
+    await page.evaluate("document.activeElement.blur()")
+    await page.keyboard.type("t?gfu")
+    await expect(page.get_by_role("button", name="Colours")).to_have_accessible_name("Colours: as the system; change")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert page.url.endswith(CHECKOUT)
+    await page.reload()
+    await expect(field).to_be_focused()
+    await page.keyboard.type(await server.door.token("tug", "viewer"))
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".who")).to_contain_text("tug viewer")
     seen.check(refused=(401,))
 
 

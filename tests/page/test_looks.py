@@ -18,6 +18,32 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 LOOKS = (("light", WIDE), ("dark", NARROW))
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 HURT = "[window.hurt ?? 0, document.querySelectorAll('main img, main script, dialog img').length]"
+WRONG_CLOCK = """
+const right = Date.now.bind(Date);
+Date.now = () => right() + 7 * 3600_000;
+"""
+DASH = "\u2013"
+AGES = "[...document.querySelectorAll('main time')].map((each) => each.textContent)"
+ALONE = {"requests": [90], "error_share": [0.05], "p50_ms": [4.0], "p99_ms": [9.0]}
+POINTS = {
+    "at": [1_700_000_000.0],
+    "wanted_percent": [50],
+    "measured_percent": [None],
+    "stable": {**ALONE, "requests": [0]},
+    "candidate": ALONE,
+}
+"""One point, in which the stable version has no requests, but old ones that end."""
+DOTS = """canvas => {
+  const probe = document.createElement('i');
+  probe.style.color = getComputedStyle(canvas).getPropertyValue('--candidate');
+  canvas.parentElement.append(probe);
+  const wanted = getComputedStyle(probe).color.match(/[0-9]+/g).slice(0, 3).join();
+  probe.remove();
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let found = 0;
+  for (let at = 0; at < data.length; at += 4) if (data.slice(at, at + 3).join() === wanted) found += 1;
+  return found;
+}"""
 FOCUS = """() => {
   const style = getComputedStyle(document.activeElement);
   return {
@@ -174,4 +200,54 @@ async def test_status_is_said_in_words_beside_each_colour(visit: Visits, busy: S
         row = seen.page.locator("table.services tbody tr", has=seen.page.get_by_role("link", name=service))
         await expect(row.locator("td").first).to_contain_text(words)
         await expect(row.locator(".badge .sign").first).to_have_text(sign)
+    seen.check()
+
+
+async def test_times_are_the_servers_where_the_clock_here_is_wrong(visit: Visits, busy: Shop) -> None:
+    seen = await visit(f"{busy.url}#/config")
+    await seen.page.add_init_script(WRONG_CLOCK)
+    await seen.page.reload()
+    for view in ("services", "config"):
+        await show(seen.page, view)
+        ages = await seen.page.evaluate(AGES)
+        assert ages, view
+        assert [each for each in ages if not re.fullmatch(r"just now|\d+ s ago|\d min ago", each)] == [], view
+    await show(seen.page, "services/search")
+    await expect(seen.page.locator("section[aria-labelledby=card-rollout] .aside")).to_contain_text(
+        re.compile(r"for (\d min )?[0-9.]+ s")
+    )
+    first = seen.page.locator("figure.chart").first
+    await first.get_by_text("Values").click()
+    at = first.locator("tbody tr th")
+    was = await at.first.inner_text()
+    await expect(at.first).not_to_have_text(was)  # what the page has measured itself
+    newest, before = [_seconds(each) for each in (await at.all_inner_texts())[:2]]
+    assert 0 < (newest - before) % 86_400 < 60
+    seen.check()
+
+
+def _seconds(clock: str) -> int:
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return 3600 * hours + 60 * minutes + seconds
+
+
+async def test_a_single_point_is_drawn_and_a_version_without_requests_has_no_figures(visit: Visits, busy: Shop) -> None:
+    seen = await visit(busy.url)
+    await seen.page.route("**/points", lambda route: route.fulfill(json=POINTS))
+    await show(seen.page, "services/cart")
+    latency = seen.page.locator("figure.chart").nth(2)
+    assert await latency.locator("canvas").evaluate(DOTS) > 4
+    await expect(latency.locator("figcaption .figure")).to_have_text([DASH, "4 ms"])
+    await expect(seen.page.locator(".weight .legend")).to_contain_text("v2 wanted")
+    await expect(seen.page.get_by_text("nothing measured now")).to_have_count(0)
+    seen.check()
+
+
+async def test_the_evidence_fits_a_narrow_screen(visit: Visits, busy: Shop) -> None:
+    seen = await visit(busy.url, viewport=NARROW)
+    await show(seen.page, "services/cart")
+    table = seen.page.get_by_role("region", name="What both versions did in this stage")
+    await expect(table.locator("[data-label='p99 now']")).to_have_count(2)
+    has, may = await table.evaluate("each => [each.scrollWidth, each.clientWidth]")
+    assert has <= may
     seen.check()

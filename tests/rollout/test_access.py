@@ -115,6 +115,7 @@ async def test_documents_change_only_what_a_token_is_for(door: Door) -> None:
     strategy = {"kind": "strategy", "name": "quick", "stages": ["100%"]}
     for token, status, document in (
         (viewer, 403, {"kind": "service", "name": OWN, "version": "v1"}),
+        (viewer, 403, {"kind": "service", "name": OWN, "version": "initial"}),  # nothing is to do, and still
         (shop, 403, strategy),
         (shop, 400, {"kind": "service", "name": OTHER, "version": "v1"}),
         (shop, 200, {"kind": "service", "name": OWN, "version": "v1"}),
@@ -249,6 +250,7 @@ async def test_header_of_the_proxy_says_who_asks(behind: Door) -> None:
         assert (status, me["name"], me["role"], me["services"], me["via"]) == (200, "ann", role, services, "proxy")
     status, said = await as_user(behind, "ann", "sales")("GET", "/v1/me")
     assert (status, "'ann' is in no group that may use this" in said["detail"]) == (403, True)
+    assert "platform" not in said["detail"]  # which groups there are is nobody's business outside of them
     assert (await as_user(behind, "", "platform")("GET", "/v1/me"))[0] == 401
 
 

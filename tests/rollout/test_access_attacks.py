@@ -86,12 +86,13 @@ def test_what_is_left_out_of_the_audit_log_is_counted() -> None:
     rejections.look(15.0)
     assert len(notes) == 21
     assert (notes[-1].verb, notes[-1].result) == ("identify", "refused")
+    assert {each.by for each in notes} == {"somebody unknown"}
     assert notes[-1].detail == "100 more were refused, and are not here one by one; the last from 10.0.0.7: wrong"
     for _ in range(50):
         rejections.denied(Operation(NOON, "", "POST /v1/tokens", "ann", "", "NotAllowed: no", "token ann"), 15.0)
     rejections.look(60.0)
     rejections.look(120.0)
-    assert [each.by for each in notes[21:]] == ["ann"] * 20 + [""]
+    assert [each.by for each in notes[21:]] == ["ann"] * 20 + ["several"]
     assert notes[-1].detail.startswith("30 more were refused")
 
 

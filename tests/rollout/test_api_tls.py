@@ -108,6 +108,21 @@ async def test_names_count_only_as_what_they_are(secured: Settings, files: Files
                 assert (await client.ask("GET", "/v1/me")).status == 401
 
 
+async def test_a_good_certificate_that_nobody_listed_is_told_so_and_noted(
+    secured: Settings, files: Files, authority: Authority
+) -> None:
+    own = authority.issue(uri("spiffe://corp/carol"), dns("carol.corp"))
+    async with running(secured, ssl=files.context()) as door, coming(door, files, own) as client:
+        with capture_logs() as logs:
+            assert (await client.ask("GET", "/readyz")).status == 200
+            assert not [each for each in logs if each["event"] == "not let in"]
+            said = await client.ask("GET", "/v1/me")
+        what = "no name of it (carol.corp, spiffe://corp/carol) is in the --admin-access file"
+        assert (said.status, what in said.body["detail"]) == (401, True)
+        (noted,) = [each for each in logs if each["event"] == "not let in"]
+        assert (noted["address"], what in noted["reason"]) == ("127.0.0.1", True)
+
+
 async def test_strangers_certificates_and_expired_ones_fail_in_the_handshake(
     secured: Settings, files: Files, authority: Authority
 ) -> None:

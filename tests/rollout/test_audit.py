@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from rollout.chain import FIRST, AuditRow, Verified, hash_of, verify
 from rollout.cli import app
+from rollout.demo.processes import until
 from rollout.errors import Conflict
 from rollout.record import Operation, PutAudit, PutOperation
 from rollout.rights import Asker
@@ -19,8 +22,11 @@ from rollout.store import NEWEST
 from rollout.store.chronicle import SqliteChronicle, verified
 from rollout.store.copies import copy
 from rollout.store.folder import DATABASE_NAME
+from rollout.store.schema import MIGRATIONS
 from rollout.store.sqlite import open_store
 from tests.rollout.operating import deployment, running
+from tests.rollout.served import Running, settings_in
+from tests.rollout.served import running as serving
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WORDS = ("at", "service", "verb", "who", "origin", "detail", "result")
@@ -108,7 +114,15 @@ async def test_an_operation_is_in_the_audit_log_with_where_it_came_from(tmp_path
     assert [each.id for each in await chronicle.audit(2, 10, {"who": "carol", "service": "checkout"})] == [1]
 
 
-@pytest.mark.parametrize("statement", ["UPDATE audit SET who = 'bob'", "DELETE FROM audit WHERE id = 2"])
+@pytest.mark.parametrize("statement",
+    [
+        "UPDATE audit SET who = 'bob'",
+        "DELETE FROM audit WHERE id = 2",
+        f"INSERT OR REPLACE INTO audit VALUES (2, {', '.join('?' * 8)})".replace("?", "'bob'"),
+        f"INSERT INTO audit VALUES (9, {', '.join('?' * 8)})".replace("?", "'bob'"),
+        f"INSERT OR IGNORE INTO audit VALUES (NULL, {', '.join('?' * 8)})".replace("?", "'bob'"),
+    ],
+)
 async def test_the_database_refuses_to_change_it(tmp_path: Path, statement: str) -> None:
     path = await filled(tmp_path)
     with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -158,3 +172,56 @@ async def test_a_data_folder_and_a_backup_are_verified_without_a_server(tmp_path
     assert "row 4" in done.stdout
     done = CliRunner().invoke(app, ["audit", "verify", "--data", str(tmp_path / "absent")])
     assert done.exit_code == 1
+
+
+# --- looked at when a server starts ---
+
+
+@pytest.mark.parametrize(
+    ("statements", "broken"),
+    [
+        ((), None),
+        (("UPDATE audit SET who = 'bob' WHERE id = 9",), 9),
+        (("UPDATE audit SET who = 'bob' WHERE id = 2",), None),  # older than what is looked at
+        (("DELETE FROM audit WHERE id = 8",), 9),
+        (("DELETE FROM audit WHERE id > 8",), 9),
+        (("DELETE FROM audit",), 1),
+    ],
+)
+async def test_only_the_newest_rows_are_looked_at(
+    tmp_path: Path, statements: tuple[str, ...], broken: int | None
+) -> None:
+    path = await filled(tmp_path, rows=10)
+    tamper(path, *statements)
+    assert (await SqliteChronicle(tmp_path).verified(newest=3)).broken == broken
+
+
+async def test_a_server_says_at_its_start_that_its_audit_log_was_changed(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    settings.data.mkdir()
+    path = await filled(settings.data)
+    for statements, broken in (((), 0.0), (("UPDATE audit SET who = 'bob' WHERE id = 4",), 1.0)):
+        if statements:
+            tamper(path, *statements)
+        with capture_logs() as logs:
+            async with serving(settings) as server:
+                await until(lambda: metric(server, broken), within_s=20.0, what="the metric")  # noqa: B023
+        faults = [each["reason"] for each in logs if each["event"] == "audit log broken"]
+        assert [each.partition(":")[0] for each in faults] == ["row 4"] * int(broken)
+
+
+async def metric(server: Running, value: float) -> bool:
+    async with server.http.get("/metrics") as answer:
+        return f"rollout_audit_broken {value}\n" in await answer.text()
+
+
+async def test_an_audit_log_of_before_gets_its_trigger(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE_NAME
+    with closing(sqlite3.connect(path)) as connection:
+        for migrate in MIGRATIONS[:-1]:
+            migrate(Database(connection))
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
+        connection.commit()
+    await filled(tmp_path)
+    with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute("INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE id = 3")

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rollout.api.discoveries import discovery_view
 from rollout.api.paging import Paged
 from rollout.api.views import versions_view
 from rollout.discovering import Around, Discovering, Report, Status
 from rollout.discovery.answer import Answer
-from rollout.discovery.decide import plan
+from rollout.discovery.decide import located, plan
 from rollout.discovery.source import Discover, parse_discover
 from rollout.discovery.telling import Telling
 from rollout.errors import InvalidSpec, Rehearsed, RolloutError, Unavailable, Unknown
 from rollout.ledger import Ledger
+from rollout.screen.discoveries import discoveries_table
 from rollout.screen.records import versions_table
 from rollout.spec import Endpoint, parse_endpoint
 from rollout.state import Command, Phase
@@ -367,12 +369,51 @@ def test_another_location_of_a_backend_is_taken_over() -> None:
     assert [str(each) for each in made.add] == [f"{ONE}@us/us-1"]
 
 
+def test_an_answer_takes_no_location_away_and_new_ones_are_where_all_are() -> None:
+    told = endpoints(ONE, TWO, f"{THREE}@us/us-1", FOUR)
+    known, same = endpoints(f"{ONE}@eu/eu-1", f"{TWO}@eu/eu-2"), endpoints(f"{ONE}@eu/eu-1")
+    assert list(map(str, located(told, known, same))) == [*map(str, known), f"{THREE}@us/us-1", f"{FOUR}@eu/eu-1"]
+    for present in (known, (), (*same, *endpoints(THREE))):  # two places, nobody, one place and none
+        assert str(located(told, known, present)[-1]) == FOUR
+
+
+async def test_a_source_that_knows_no_locations_leaves_those_that_are_known(tmp_path: Path) -> None:
+    async with shop(tmp_path) as found:
+        found.oracle.says = endpoints(ONE, TWO, THREE, FOUR)
+        await found.until(lambda: FOUR in found.health())
+        await found.looks(2)
+        (version,) = found.engine.controller.books.versions("checkout")
+        assert {str(each) for each in version.endpoints or ()} == {*HERE, FOUR}
+        assert found.report().warning.startswith(f"{FOUR} have no location, while others")
+        view = discovery_view(found.report(), 0.0)
+        shown = io.StringIO()
+        Console(width=200, file=shown).print(discoveries_table([view]))
+        assert f"warning: {FOUR} have no location" in shown.getvalue()
+        found.oracle.says = endpoints(*HERE, f"{FOUR}@us/us-1")
+        await found.until(lambda: not found.report().warning)
+
+
+@pytest.mark.parametrize(
+    ("written", "whole"),
+    [
+        ("dns:a.b:80@eu/eu-1", {"dns": {"name": "a.b", "port": 80}, "location": "eu/eu-1"}),
+        ("dns:_a._tcp.b@eu", {"dns": {"name": "_a._tcp.b"}, "location": "eu"}),
+        ("consul:a@eu/eu-1", {"consul": {"service": "a"}, "location": "eu/eu-1"}),
+        ("http_sd:https://a/@eu/1", {"http_sd": {"url": "https://a/@eu/1"}}),
+    ],
+)
+def test_short_forms_take_a_location(written: str, whole: Mapping[str, object]) -> None:
+    assert parse_discover(written) == parse_discover(whole)
+
+
 @pytest.mark.parametrize(
     ("written", "words"),
     [
         ({}, "has no source; give one of dns, consul, http_sd"),
         ({"dns": {"name": "a"}, "consul": {"service": "b"}}, "has dns and consul; give one of"),
         ("file:x", "'file:x' is no source; write dns:NAME (SRV), dns:NAME:PORT"),
+        ("dns:a:80@", "'dns:a:80@' has no location behind its @"),
+        ("dns:a:80@eu/eu/1", "'eu/eu/1' is no location"),
         ({"dns": {"name": "a b"}}, "'a b' is no DNS name"),
         ({"dns": {"name": "a", "type": "A"}}, "port: is missing; A records have none"),
         ({"dns": {"name": "a", "port": 80, "type": "SRV"}}, "SRV records have ports of their own"),

@@ -88,6 +88,7 @@ def test_what_happened_before_a_kill_is_told_after_it(tmp_path: Path) -> None:
             assert (tried.exit_code, tried.stdout) == (0, "team has taken it\n")
             listed = rollout("notify", "list", server=server.url)
             assert "team" in listed.stdout
+            assert re.search(r" \d\d:\d\d:\d\d ", listed.stdout), listed.stdout
             unknown = rollout("notify", "test", "nobody", server=server.url)
             assert (unknown.exit_code, "there are team" in unknown.stderr) == (1, True)
             outputs += [tried.output, listed.output, unknown.output]

@@ -117,3 +117,11 @@ async def test_a_large_answer_is_packed_for_who_unpacks_it(tmp_path: Path) -> No
         assert len(packed) < len(plain) / 5
         assert b"Vary: Accept-Encoding" in plain
         assert b"Content-Encoding" not in small
+
+
+async def test_key_that_is_there_twice_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as server:
+        for body in (b'{"version": "v1", "version": "v2"}', b'{"more": [{"version": 1, "x": 2, "version": 1}]}'):
+            answer = await sent(server, post(server, body, f"Content-Length: {len(body)}"))
+            says = b'\\"version\\": is 2 times in one object of the body; give it once'
+            assert (status(answer), says in answer) == (400, True), answer

@@ -58,13 +58,32 @@ def test_apply_makes_it_so_once_and_plan_says_before(server: Server, tmp_path: P
     assert state(server, "cart") == ("initial", 1, True)
 
 
-def test_files_without_a_document_are_a_mistake_and_remove_nothing(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("kind: service")
-    (tmp_path / "empty.yaml").write_text("# later\n---\n")
+@pytest.mark.parametrize("options", [(), ("--prune",)])
+def test_files_without_a_document_are_a_mistake_and_remove_nothing(
+    server: Server, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    full, folder, empty = write(tmp_path, "stock"), tmp_path / "shop", tmp_path / "empty.yaml"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("kind: service")
+    empty.write_text("# later\n---\n")
     for verb in ("plan", "apply"):
-        result = rollout(verb, "-f", str(tmp_path), "--prune", server=server.url)
-        assert result.exit_code == 1
-        assert "there is no document in" in result.stderr
+        for file, named in ((str(folder), str(folder)), (str(empty), str(empty)), ("-", "stdin")):
+            for files in (("-f", file), ("-f", full, "-f", file)):
+                result = rollout(verb, *files, *options, server=server.url)
+                assert result.exit_code == 1, result.output
+                assert words(result.stderr).startswith(f"error: no documents in {named}; ")
+    assert state(server, "stock") == ("initial", 0, False)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    missing, binary = tmp_path / "nofile.yaml", tmp_path / "shop.yaml"
+    result = rollout("plan", "-f", str(missing))
+    assert result.exit_code == 2  # wrong usage, as of `lint`
+    assert "nofile.yaml" in words(result.stderr.replace("│", ""))
+    binary.write_bytes(b"\xff\xfe\x00kind")
+    result = rollout("plan", "-f", str(tmp_path))
+    assert result.exit_code == 1
+    assert words(result.stderr).startswith(f"error: {binary}: document 1: cannot be read: it is no text in UTF-8")
 
 
 def test_a_version_that_was_rolled_back_is_held(server: Server, tmp_path: Path) -> None:
@@ -146,4 +165,6 @@ def test_what_is_exported_is_planned_unchanged(server: Server, tmp_path: Path) -
     assert (code, set(actions(answer))) == (0, {"none"}), answer
     one = rollout("export", "shop", server=server.url)
     assert "name: shop" in one.stdout
+    assert "kind: strategy" not in one.stdout  # it names none
     assert "name: cart\nversion" not in one.stdout
+    assert "kind: strategy\nname: cart\n" in rollout("export", "cart", server=server.url).stdout

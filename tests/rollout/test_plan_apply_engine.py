@@ -8,7 +8,7 @@ import pytest
 
 from rollout.backends import Backends
 from rollout.declared.steps import Wishes
-from rollout.declaring import Declaring, Planned, changing
+from rollout.declaring import Declaring, Planned, at_stake
 from rollout.discovering import Around, Discovering
 from rollout.discovery.answer import Answer
 from rollout.discovery.source import Discover
@@ -127,11 +127,11 @@ async def test_a_step_that_fails_stops_no_other_and_is_told(tmp_path: Path) -> N
 async def test_a_rehearsal_changes_nothing_and_a_plan_names_what_changes(tmp_path: Path) -> None:
     async with running(tmp_path) as engine:
         documents = (QUICK, service("v2", *V2))
-        assert changing(plan(engine, *documents)) == (None, "checkout")
+        assert at_stake(plan(engine, *documents)) == (None, "checkout")
         with pytest.raises(Rehearsed, match="strategy/quick: is added; service/checkout: rollout initial -> v2"):
             await apply(engine, *documents, by=Asker("ann", rehearses=True))
         assert await apply(engine, *documents) == ["create", "rollout"]
-        assert changing(plan(engine, *documents)) == ()
+        assert at_stake(plan(engine, *documents)) == ("checkout",)  # who may not change it hears so at any time
 
 
 async def test_what_this_server_cannot_do_is_refused_before_anything_is_done(tmp_path: Path) -> None:
@@ -139,5 +139,7 @@ async def test_what_this_server_cannot_do_is_refused_before_anything_is_done(tmp
         asks = {"kind": "strategy", "name": "asks", "hooks": [{"at": "rollout", "command": "ask"}]}
         with pytest.raises(InvalidSpec) as refused:
             plan(engine, QUICK, asks, service("v2", *V2, strategy="asks"))
+        with pytest.raises(InvalidSpec, match="documents: is empty; send at least one"):
+            plan(engine, prune=True)
         lines = str(refused.value).splitlines()
         assert [line.partition(": ")[0] for line in lines] == ["documents[1]", "documents[2].strategy"]

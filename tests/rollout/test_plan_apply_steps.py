@@ -8,10 +8,11 @@ from hypothesis import given, settings
 
 from rollout.declared.documents import Written, parse
 from rollout.declared.planning import plan
-from rollout.declared.steps import Action, Placed, Situation, Standing, Wishes
+from rollout.declared.steps import Action, Placed, Situation, Standing, Wishes, step_view
 from rollout.declared.text import text_of
 from rollout.declared.writing import documents, with_secrets
 from rollout.record import NamedStrategy, Origin
+from rollout.screen.plans import plan_text
 from rollout.spec import parse_endpoint
 from rollout.state import Phase, Role
 from tests.rollout.standings import (
@@ -184,3 +185,10 @@ def test_what_is_exported_is_what_is(now: Standing) -> None:
     steps, wrong = plan(found, situation, Wishes())
     assert wrong == ()
     assert {step.action for step in steps} == {Action.NONE}, [step.words for step in steps]
+
+
+def test_lines_that_change_are_set_in_as_in_the_file() -> None:
+    gate = {"kind": "strategy", "name": "new", "stages": ["100%"], "gate": {"margin": "3%"}}
+    (step,) = planned(IDLE, gate)
+    shown = plan_text({"steps": [step_view(step)], "changes": 1, "warnings": [], "fingerprint": "f"}).plain
+    assert "    + gate:\n    +   margin: 3%\n" in shown

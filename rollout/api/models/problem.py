@@ -32,3 +32,5 @@ class Ready(TypedDict):
     """That it is so."""
     snapshot: str
     """The version of what is served: a hash of its content."""
+    saving: bool
+    """Whether the disk takes what is to be saved. While it does not, Envoys are served, but nothing goes forward."""

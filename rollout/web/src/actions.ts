@@ -18,6 +18,8 @@ export interface Action {
   verb: string;
   label: string;
   kind: "main" | "danger" | "plain";
+  /** What it is about, where that is not what the buttons beside it are about. */
+  subject?: string;
   /** What it will do, in a sentence. */
   about: string;
   /** The same on the command line, where it is one line that needs nothing more. */
@@ -267,6 +269,7 @@ export function deploy(service: Service, strategies: string[]): Action {
   return {
     verb: "deploy",
     label: "Deploy",
+    subject: `${service.service}, now on ${service.stable}`,
     kind: service.in_progress ? "plain" : "main",
     about: service.in_progress
       ? "A rollout is in progress. With “after the present one” that is taken back first."
@@ -274,7 +277,7 @@ export function deploy(service: Service, strategies: string[]): Action {
     method: "POST",
     url: path("services", service.service, "rollouts"),
     fields: [
-      { name: "version", label: "Version", hint: "v2", required: true },
+      { name: "version", label: "Version", hint: "a name of your choice, as v2", required: true },
       { name: "endpoints", label: "Backends", hint: `one a line, as ${first}@region/zone`, lines: 4 },
       { name: "strategy", label: "Strategy", options: [...usual, ...named, ["stages", "stages of my own"], ["json", "as JSON"]] },
       { name: "stages", label: "Stages", hint: "5%, 25%, 100%" },

@@ -1,5 +1,6 @@
 // Asking the server: JSON in and out, faults as problems with words for people.
 
+import { heed } from "./present";
 import type { Me } from "./shapes";
 
 export class Problem extends Error {
@@ -41,6 +42,7 @@ async function ask<T>(
   const sent: Record<string, string> = { Accept: "application/json", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
   if (method !== "GET") Object.assign(sent, csrf ? { "X-CSRF-Token": csrf } : { "X-Rollout-User": "web page" });
+  const askedAt = performance.now();
   let answer: Response;
   try {
     answer = await fetch(url, {
@@ -55,6 +57,7 @@ async function ask<T>(
     if (signal?.aborted) throw error;
     throw new Problem(0, "the server cannot be reached");
   }
+  heed(answer.headers.get("Date"), askedAt);
   if (!answer.ok) throw await problemOf(answer, url);
   return (answer.status === 204 ? null : await answer.json()) as T;
 }

@@ -1,6 +1,7 @@
 // Keeping what the page knows true: by the stream of events, or by asking every two seconds where there is none.
 
 import { get, path, Problem, whoAmI, setCsrf } from "./api";
+import { present } from "./present";
 import { fromOverview, fromServices } from "./rows";
 import type { Route } from "./router";
 import type { Happening, Me, ProxyNode, Row, Service } from "./shapes";
@@ -113,7 +114,7 @@ async function load(mine: number): Promise<void> {
   const holds = () => mine === turn && told === before;
   if (view === "services" && service) {
     const found = await get<Service>(path("services", service));
-    if (holds()) learn({ service: found, serviceAt: Date.now(), missing: "" });
+    if (holds()) learn({ service: found, serviceAt: present(), missing: "" });
   } else if (view === "services") {
     const rows = await overview();
     if (holds()) learn({ rows });
@@ -204,7 +205,7 @@ function stream(mine: number): void {
   on<Service>("service", (found) => {
     if (found.service !== wanted.service) return;
     told += 1;
-    learn({ service: found, serviceAt: Date.now(), missing: "" });
+    learn({ service: found, serviceAt: present(), missing: "" });
   });
   on<{ nodes: ProxyNode[] }>("fleet", (found) => {
     told += 1;
@@ -251,7 +252,7 @@ function sleep(): void {
 /** Notice a line that has gone dead without a word, and a page that was asleep. */
 export function watch(): void {
   window.setInterval(() => {
-    learn({ now: Date.now() });
+    learn({ now: present() });
     if (source !== null && Date.now() - heardAt > SILENT_MS) restart();
     if (source !== null && manyNodes && wanted.view === "fleet" && Date.now() - loadedAt > FLEET_MS) refresh();
   }, 1_000);

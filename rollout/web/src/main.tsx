@@ -5,6 +5,7 @@ import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preac
 import { isAdmin } from "./actions";
 import { change, onLoggedOut, setCsrf, whoAmI } from "./api";
 import { follow, rest, watch } from "./live";
+import { present } from "./present";
 import { link, parse, useRoute, type Route } from "./router";
 import { know, learn, useWorld, type Link } from "./store";
 import { Confirmations } from "./parts/dialog";
@@ -50,7 +51,7 @@ function Page() {
   useLayoutEffect(() => {
     // Before the next key is heard: what is typed then is meant for where it led.
     scrollTo(0, 0);
-    if (drawn.current) main.current?.querySelector<HTMLElement>("h1")?.focus();
+    if (drawn.current && know().me) main.current?.querySelector<HTMLElement>("h1")?.focus();
     drawn.current = true;
   }, [key]);
 
@@ -138,9 +139,11 @@ function Bar({ route, help }: { route: Route; help: () => void }) {
         <button type="button" class="tool" onClick={nextTheme} aria-label={`Colours: ${THEME_WORDS[theme]}; change`} title={`Colours: ${THEME_WORDS[theme]}`}>
           <span aria-hidden="true">{theme === "dark" ? "☾" : theme === "light" ? "☀" : "◐"}</span>
         </button>
-        <button type="button" class="tool keyed" onClick={help} aria-label="Keys" title="Keys">
-          <span aria-hidden="true">?</span>
-        </button>
+        {me && (
+          <button type="button" class="tool keyed" onClick={help} aria-label="Keys" title="Keys">
+            <span aria-hidden="true">?</span>
+          </button>
+        )}
         {me && <Who />}
       </div>
     </header>
@@ -214,7 +217,7 @@ async function start(): Promise<void> {
     try {
       const me = await whoAmI();
       setCsrf(me?.csrf ?? null);
-      learn({ me, asked: true });
+      learn({ me, asked: true, now: present() });
       return;
     } catch {
       learn({ link: "lost" });

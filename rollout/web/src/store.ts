@@ -1,6 +1,7 @@
 // What the page knows, in one place; whoever shows a part of it is told when that part changes.
 
 import { useEffect, useState } from "preact/hooks";
+import { present } from "./present";
 import type { Happening, Me, ProxyNode, Row, Service } from "./shapes";
 
 export type Link = "starting" | "live" | "polling" | "lost";
@@ -12,7 +13,7 @@ export interface World {
   link: Link;
   rows: Row[] | null;
   service: Service | null;
-  /** When it was told, by the clock here. */
+  /** When it was told, by the server's clock as all times here. */
   serviceAt: number;
   /** Why the service that is wanted cannot be shown. */
   missing: string;
@@ -36,7 +37,7 @@ let world: World = {
   nodes: null,
   events: [],
   said: "",
-  now: Date.now(),
+  now: present(),
   theme: document.documentElement.dataset.theme ?? "",
 };
 const readers = new Set<() => void>();

@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { get, path, Problem } from "../api";
+import { present } from "../present";
 import type { Counts, Points, Rollout, SidePoints } from "../shapes";
 import { useWorld } from "../store";
 import { clock, judged, milliseconds, percent, share } from "../words";
@@ -37,7 +38,6 @@ export function Charts({ rollout }: { rollout: Rollout }) {
   if (points === "none") return <Quiet>The server keeps no figures of this rollout.</Quiet>;
   if (points === null) return <Quiet>Asking for the figures …</Quiet>;
   if (!points.at.length) return <Quiet>No figures yet: they begin when traffic is shifted.</Quiet>;
-  const { stable, candidate } = points;
   const names = { stable: rollout.stable, candidate: rollout.candidate };
   return (
     <div class="charts">
@@ -52,17 +52,19 @@ export function Charts({ rollout }: { rollout: Rollout }) {
           { words: `${names.candidate} measured${rollout.waves.length ? " where it moves" : ""}`, color: "candidate", values: points.measured_percent },
         ]}
       />
-      <Chart title="Error share" at={points.at} least={0.01} top={1} say={share} lines={pair(names, stable.error_share, candidate.error_share)} />
-      <Chart title="Latency p50" at={points.at} least={1} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, stable.p50_ms, candidate.p50_ms)} />
-      <Chart title="Latency p99" at={points.at} least={1} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, stable.p99_ms, candidate.p99_ms)} />
+      <Chart title="Error share" at={points.at} least={0.01} top={1} say={share} lines={pair(names, points, "error_share")} />
+      <Chart title="Latency p50" at={points.at} least={1} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, points, "p50_ms")} />
+      <Chart title="Latency p99" at={points.at} least={1} top={Number.POSITIVE_INFINITY} say={milliseconds} lines={pair(names, points, "p99_ms")} />
     </div>
   );
 }
 
-const pair = (names: { stable: string; candidate: string }, stable: Values, candidate: Values): Line[] => [
-  { words: names.stable, color: "stable", values: stable },
-  { words: names.candidate, color: "candidate", values: candidate },
-];
+const pair = (names: { stable: string; candidate: string }, points: Points, figure: "error_share" | "p50_ms" | "p99_ms"): Line[] =>
+  (["stable", "candidate"] as const).map((side) => ({ words: names[side], color: side, values: asked(points[side], figure) }));
+
+/** Figures of the times in which there were requests: what ends later, of old ones, tells nothing of a version. */
+const asked = (side: SidePoints, figure: "error_share" | "p50_ms" | "p99_ms"): Values =>
+  side[figure].map((value, at) => (side.requests[at] === 0 ? null : value));
 
 /** The figures of a rollout: those that the server keeps, and behind them what has been measured since. */
 function usePoints(rollout: Rollout): Points | null | "none" {
@@ -95,7 +97,7 @@ function usePoints(rollout: Rollout): Points | null | "none" {
 
 /** The figures with those of now, while traffic is judged. */
 export function withLook(points: Points, rollout: Rollout): Points {
-  const at = Date.now() / 1000;
+  const at = present() / 1000;
   const { measured } = rollout;
   if (!measured || !judged(rollout) || at - (points.at.at(-1) ?? 0) < 0.9) return points;
   const side = (known: SidePoints, now: Counts): SidePoints => ({
@@ -221,11 +223,20 @@ function options(box: HTMLElement, lines: Line[], say: ChartProps["say"], [least
         stroke: ink(line.color),
         width: line.dashed ? 1.5 : 2,
         ...(line.dashed ? STEPPED : {}),
-        points: { show: false },
+        points: { show: false, size: 6, fill: ink(line.color), filter: alone },
         spanGaps: false,
       })),
     ],
   };
+}
+
+/** The points between gaps, of which no line can be drawn. */
+function alone(plot: uPlot, series: number): number[] | null {
+  const values: Values = [...(plot.data[series] ?? [])].map((value) => value ?? null);
+  const found = values.flatMap((value, at) =>
+    value !== null && (values[at - 1] ?? null) === null && (values[at + 1] ?? null) === null ? [at] : [],
+  );
+  return found.length ? found : null;
 }
 
 /** What is wanted changes from one moment to the next. */

@@ -30,7 +30,7 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
   const [typed, setTyped] = useState<Record<string, string>>(() => firstValues(action.fields ?? []));
   const [fault, setFault] = useState("");
   const [busy, setBusy] = useState(false);
-  const would = useRehearsal(action, typed);
+  const { would, asking } = useRehearsal(action, typed);
   const attempt = useRef({ key: "", body: "", unheard: false });
   const id = useId();
 
@@ -67,10 +67,16 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
         {(action.fields ?? []).filter((field) => shown(field, typed)).map((field) => (
           <Input key={field.name} field={field} id={`${id}-${field.name}`} value={typed[field.name] ?? ""} change={(value) => setTyped({ ...typed, [field.name]: value })} />
         ))}
-        {would && (
-          <div class={`would ${would.refused ? "refused" : ""}`} aria-live="polite">
-            <strong>{would.refused ? "The server would refuse this: " : "The server says: "}</strong>
-            {would.words}
+        {(asking || would) && (
+          <div class={`would ${asking ? "asking" : would?.refused ? "refused" : ""}`} aria-live="polite" aria-busy={asking}>
+            {asking || !would ? (
+              "Asking the server …"
+            ) : (
+              <>
+                <strong>{would.refused ? "The server would refuse this: " : "The server says: "}</strong>
+                {would.words}
+              </>
+            )}
           </div>
         )}
         {action.line && (
@@ -126,26 +132,31 @@ interface Would {
   refused: boolean;
 }
 
-/** What the server says that would happen; null while it is asked, or where something is still missing. */
-function useRehearsal(action: Action, typed: Record<string, string>): Would | null {
-  const [would, setWould] = useState<Would | null>(null);
+/** What the server says that would happen: nothing while it is asked, or where something is still missing. */
+function useRehearsal(action: Action, typed: Record<string, string>): { would: Would | null; asking: boolean } {
+  const [told, setTold] = useState<{ of: string; would: Would | null }>({ of: "", would: null });
   const body = JSON.stringify(typed);
   useEffect(() => {
     let current = true;
     const timer = setTimeout(async () => {
       const found = await rehearse(action, typed);
-      if (current) setWould(found);
+      if (current) setTold({ of: body, would: found });
     }, action.fields ? REHEARSE_MS : 0);
     return () => {
       current = false;
       clearTimeout(timer);
     };
   }, [body]);
-  return would;
+  // What was said of other words is not shown any more, from the first key on.
+  const asking = told.of !== body;
+  return asking ? { would: null, asking: whole(action, typed) } : { would: told.would, asking };
 }
 
+const whole = (action: Action, typed: Record<string, string>): boolean =>
+  (action.fields ?? []).every((field) => !field.required || Boolean(typed[field.name]));
+
 async function rehearse(action: Action, typed: Record<string, string>): Promise<Would | null> {
-  if ((action.fields ?? []).some((field) => field.required && !typed[field.name])) return null;
+  if (!whole(action, typed)) return null;
   try {
     const answer = await change<{ would?: unknown }>(action.method, `${action.url}?dry_run=true`, action.body(typed));
     return answer?.would ? { words: wouldWords(answer.would), refused: false } : null;
@@ -211,7 +222,7 @@ export function Buttons({ actions, subject, guard, small }: ButtonsProps) {
           class={BUTTONS[action.kind]}
           aria-haspopup="dialog"
           title={action.about}
-          onClick={() => confirm(action, subject, guard)}
+          onClick={() => confirm(action, action.subject ?? subject, guard)}
         >
           {action.label}
           {small && <span class="unseen"> {subject}</span>}

@@ -93,7 +93,7 @@ function Figures({ rollout, numbers }: { rollout: Rollout; numbers: Record<strin
   const excess = numbers.excess_errors ?? 0;
   return (
     <>
-      <Table caption="What both versions did in this stage">
+      <Table caption="What both versions did in this stage" class="stacks">
         <thead>
           <tr>
             <th scope="col">in this stage</th>
@@ -120,11 +120,11 @@ function Figures({ rollout, numbers }: { rollout: Rollout; numbers: Record<strin
               <th scope="row">
                 <i class={`swatch ${role}`} aria-hidden="true" /> {rollout[role]} <span class="small">{role}</span>
               </th>
-              <td class="right">{count(numbers[`${role}_requests`] ?? 0)}</td>
-              <td class="right">{count(numbers[`${role}_errors`] ?? 0)}</td>
-              <td class="right">{numbers[`${role}_requests`] ? share(numbers[`${role}_error_share`]) : "–"}</td>
-              <td class="right">{milliseconds(look?.[role].p50_ms)}</td>
-              <td class="right">{milliseconds(look?.[role].p99_ms)}</td>
+              <td class="right" data-label="requests">{count(numbers[`${role}_requests`] ?? 0)}</td>
+              <td class="right" data-label="errors">{count(numbers[`${role}_errors`] ?? 0)}</td>
+              <td class="right" data-label="error share">{numbers[`${role}_requests`] ? share(numbers[`${role}_error_share`]) : "–"}</td>
+              <td class="right" data-label="p50 now">{look?.[role].requests ? milliseconds(look[role].p50_ms) : "–"}</td>
+              <td class="right" data-label="p99 now">{look?.[role].requests ? milliseconds(look[role].p99_ms) : "–"}</td>
             </tr>
           ))}
         </tbody>

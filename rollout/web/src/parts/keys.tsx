@@ -1,6 +1,7 @@
 // Keys: where they lead, and the list of them.
 
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { know } from "../store";
 
 export const PLACES: [string, string, string][] = [
   ["s", "services", "Services"],
@@ -17,12 +18,12 @@ interface Uses {
   theme: () => void;
 }
 
-/** Listen for keys, but not where somebody types, nor over a dialog. */
+/** Listen for keys, but not where somebody types, nor under a dialog, nor before anybody is logged in. */
 export function useKeys({ help, theme }: Uses): void {
   useEffect(() => {
     let went = 0;
     const press = (event: KeyboardEvent) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || know().me === null || typing(event.target)) return;
       const place = Date.now() - went < TOGETHER_MS ? PLACES.find(([key]) => key === event.key) : undefined;
       went = 0;
       if (place) location.hash = `#/${place[1]}`;
@@ -42,7 +43,8 @@ export function useKeys({ help, theme }: Uses): void {
 }
 
 const typing = (target: EventTarget | null): boolean =>
-  target instanceof Element && (target.closest("input, textarea, select, dialog") !== null || (target as HTMLElement).isContentEditable);
+  document.querySelector("dialog[open]") !== null ||
+  (target instanceof Element && (target.closest("input, textarea, select") !== null || (target as HTMLElement).isContentEditable));
 
 export function Keys({ done }: { done: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);

@@ -1,6 +1,6 @@
 // Logging in with a token: the server keeps a session, and the page keeps nothing.
 
-import { useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { change, Problem, setCsrf } from "../api";
 import type { Me } from "../shapes";
 import { learn } from "../store";
@@ -10,6 +10,8 @@ export function Login() {
   const [token, setToken] = useState("");
   const [fault, setFault] = useState("");
   const [busy, setBusy] = useState(false);
+  const field = useRef<HTMLInputElement>(null);
+  useLayoutEffect(() => field.current?.focus(), []);
   const submit = async (event: Event) => {
     event.preventDefault();
     setBusy(true);
@@ -36,6 +38,7 @@ export function Login() {
         <p class="field">
           <label for="token">Token</label>
           <input
+            ref={field}
             id="token"
             type="password"
             autocomplete="current-password"
@@ -62,5 +65,7 @@ export function Login() {
 function faultWords(error: unknown): string {
   if (!(error instanceof Problem)) return String(error);
   if (error.status === 429 && error.retryAfter) return `${error.message} (again in ${error.retryAfter} s)`;
+  // The server says how a program shows its token.
+  if (error.status === 401) return "this token is not known, or has expired";
   return error.message;
 }

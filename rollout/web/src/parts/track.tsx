@@ -96,9 +96,10 @@ function Weight({ rollout }: { rollout: Rollout }) {
   // In waves only the locations that move are measured: that is no share of the whole fleet's traffic.
   const where = rollout.waves.length ? " in the locations that move" : "";
   const words = mirrors ? "copies of requests only" : had === null ? "nothing measured now" : `measured ${percent(had)}${where}`;
+  const told = rollout.in_progress || had !== null;
   return (
     <div class="weight">
-      <div class="scale" role="img" aria-label={`${rollout.candidate} should have ${percent(rollout.weight_percent)}, ${words}`}>
+      <div class="scale" role="img" aria-label={`${rollout.candidate} should have ${percent(rollout.weight_percent)}${told ? `, ${words}` : ""}`}>
         <span class="wanted" style={{ inlineSize: `${rollout.weight_percent}%` }} />
         {had !== null && !where && <span class="measured" style={{ insetInlineStart: `${had}%` }} />}
       </div>
@@ -106,9 +107,11 @@ function Weight({ rollout }: { rollout: Rollout }) {
         <span>
           <i class="swatch candidate" aria-hidden="true" /> {rollout.candidate} wanted <b>{percent(rollout.weight_percent)}</b>
         </span>
-        <span>
-          <i class="swatch tick" aria-hidden="true" /> {words}
-        </span>
+        {told && (
+          <span>
+            <i class="swatch tick" aria-hidden="true" /> {words}
+          </span>
+        )}
         <span>
           <i class="swatch stable" aria-hidden="true" /> {rollout.stable} has the rest
         </span>

@@ -1,7 +1,9 @@
 // Who did what, from where, and what came of it; and whether the record is whole.
 
 import { useEffect, useState } from "preact/hooks";
+import { isAdmin } from "../actions";
 import { get, Problem } from "../api";
+import { useWorld } from "../store";
 import { moment, plural } from "../words";
 import { Badge, Filter, Quiet, Table, Title } from "../parts/bits";
 
@@ -24,6 +26,7 @@ export function Audit() {
   const [found, setFound] = useState<Line[] | null>(null);
   const [fault, setFault] = useState("");
   const [words, setWords] = useState("");
+  const me = useWorld((world) => world.me);
   const [check, setCheck] = useState<Check>(null);
   useEffect(() => {
     const stop = new AbortController();
@@ -40,9 +43,11 @@ export function Audit() {
       <div class="head">
         <Title name="Audit">Audit</Title>
         <Filter label="Filter the audit log" value={words} change={setWords} />
-        <button type="button" onClick={() => void verify().then(setCheck)}>
-          Verify
-        </button>
+        {isAdmin(me) && (
+          <button type="button" onClick={() => void verify().then(setCheck)}>
+            Verify
+          </button>
+        )}
       </div>
       <div role="status">
         {check && (
