@@ -98,8 +98,8 @@ class Declaring:
 
     def plan(self, documents: Sequence[Any], wishes: Wishes, services: Collection[str]) -> Planned:
         """Say what would be done, of these services. Raises InvalidSpec with all that is wrong, a line each."""
-        if not documents:  # by a mistake of whoever wrote them: with `prune` every strategy would go
-            raise InvalidSpec("documents: is empty; send at least one")
+        if not documents and wishes.prune:  # by a mistake of whoever wrote them: every strategy would go
+            raise InvalidSpec("documents: is empty, and `prune` would remove every strategy; send at least one")
         if len(documents) > MOST_DOCUMENTS:
             raise InvalidSpec(f"documents: are {len(documents)}; send up to {MOST_DOCUMENTS}")
         now = self.situation(services)
@@ -141,7 +141,7 @@ class Declaring:
         """Do what was planned just now. Raises Conflict or Unavailable where a step failed; the others are done."""
         if by.rehearses:
             words = "; ".join(f"{step.resource}: {step.words}" for step in planned.steps)
-            raise Rehearsed(words, changes=planned.changes > 0)
+            raise Rehearsed(words or "nothing: there is no document", changes=planned.changes > 0)
         failed: list[tuple[Step, RolloutError]] = []
         for step in planned.steps:
             try:

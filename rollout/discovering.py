@@ -294,7 +294,9 @@ class Discovering:
 
     def _own(self, record: Version) -> tuple[Endpoint, ...]:
         """Return all endpoints of a version. Raises Conflict where groups of proxies are given other ones."""
-        return self._controller.publisher.own_endpoints(record.service) if record.endpoints is None else record.endpoints
+        return (
+            self._controller.publisher.own_endpoints(record.service) if record.endpoints is None else record.endpoints
+        )
 
     def _unlocated(self, service: str, version: str) -> str:
         """Say what a version lacks that its source has placed; "" for nothing."""

@@ -43,7 +43,9 @@ def list_sources(*, server: Server = UNSAID, as_json: AsJson = False) -> None:
 def set_source(
     service: ServiceName,
     version: Version,
-    source: Annotated[str, typer.Argument(metavar="SOURCE|FILE", help="dns:NAME:PORT[@region/zone], dns:NAME for SRV, or YAML.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE|FILE", help="dns:NAME:PORT[@region/zone], dns:NAME for SRV, or YAML.")
+    ],
     *,
     dry_run: DryRun = False,
     server: Server = UNSAID,

@@ -44,9 +44,7 @@ def plan(
     return Plan(add, ripe, missing)
 
 
-def located(
-    wanted: Iterable[Endpoint], known: Iterable[Endpoint], present: Iterable[Endpoint]
-) -> tuple[Endpoint, ...]:
+def located(wanted: Iterable[Endpoint], known: Iterable[Endpoint], present: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     """Return what a source names with locations where it says none, so that it takes none away.
 
     An address that is `known` keeps its own; others are where all that are `present` are, if that is one place.

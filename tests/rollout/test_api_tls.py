@@ -117,7 +117,7 @@ async def test_a_good_certificate_that_nobody_listed_is_told_so_and_noted(
             assert (await client.ask("GET", "/readyz")).status == 200
             assert not [each for each in logs if each["event"] == "not let in"]
             said = await client.ask("GET", "/v1/me")
-        what = "no name of it (carol.corp, spiffe://corp/carol) is in the --admin-access file"
+        what = "no name of it (CN=leaf, carol.corp, spiffe://corp/carol) is in the --admin-access file"
         assert (said.status, what in said.body["detail"]) == (401, True)
         (noted,) = [each for each in logs if each["event"] == "not let in"]
         assert (noted["address"], what in noted["reason"]) == ("127.0.0.1", True)

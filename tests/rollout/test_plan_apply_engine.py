@@ -139,7 +139,7 @@ async def test_what_this_server_cannot_do_is_refused_before_anything_is_done(tmp
         asks = {"kind": "strategy", "name": "asks", "hooks": [{"at": "rollout", "command": "ask"}]}
         with pytest.raises(InvalidSpec) as refused:
             plan(engine, QUICK, asks, service("v2", *V2, strategy="asks"))
-        with pytest.raises(InvalidSpec, match="documents: is empty; send at least one"):
+        with pytest.raises(InvalidSpec, match="documents: is empty, and `prune` would remove every strategy"):
             plan(engine, prune=True)
         lines = str(refused.value).splitlines()
         assert [line.partition(": ")[0] for line in lines] == ["documents[1]", "documents[2].strategy"]

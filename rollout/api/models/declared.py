@@ -58,7 +58,7 @@ class RemovedStrategy(TypedDict):
 class Documents(TypedDict):
     """Documents of what shall be, and how far one may go for it."""
 
-    documents: Annotated[list[Document], Field(min_length=1)]
+    documents: list[Document]
     """Strategies and services, each name once."""
     retry: NotRequired[bool]
     """Whether a version that was rolled back is tried again."""
