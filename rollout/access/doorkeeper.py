@@ -61,6 +61,7 @@ class Doorkeeper:
 
     def __init__(self, premises: Premises, ledger: Ledger, saver: Saver) -> None:
         self._has = premises
+        self.wall = premises.wall
         self.tokens = Tokens(ledger, saver, premises.wall, self._circumstances)
         self.sessions = Sessions(saver, premises.wall, self.tokens, premises.root)
         self._throttle = Throttle()

@@ -1,7 +1,6 @@
 """The door of the API: who sends a request, whether they may, and that no page of others speaks for them."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -91,7 +90,7 @@ def _note_denied(request: web.Request, route: Route, doorkeeper: Doorkeeper, why
     if not route.changes or (by := caller(request)).rehearses:
         return
     verb, service, result = f"{route.method} {route.path}", request.match_info.get("service", ""), f"NotAllowed: {why}"
-    doorkeeper.denied(Operation(datetime.now(UTC), service, verb, str(by), "", result[:WORDS_LIMIT], by.origin))
+    doorkeeper.denied(Operation(doorkeeper.wall(), service, verb, str(by), "", result[:WORDS_LIMIT], by.origin))
 
 
 def _know(request: web.Request, backstage: Backstage, need: Role | None) -> None:

@@ -60,12 +60,12 @@ async def seen(folder: Path) -> dict[str, Any]:
                 rollout = (await world.service())["rollout"]
                 return rollout["phase"] == "rolling_back" and len(rollout["waiting_for"]) == len(CAST.envoys)
 
-            await until(missed, within_s=20, what="the Envoys to be waited for")
-            await until(lambda: time.monotonic() > asked_s + 5, within_s=10, what="the hole to last for a while")
+            await until(missed, within_s=60, what="the Envoys to be waited for")
+            await until(lambda: time.monotonic() > asked_s + 5, within_s=30, what="the hole to last for a while")
             during = [changes[-1][1] for changes in weights.of("v2").values()]
             each_way("-D", port)
             healed_s = time.monotonic()
-            await until(lambda: all_have(weights, 0), within_s=40, what="the Envoys to have it back")
+            await until(lambda: all_have(weights, 0), within_s=90, what="the Envoys to have it back")
             back_s = time.monotonic() - healed_s
             service = await world.until_phase("rolled_back", within_s=60)
         for backend in world.backends["v2"]:

@@ -89,13 +89,13 @@ async def test_what_hangs_in_mid_stage_holds_it_and_nothing_else(tmp_path: Path,
         await world.deploy("v2", HELD)
         await until(lambda: at(world, 100), within_s=30, what="the last weight")
         admin.stall()
-        await until(lambda: blind_to(world, "apart"), within_s=20, what="a hanging admin to be named")
+        await until(lambda: blind_to(world, "apart"), within_s=60, what="a hanging admin to be named")
         admin.go_on()
         await stop_for(world.server.pid, 2.0)
         await control.refuse()
-        await until(lambda: waits_for(world, "apart"), within_s=20, what="the Envoy to be missed")
+        await until(lambda: waits_for(world, "apart"), within_s=60, what="the Envoy to be missed")
         await control.listen()
-        await until(lambda: waits_for(world), within_s=40, what="the Envoy to be back")
+        await until(lambda: waits_for(world), within_s=90, what="the Envoy to be back")
         back_s = await abort_with_control_stalled_and_no_disk(world, control)
         await world.kill_server()
         await world.start_server()
@@ -116,10 +116,10 @@ async def abort_with_control_stalled_and_no_disk(world: World, control: Relay) -
     """Return when the others had the stable version back, Unix seconds."""
     control.stall()
     fill_the_disk(world)
-    await until(lambda: waits_for_disk(world), within_s=20, what="the full disk to be told")
+    await until(lambda: waits_for_disk(world), within_s=60, what="the full disk to be told")
     with pytest.raises(ApiFault, match="all traffic is on the stable version, but this is not saved"):
         await world.command("abort")
-    await until(lambda: waits_for(world, "apart", "the disk"), within_s=20, what="the others to be back on stable")
+    await until(lambda: waits_for(world, "apart", "the disk"), within_s=60, what="the others to be back on stable")
     assert (await world.service())["rollout"]["phase"] == "rolling_back"
     return time.time()
 

@@ -33,7 +33,7 @@ async def test_an_envoy_that_is_killed_and_comes_back_only_delays(tmp_path: Path
         steady, _ = await world.targets()
         async with under_load(steady) as tally:
             await world.deploy("v2", QUICK)
-            await world.until_phase("shifting", within_s=20)
+            await world.until_phase("shifting", within_s=60)
             await world.envoys[1].kill()
             await until(lambda: waits_for(world, "envoy-2"), within_s=5, what="the rollout to miss envoy-2")
             await world.envoys[1].start()
@@ -51,7 +51,7 @@ async def test_an_envoy_that_hangs_holds_the_rollout_but_not_an_abort(tmp_path: 
         assert pid is not None
         async with under_load(steady) as tally:
             await world.deploy("v2", NEVER)
-            await world.until_phase("shifting", within_s=20)
+            await world.until_phase("shifting", within_s=60)
             os.kill(pid, signal.SIGSTOP)
             try:
                 rollout = await world.command("promote")
@@ -67,7 +67,7 @@ async def test_an_envoy_that_hangs_holds_the_rollout_but_not_an_abort(tmp_path: 
                 await until(back, within_s=5, what="envoy-1 to have the rollback")
             finally:
                 os.kill(pid, signal.SIGCONT)
-            await world.until_phase("rolled_back", within_s=40)
+            await world.until_phase("rolled_back", within_s=90)
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops
 
 
@@ -86,13 +86,13 @@ async def test_an_envoy_that_refuses_stops_the_rollout_and_abort_works(tmp_path:
                 picky = next((node for node in nodes if node["node"] == "picky"), None)
                 return picky is not None and bool(picky["types"].get("clusters", {}).get("nack"))
 
-            await until(refused, within_s=10, what="the NACK to be seen")
+            await until(refused, within_s=30, what="the NACK to be seen")
             await world.deploy("v2", QUICK)
-            service = await world.until_phase("paused", within_s=20)
+            service = await world.until_phase("paused", within_s=60)
             assert "picky" in service["rollout"]["reason"]
             assert "per_endpoint_stats" in service["rollout"]["reason"]
             await world.command("abort")
-            await world.until_phase("rolled_back", within_s=40)
+            await world.until_phase("rolled_back", within_s=90)
             for backend in world.backends["v2"]:
                 await backend.kill()
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops
@@ -105,7 +105,7 @@ async def test_admin_that_does_not_answer_makes_the_gate_blind(tmp_path: Path, u
         config = bootstrap(proxy)
         config["node"]["metadata"]["rollout.admin"] = f"127.0.0.1:{free_port()}"
         await world.deploy("v2", QUICK)
-        await world.until_phase("shifting", within_s=20)
+        await world.until_phase("shifting", within_s=60)
         await world.command("pause")
         async with Envoy("mute", config, tmp_path) as mute:
             await mute.until_ready()
@@ -115,7 +115,7 @@ async def test_admin_that_does_not_answer_makes_the_gate_blind(tmp_path: Path, u
                 verdict = (await world.service())["rollout"]["verdict"]
                 return verdict is not None and verdict["verdict"] == "blind" and "mute" in verdict["reason"]
 
-            await until(blind, within_s=15, what="a blind verdict that names the Envoy")
+            await until(blind, within_s=30, what="a blind verdict that names the Envoy")
             assert (await world.service())["rollout"]["phase"] == "shifting"
             await world.command("abort")
             await world.until_phase("rolled_back", within_s=60)
@@ -145,7 +145,7 @@ async def test_backends_are_let_go_one_by_one_but_never_the_last(tmp_path: Path,
         async def removed() -> bool:
             return [each["removed"] for each in (await world.service())["drains"]] == [True]
 
-        await until(removed, within_s=40, what="the backend to be let go")
+        await until(removed, within_s=90, what="the backend to be let go")
         drain = (await world.service())["drains"][0]
         assert (drain["backend"], drain["timed_out"], drain["cut"]) == (first, False, {})
         await world.backends["v1"][0].kill()

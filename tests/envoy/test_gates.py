@@ -90,7 +90,7 @@ async def an_envoy_dies_and_then_both_versions_fail(scene: Rehearsal) -> None:
     await scene.deploy(depending, strategy={"stages": FEW_STAGES, "gate": {"margin": "3%", "warmup": "3s"}})
     await scene.until_weight(50)
     await scene.kill(envoy)
-    await scene.until_verdict("blind", envoy.name, within_s=10)
+    await scene.until_verdict("blind", envoy.name, within_s=30)
     file.touch()
     await scene.revive(envoy)
     await until(lambda: scene.tally.bad[scene.spare] >= OUTAGE_ANSWERS, within_s=90, what="the outage to last")

@@ -94,8 +94,8 @@ async def test_a_whole_rollout_calls_each_hook_in_its_time_and_once_although_the
         await world.kill_server()
         desk.held.clear()
         await world.start_server()
-        ended = await world.until_phase("completed", within_s=40)
-        await until(lambda: desk.of("event")[-1]["phase"] == "completed", within_s=20, what="the last event")
+        ended = await world.until_phase("completed", within_s=90)
+        await until(lambda: desk.of("event")[-1]["phase"] == "completed", within_s=60, what="the last event")
         told = await world.client.get("/v1/services/checkout/rollouts/1")
         fleet = repr([ended, told, (tmp_path / "server.out").read_text()])
     again = desk.of("pre-rollout")[1]
@@ -145,10 +145,10 @@ async def test_a_hook_that_hangs_delays_no_abort(tmp_path: Path, under_load: Und
         assert states == dict.fromkeys(("confirm-promotion", "rollback", "event"), "calling") | {"rollout": "agreed"}
         desk.held.add("rollout")
         asked = len(desk.of("rollout"))
-        await until(lambda: len(desk.of("rollout")) > asked, within_s=20, what="the rollout hook to hang")
+        await until(lambda: len(desk.of("rollout")) > asked, within_s=60, what="the rollout hook to hang")
         began_s = time.monotonic()
         await world.command("abort")
         service = await world.until_phase("rolling_back", "draining", "removing", "rolled_back", within_s=5)
         took_s = time.monotonic() - began_s
         assert (service["rollout"]["weight_percent"], took_s < 1.0) == (0.0, True), took_s
-        await world.until_phase("rolled_back", within_s=20)
+        await world.until_phase("rolled_back", within_s=60)

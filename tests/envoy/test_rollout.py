@@ -104,11 +104,11 @@ async def test_a_restart_of_the_server_changes_nothing_in_the_envoys(tmp_path: P
             nodes = (await world.client.get("/v1/fleet"))["nodes"]
             return len(nodes) == 2 and all(node["connected"] and len(node["types"]) == 4 for node in nodes)
 
-        await until(connected_again, within_s=10, what="both Envoys to be back")
+        await until(connected_again, within_s=30, what="both Envoys to be back")
         assert await counters(world) == before
         assert (await world.service())["rollout"]["phase"] == "paused"
         await world.command("abort")
-        await world.until_phase("rolled_back", within_s=40)
+        await world.until_phase("rolled_back", within_s=90)
 
 
 async def test_promote_and_abort_do_what_they_say(tmp_path: Path, under_load: UnderLoad) -> None:
@@ -122,7 +122,7 @@ async def test_promote_and_abort_do_what_they_say(tmp_path: Path, under_load: Un
         assert whole_weight(await world.service()) == 100
         await world.command("abort")
         assert whole_weight(await world.service()) == 0
-        service = await world.until_phase("rolled_back", within_s=20)
+        service = await world.until_phase("rolled_back", within_s=60)
         assert service["rollout"]["reason"] == "aborted by demo"
         for backend in world.backends["v2"]:
             await backend.kill()

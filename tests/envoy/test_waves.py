@@ -39,7 +39,7 @@ async def until_standing(world: World, location: str, *phases: str) -> dict[str,
         found.update(await world.service())
         return standing(found).get(location, ("", 0))[0] in phases
 
-    await until(reached, within_s=30, what=f"{location} to be {' or '.join(phases)}")
+    await until(reached, within_s=90, what=f"{location} to be {' or '.join(phases)}")
     return found
 
 
@@ -62,14 +62,14 @@ async def test_locations_move_in_waves_and_one_that_fails_is_the_only_one_that_s
         await until_standing(world, "us/us-1", "shifting")  # it may have been killed before that was saved
         path = "/v1/services/checkout/commands/promote"
         await world.client.post(path, {"location": "us-1"})
-        await world.until_phase("completed", within_s=40)
+        await world.until_phase("completed", within_s=90)
         for backend in world.backends["v1"]:
             await backend.kill()
 
         await world.deploy("v3", QUICK)
         service = await until_standing(world, "eu/eu-1", "rolled_back")
         assert standing(service)["us/us-1"] == ("later", 0)
-        service = await world.until_phase("paused", within_s=10)
+        service = await world.until_phase("paused", within_s=30)
         assert "went back: eu/eu-1: " in service["rollout"]["reason"]
         await world.command("abort")
         await world.until_phase("rolled_back", within_s=30)

@@ -79,7 +79,7 @@ async def test_a_rollout_is_watched_from_start_to_end(visit: Visits, tmp_path: P
         await expect(page.get_by_text("initial has all traffic")).to_be_visible()
         await world.deploy("v2", STRATEGY)
         await until(lambda: watched.look(page), within_s=60, what="the page to show that it is done")
-        assert {"warm", "10 %", "50 %", "100 %"} < watched.here, watched
+        assert {"10 %", "50 %", "100 %"} < watched.here, watched  # to warm may take less than the page needs to open
         wanted = {weights.split("measured")[0].strip() for weights in watched.weights if "measured" in weights}
         assert {f"v2 wanted {weight} %" for weight in (10, 50, 100)} <= wanted, watched
         measured = {float(found[1]) for each in watched.weights if (found := re.search(r"measured ([0-9.]+) %", each))}

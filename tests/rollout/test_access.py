@@ -51,7 +51,7 @@ async def signed(door: Door, name: str, origin: str, token: str | None = ROOT_TO
         row = (await door.ask("GET", "/v1/audit?limit=1", token=token)).body["rows"][0]
         return bool((row["who"], row["origin"]) == (name, origin))
 
-    await until(noted, within_s=20, what=f"{name}, {origin}")
+    await until(noted, within_s=60, what=f"{name}, {origin}")
 
 
 # --- who is who ---
@@ -286,7 +286,7 @@ async def test_access_file_is_read_again_and_a_wrong_one_changes_nothing(behind:
     async def promoted() -> bool:
         return bool((await as_user(behind, "ann", "dev")("GET", "/v1/me"))[1]["role"] == "admin")
 
-    await until(promoted, within_s=20, what="the file to be read again")
+    await until(promoted, within_s=60, what="the file to be read again")
 
 
 # --- secrets ---

@@ -56,7 +56,7 @@ async def newest(door: Door, verb: str) -> dict[str, Any]:
         found[:] = (await door.ask("GET", f"/v1/audit?limit=1000&verb={verb}", token=ROOT_TOKEN)).body["rows"]
         return bool(found)
 
-    await until(noted, within_s=20, what=f"a row of {verb}")
+    await until(noted, within_s=60, what=f"a row of {verb}")
     return found[0]
 
 
@@ -237,10 +237,10 @@ async def test_where_somebody_is_behind_the_proxy_is_in_the_records(tmp_path: Pa
         ):
             sent = {**user, "X-Forwarded-For": forwarded}
             assert (await ask_from(PROXY_ADDRESS, door, "POST", f"/v1/services/{OWN}/adopt", sent))[0] == 200
-            await until(partial(_is_from, door, origin), within_s=20, what=origin)
+            await until(partial(_is_from, door, origin), within_s=60, what=origin)
         sent = {"Authorization": f"Bearer {ROOT_TOKEN}", "X-Forwarded-For": "192.0.2.7"}
         assert (await ask_from("127.0.0.3", door, "POST", f"/v1/services/{OWN}/adopt", sent))[0] == 200
-        await until(lambda: _is_from(door, "root from 127.0.0.3"), within_s=20, what="the next row")
+        await until(lambda: _is_from(door, "root from 127.0.0.3"), within_s=60, what="the next row")
 
 
 async def _is_from(door: Door, origin: str) -> bool:

@@ -206,7 +206,7 @@ async def test_a_server_says_at_its_start_that_its_audit_log_was_changed(tmp_pat
             tamper(path, *statements)
         with capture_logs() as logs:
             async with serving(settings) as server:
-                await until(lambda: metric(server, broken), within_s=20.0, what="the metric")  # noqa: B023
+                await until(lambda: metric(server, broken), within_s=60.0, what="the metric")  # noqa: B023
         faults = [each["reason"] for each in logs if each["event"] == "audit log broken"]
         assert [each.partition(":")[0] for each in faults] == ["row 4"] * int(broken)
 

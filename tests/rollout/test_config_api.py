@@ -65,7 +65,7 @@ async def test_a_refused_change_is_told_with_who_asked_for_it(tmp_path: Path) ->
         async def refused_again() -> bool:
             return bool((await get(server, "/v1/config"))["last_refused"]["by"] == "SIGHUP")
 
-        await until(refused_again, within_s=20, what="the signal to be heard")
+        await until(refused_again, within_s=60, what="the signal to be heard")
         config = await get(server, "/v1/config")
         assert {**config, "last_refused": None} == before
         (settings.configs / "shop.yaml").write_text(good)

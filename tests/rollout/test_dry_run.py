@@ -94,7 +94,7 @@ async def prepared(server: Running, configs: Path) -> str:
     async def warming() -> bool:
         return bool((await ask(server, "GET", CHECKOUT))[1]["rollout"]["phase"] == "warming")
 
-    await until(warming, within_s=20, what="the candidate to be pushed")
+    await until(warming, within_s=60, what="the candidate to be pushed")
     await ask(server, "POST", f"{CHECKOUT}/commands/pause", {})
     assert (await ask(server, "POST", f"{USERS}/drains", {"backend": "127.0.0.1:7001"}))[0] == 201
     assert (await ask(server, "PUT", "/v1/strategies/quick", {"strategy": STRATEGY}))[0] == 201

@@ -234,7 +234,7 @@ async def test_streams_are_limited_in_number_for_each_and_for_all(tmp_path: Path
             async with door.stream() as response:
                 return response.status == 200
 
-        await until(free, within_s=20, what="a place to be free")
+        await until(free, within_s=60, what="a place to be free")
 
 
 async def test_all_streams_end_at_once_when_the_server_stops(tmp_path: Path) -> None:

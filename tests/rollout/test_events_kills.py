@@ -27,8 +27,8 @@ async def test_nothing_is_lost_or_told_twice_over_a_kill(tmp_path: Path) -> None
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(reader.follow(lambda: _has(reader, "rollout.rolled_back")))
             await world.deploy("v2", SLOWLY)
-            await world.until_phase("shifting", within_s=20)
-            await until(lambda: _points(world), within_s=20, what="points of its chart")
+            await world.until_phase("shifting", within_s=60)
+            await until(lambda: _points(world), within_s=60, what="points of its chart")
             await world.kill_server()
             await world.start_server()
             await world.command("abort")

@@ -76,7 +76,7 @@ async def test_refusals_are_kept_and_rehearsals_use_up_no_key(tmp_path: Path) ->
 async def test_what_is_being_done_is_not_begun_again(tmp_path: Path) -> None:
     async with running(settings_in(tmp_path)) as server, asyncio.TaskGroup() as group:
         first = group.create_task(post(server.http, f"{CHECKOUT}/rollouts?wait=60s", V2, "k"))
-        await until(lambda: begun(server.http), within_s=20, what="the deployment")
+        await until(lambda: begun(server.http), within_s=60, what="the deployment")
         status, answer, _ = await post(server.http, f"{CHECKOUT}/rollouts?wait=60s", V2, "k")
         assert (status, "is being made just now" in answer["detail"]) == (409, True)
         async with server.http.post(f"{CHECKOUT}/commands/abort", json={}) as aborted:
@@ -122,7 +122,7 @@ async def test_after_a_kill_what_was_begun_is_not_done_again(tmp_path: Path) -> 
     settings = settings_in(tmp_path)
     async with killed(tmp_path) as http:
         waiting = asyncio.ensure_future(post(http, f"{CHECKOUT}/rollouts?wait=60s", V2, "k"))
-        await until(lambda: begun(http), within_s=20, what="the deployment")
+        await until(lambda: begun(http), within_s=60, what="the deployment")
     await asyncio.gather(waiting, return_exceptions=True)
     async with running(settings) as server:
         status, answer, _ = await post(server.http, f"{CHECKOUT}/rollouts?wait=60s", V2, "k")

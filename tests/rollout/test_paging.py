@@ -228,7 +228,7 @@ async def test_lists_of_a_server_are_paged_and_narrowed_down(tmp_path: Path) -> 
         async def noted() -> bool:
             return len((await get("/v1/operations"))[1]["operations"]) == 3
 
-        await until(noted, within_s=20, what="what was asked for to be noted")
+        await until(noted, within_s=60, what="what was asked for to be noted")
         everything = (await get("/v1/operations"))[1]
         assert everything["next"] is None
         told, path = [], "/v1/operations?limit=1"

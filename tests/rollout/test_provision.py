@@ -63,7 +63,7 @@ async def outcome(folder: Path, answer: str, endpoints: list[str], *, times: int
                 found.update(await response.json())
             return str(found["rollout"]["phase"]) != "pending"
 
-        await until(left, within_s=20, what="the hook's answer to count")
+        await until(left, within_s=60, what="the hook's answer to count")
     return found
 
 

@@ -31,7 +31,7 @@ from xds.edge.status import CSDS
 from xds.status import ACKED, SYNCED
 
 START_S = 20.0
-END_S = 90.0
+END_S = 180.0
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 

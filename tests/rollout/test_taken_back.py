@@ -50,7 +50,7 @@ async def test_it_goes_on_taking_back_before_anybody_is_served(settings: Setting
     async with running(settings) as server:
         phase = (await server.get(CHECKOUT))[1]["rollout"]["phase"]
         assert phase in ("rolling_back", "draining", "removing", "rolled_back")
-        await until(lambda: rolled_back(server), within_s=20, what="the candidate to be removed")
+        await until(lambda: rolled_back(server), within_s=60, what="the candidate to be removed")
         rollout = (await server.get(CHECKOUT))[1]["rollout"]
     assert "the server before, which could not save it: errors of the candidate" in rollout["reason"]
     async with running(settings) as server:

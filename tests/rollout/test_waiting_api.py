@@ -37,7 +37,7 @@ async def begun(server: Running) -> bool:
 async def test_a_deployment_that_waits_answers_when_it_has_ended(tmp_path: Path) -> None:
     async with running(settings_in(tmp_path)) as server, asyncio.TaskGroup() as group:
         waiting = group.create_task(ask(server, "POST", f"{CHECKOUT}/rollouts?wait=5m", V2))
-        await until(lambda: begun(server), within_s=20, what="the deployment")
+        await until(lambda: begun(server), within_s=60, what="the deployment")
         story = group.create_task(ask(server, "GET", f"{CHECKOUT}/rollouts/1?wait=5m"))
         assert (await ask(server, "POST", f"{CHECKOUT}/commands/abort?wait=20s", {}))[0] == 200
         status, rollout = await waiting
@@ -118,7 +118,7 @@ async def test_waiters_do_not_hold_up_the_end_of_the_server(tmp_path: Path) -> N
         here = Running(found, http)
         waiting = [asyncio.ensure_future(ask(here, "GET", f"{CHECKOUT}?wait=10m")) for _ in range(5)]
         waiting.append(asyncio.ensure_future(ask(here, "POST", f"{CHECKOUT}/rollouts?wait=10m", V2)))
-        await until(lambda: begun(here), within_s=20, what="the deployment")
+        await until(lambda: begun(here), within_s=60, what="the deployment")
         began_s = time.monotonic()
         os.kill(os.getpid(), signal.SIGTERM)
         answers = await asyncio.gather(*waiting)

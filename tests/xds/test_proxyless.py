@@ -128,14 +128,14 @@ async def test_client_without_a_proxy_waits_for_names_that_come_later(port: Port
         async with shopping(tmp_path, port) as shopper:
             await shopper.process.until(
                 lambda: any(LISTENERS in each.types for each in port.cache.connected()),
-                within_s=10,
+                within_s=30,
                 what="the question for the listener",
             )
             target = world({"a": (new,)}, {"a": 100})
             port.cache.publish(served(*others, *target[:2]))  # the listener and the route, not the cluster yet
             await shopper.process.until(
                 lambda: any(CLUSTERS in each.types for each in port.cache.connected()),
-                within_s=10,
+                within_s=30,
                 what="the question for the cluster",
             )
             port.cache.publish(served(*others, *target))
