@@ -108,7 +108,7 @@ class Ledger:
             raise InvalidSpec("If-Match: what this is about has no ETag; leave it out")
         now = self._tag(service) if tag is None else tag()
         if now not in by.only_if:
-            what = f"{repr(service) if service else 'it'} has changed since you looked: its ETag is \"{now}\" now"
+            what = f'{repr(service) if service else "it"} has changed since you looked: its ETag is "{now}" now'
             raise Outdated(f"{what}; look again, and ask anew if it is still what you want; nothing was changed")
 
     def _note(self, entry: Entry, words: str) -> None:
