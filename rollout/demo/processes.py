@@ -1,9 +1,11 @@
 """Own processes, backends and Envoys: started and stopped within bounds, none outlives its parent."""
 
 import asyncio
+import contextlib
 import importlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -22,6 +24,8 @@ START_S = 15.0
 
 STOP_S = 5.0
 POLL_S = 0.02
+OWN_PORTS = (20_000, 32_000)
+TRIES = 100
 TAIL_LINES = 15
 
 PACKAGE_PARENT = Path(__file__).parents[2]
@@ -50,10 +54,16 @@ def envoy_path() -> Path:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free just now; only for what must be known before a process binds it."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that was free just now; only for what must be known before a process binds it.
+
+    It is below those that Linux gives to whoever binds port 0 or connects, so that nobody gets it meanwhile by chance.
+    """
+    for _ in range(TRIES):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.randint(*OWN_PORTS)
+            probe.bind((host, port))
+            return port
+    raise Unavailable(f"no port of {host} is free from {OWN_PORTS[0]} to {OWN_PORTS[1]}")
 
 
 async def until(condition: Condition, *, within_s: float, what: str) -> None:

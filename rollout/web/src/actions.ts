@@ -1,6 +1,6 @@
 // What somebody may do now, each with what it will do: the buttons and their dialogs are made of these.
 
-import { path } from "./api";
+import { get, path } from "./api";
 import type { Me, Place, Rollout, Service } from "./shapes";
 import { ahead, BEFORE_STAGES } from "./words";
 
@@ -12,6 +12,8 @@ export interface Field {
   required?: boolean;
   value?: string;
   options?: [string, string][];
+  /** Options that the server knows, asked for when the dialog opens; they stand behind the first one. */
+  known?: () => Promise<[string, string][]>;
 }
 
 export interface Action {
@@ -262,9 +264,11 @@ export const reload: Action = {
   body: () => ({}),
 };
 
-export function deploy(service: Service, strategies: string[]): Action {
+const namedStrategies = async (): Promise<[string, string][]> =>
+  (await get<{ strategies: { name: string }[] }>("/v1/strategies")).strategies.map(({ name }) => [name, name]);
+
+export function deploy(service: Service): Action {
   const usual: [string, string][] = [["", "the usual stages: 1, 10, 50, 100 %"]];
-  const named: [string, string][] = strategies.map((name) => [name, name]);
   const first = service.versions.find((each) => each.version === service.stable)?.backends[0] ?? "10.0.0.5:8080";
   return {
     verb: "deploy",
@@ -279,7 +283,7 @@ export function deploy(service: Service, strategies: string[]): Action {
     fields: [
       { name: "version", label: "Version", hint: "a name of your choice, as v2", required: true },
       { name: "endpoints", label: "Backends", hint: `one a line, as ${first}@region/zone`, lines: 4 },
-      { name: "strategy", label: "Strategy", options: [...usual, ...named, ["stages", "stages of my own"], ["json", "as JSON"]] },
+      { name: "strategy", label: "Strategy", options: [...usual, ["stages", "stages of my own"], ["json", "as JSON"]], known: namedStrategies },
       { name: "stages", label: "Stages", hint: "5%, 25%, 100%" },
       { name: "json", label: "Strategy as JSON", hint: '{"stages": ["10%", "100%"]}', lines: 5 },
       ...(service.in_progress

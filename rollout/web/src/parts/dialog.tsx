@@ -32,6 +32,7 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
   const [busy, setBusy] = useState(false);
   const { would, asking } = useRehearsal(action, typed);
   const attempt = useRef({ key: "", body: "", unheard: false });
+  const known = useKnown(action.fields ?? []);
   const id = useId();
 
   useLayoutEffect(() => {
@@ -65,7 +66,7 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
         </h2>
         <p id={`${id}-about`}>{action.about}</p>
         {(action.fields ?? []).filter((field) => shown(field, typed)).map((field) => (
-          <Input key={field.name} field={field} id={`${id}-${field.name}`} value={typed[field.name] ?? ""} change={(value) => setTyped({ ...typed, [field.name]: value })} />
+          <Input key={field.name} field={withKnown(field, known)} id={`${id}-${field.name}`} value={typed[field.name] ?? ""} change={(value) => setTyped({ ...typed, [field.name]: value })} />
         ))}
         {(asking || would) && (
           <div class={`would ${asking ? "asking" : would?.refused ? "refused" : ""}`} aria-live="polite" aria-busy={asking}>
@@ -101,6 +102,24 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
       </form>
     </dialog>
   );
+}
+
+/** By field the options that the server knows, as they come. */
+function useKnown(fields: Field[]): Record<string, [string, string][]> {
+  const [known, setKnown] = useState<Record<string, [string, string][]>>({});
+  useEffect(() => {
+    for (const { name, known: ask } of fields) {
+      ask?.()
+        .then((options) => setKnown((before) => ({ ...before, [name]: options })))
+        .catch(() => undefined); // without them the others are still there
+    }
+  }, []);
+  return known;
+}
+
+function withKnown(field: Field, known: Record<string, [string, string][]>): Field {
+  const [first, ...others] = field.options ?? [];
+  return first ? { ...field, options: [first, ...(known[field.name] ?? []), ...others] } : field;
 }
 
 interface Attempt {

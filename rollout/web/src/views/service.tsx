@@ -73,10 +73,9 @@ function Live({ service }: { service: Service }) {
 
 function Head({ service }: { service: Service }) {
   const me = useWorld((world) => world.me);
-  const strategies = useStrategies();
   const { rollout } = service;
   const acts = mayChange(me, service.service);
-  const actions = acts ? [...(rollout ? offered(rollout) : []), deploy(service, strategies)] : [];
+  const actions = acts ? [...(rollout ? offered(rollout) : []), deploy(service)] : [];
   const subject = rollout ? `${service.service}: ${rollout.stable} → ${rollout.candidate}` : service.service;
   return (
     <div class="head service">
@@ -98,18 +97,6 @@ function Head({ service }: { service: Service }) {
       {!acts && me && <p class="small">You may look on. To change things takes an operator of this service.</p>}
     </div>
   );
-}
-
-function useStrategies(): string[] {
-  const [names, setNames] = useState<string[]>([]);
-  useEffect(() => {
-    const stop = new AbortController();
-    get<{ strategies: { name: string }[] }>("/v1/strategies", stop.signal)
-      .then((told) => setNames(told.strategies.map((each) => each.name)))
-      .catch(() => undefined);
-    return () => stop.abort();
-  }, []);
-  return names;
 }
 
 function Queued({ service }: { service: Service }) {
