@@ -71,6 +71,7 @@ async def test_a_stage_is_approved_on_the_page_and_the_rollout_ends(visit: Visit
     await expect(dialog).to_be_hidden()
     await expect(page.get_by_label("Rollout", exact=True).locator(".badge")).to_contain_text("completed")
     assert await offers(page) == ["Undo", "Deploy"]
+    await expect(page.locator(".head .lead")).to_have_text("v2 has all traffic")
     await page.get_by_role("button", name="Deploy").click()
     await expect(dialog.get_by_role("heading")).to_have_text("Deploy payments, now on v2")
     await dialog.get_by_role("button", name="Cancel").click()
