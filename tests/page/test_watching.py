@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="session")]
 
 CAST = Cast({"v1": 2, "v2": 2}, envoys=(("eu/eu-1", False), ("us/us-1", True)))
 STRATEGY = {
-    "stages": [{"weight": weight, "hold": hold} for weight, hold in (("10%", "3s"), ("50%", "2s"), ("100%", "1s"))],
+    "stages": [{"weight": weight, "hold": hold} for weight, hold in (("10%", "3s"), ("50%", "3s"), ("100%", "3s"))],
     "gate": {"margin": "25%", "warmup": "0s", "latency_tolerance": 4.0},
     "keep_stable": "0s",
 }
