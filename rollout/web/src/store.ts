@@ -1,6 +1,6 @@
 // What the page knows, in one place; whoever shows a part of it is told when that part changes.
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { present } from "./present";
 import type { Happening, Me, ProxyNode, Row, Service } from "./shapes";
 
@@ -53,15 +53,14 @@ export function learn(news: Partial<World>): void {
 export function useWorld<T>(part: (world: World) => T): T {
   const [, redraw] = useState(0);
   const value = part(world);
+  const drawn = useRef({ part, value });
+  drawn.current = { part, value };
   useEffect(() => {
-    let last = part(world);
     const look = () => {
-      const next = part(world);
-      if (Object.is(next, last)) return;
-      last = next;
-      redraw((n) => n + 1);
+      const last = drawn.current;
+      if (!Object.is(last.part(world), last.value)) redraw((n) => n + 1);
     };
-    look();
+    look(); // what came since it was drawn
     readers.add(look);
     return () => {
       readers.delete(look);
