@@ -41,7 +41,13 @@ lint: $(INSTALLED)  ## style, types and floors
 
 audit: $(INSTALLED)  ## known traps in the code (bandit), and known holes in what it depends on (pip-audit)
 	$(BIN)/bandit -q -c pyproject.toml -r xds rollout
-	$(BIN)/pip-audit --progress-spinner off --skip-editable
+	@found=$$($(BIN)/pip-audit --progress-spinner off --skip-editable 2>&1); ended=$$?; \
+	unknown=$$(echo "$$found" | grep -c 'could not be audited'); \
+	echo "$$found" | sed '/Skip Reason/,$$d'; \
+	if [ "$$unknown" != 0 ]; then \
+		echo "WARNING: $$unknown packages are NOT audited: this package index serves no advisories; try $(BIN)/pip-audit -s osv" >&2; \
+	fi; \
+	exit $$ended
 
 docs: $(INSTALLED)  ## the documentation as a site, in site/
 	NO_COLOR=1 $(BIN)/zensical build --clean --strict

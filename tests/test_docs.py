@@ -1,8 +1,10 @@
 """What README, docs and the examples show works."""
 
 import re
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from rollout.bootstrap import Proxy, bootstrap
@@ -65,3 +67,20 @@ def test_tests_in_conformance_exist_and_every_rule_has_a_row_of_its_own() -> Non
         assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{module}::{name}"
     rules = re.findall(r"^\| (?!---|rule|bug|client)([^|]+) \|", text, re.MULTILINE)
     assert len(rules) == len(set(rules)) > 80
+
+
+@pytest.mark.parametrize(("skipped", "code"), [(2, 0), (0, 0), (0, 1)])
+def test_make_audit_says_how_much_was_not_audited(tmp_path: Path, skipped: int, code: int) -> None:
+    rows = "".join(
+        f"p{each} Dependency not found on PyPI and could not be audited: p{each} (1)\n" for each in range(skipped)
+    )
+    said = f"No known vulnerabilities found\nName Skip Reason\n{rows}" if skipped else "p1 1.0 PYSEC-1\n"
+    for tool, script in {"bandit": "", "pip-audit": f"cat <<'END'\n{said}END\nexit {code}\n"}.items():
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{script}")
+        (tmp_path / tool).chmod(0o755)
+    command = ["make", "audit", f"BIN={tmp_path}", "INSTALLED=Makefile"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode != 0) == (code != 0)
+    assert ("WARNING: 2 packages are NOT audited" in ended.stderr) == (skipped == 2)
+    assert said.splitlines()[0] in ended.stdout
+    assert "Skip Reason" not in ended.stdout

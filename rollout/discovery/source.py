@@ -88,8 +88,9 @@ class Dns(Spec):
 class Consul(Spec):
     """A service of Consul's catalog, by its HTTP API: the instances whose checks pass, or all with `passing: false`.
 
-    `token_env` names the environment variable, ROLLOUT_DISCOVERY_..., with the token. `wait` is how long a query waits
-    for a change. `max_stale` above 0s: any server of Consul may answer that heard of the leader so long ago at most.
+    `token_env` names the environment variable, ROLLOUT_DISCOVERY_..., with the token; where NAME_FILE is set in its
+    place, the token is what that file holds at each question. `wait` is how long a query waits for a change.
+    `max_stale` above 0s: any server of Consul may answer that heard of the leader so long ago at most.
     `region_meta` and `zone_meta`: the keys of an instance's or its node's metadata with its location.
     """
 
@@ -97,8 +98,13 @@ class Consul(Spec):
     service: Word = Field(description="The name in its catalog.")
     tags: tuple[Word, ...] = Field(default=(), max_length=20, description="Only instances that have all of these.")
     datacenter: Word = Field(default="", description="Left out: the agent's own.")
+    namespace: Word = Field(default="", description="Of Consul Enterprise; left out: the token's, else `default`.")
+    partition: Word = Field(default="", description="Of Consul Enterprise; left out: the agent's own.")
+    peer: Word = Field(default="", description="The cluster peering that the service was imported by.")
     filter: str = Field(default="", max_length=2000, description="An expression in Consul's own words.")
-    token_env: str | None = Field(default=None, description="The variable of the server's environment with the token.")
+    token_env: str | None = Field(
+        default=None, description="The variable of the server's environment with the token, or NAME_FILE with its file."
+    )
     passing: bool = Field(default=True, description="Whether only instances count whose checks all pass.")
     wait: Limit = Field(default=timedelta(minutes=1), description="How long a query waits for a change.")
     max_stale: Duration = Field(default=timedelta(), description="How old an answer may be; 0s: its leader is asked.")

@@ -10,8 +10,10 @@ from rollout.discovery.source import Consul, Discover
 from rollout.errors import InvalidSpec, Unavailable
 from rollout.fetching import Page, Question, get
 from rollout.lookup.limits import MOST_BYTES
+from rollout.metrics.sources import plain_line
 
 WAIT_PART = 16  # Consul answers up to a sixteenth of `wait` later, so that not all ask at once
+SAID_CHARACTERS = 200
 
 
 async def ask(
@@ -48,8 +50,8 @@ def _url(consul: Consul, index: str, modes: tuple[str, ...]) -> URL:
     path = URL.build(scheme=base.scheme, host=base.host or "", port=base.port, path=base.path.rstrip("/"))
     query = [("tag", tag) for tag in consul.tags]
     query += [("passing", "1")] if consul.passing else []
-    query += [("dc", consul.datacenter)] if consul.datacenter else []
-    query += [("filter", consul.filter)] if consul.filter else []
+    narrowed = {"dc": consul.datacenter, "ns": consul.namespace, "partition": consul.partition, "peer": consul.peer}
+    query += [(name, value) for name, value in {**narrowed, "filter": consul.filter}.items() if value]
     query += [("index", index), ("wait", f"{consul.wait.total_seconds():.0f}s")] if index else []
     return (path / "v1/health/service" / consul.service).with_query([*query, *((mode, "") for mode in modes)])
 
@@ -64,6 +66,9 @@ def _check(page: Page, where: str) -> None:
     """Raise Unavailable for what is no good answer."""
     if page.status in (401, 403):
         raise Unavailable(f"HTTP {page.status} from {where}: the token is not good for it; see `token_env`")
+    if page.status == 400:  # a filter that is none, or what only its Enterprise edition knows
+        said = plain_line(page.body[: 8 * SAID_CHARACTERS].decode(errors="replace"))[:SAID_CHARACTERS]
+        raise Unavailable(f"HTTP 400 from {where}: {said}")
     if page.status != 200:
         raise Unavailable(f"HTTP {page.status} from {where}")
     if page.headers.get("x-consul-knownleader", "true").lower() == "false":

@@ -3,27 +3,36 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from playwright.async_api import Page, expect
 
 from rollout.demo.load import LoadPlan, PathShare, Tally, run_load
 from rollout.demo.processes import until
 from rollout.demo.world import Cast, World
+from rollout.errors import Unavailable
 from tests.page.browsing import Visits
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="session")]
 
+LIMIT_S = 60.0
 CAST = Cast({"v1": 2, "v2": 2}, envoys=(("eu/eu-1", False), ("us/us-1", True)))
+STAGES = {10: (3, 25), 50: (35, 65), 100: (95, 100)}
+"""Weights in percent, and between which shares the page measures each."""
 STRATEGY = {
-    "stages": [{"weight": weight, "hold": hold} for weight, hold in (("10%", "3s"), ("50%", "3s"), ("100%", "3s"))],
+    "stages": [{"weight": f"{weight}%", "hold": "0s", "approve": True} for weight in STAGES],
     "gate": {"margin": "25%", "warmup": "0s", "latency_tolerance": 4.0},
     "keep_stable": "0s",
+    "drain_timeout": "5m",
 }
-PATHS = (PathShare("/fast", 0.97), PathShare("/stream?ms=4000", 0.03))
+"""Each stage lasts until the page has shown it."""
+PATHS = (PathShare("/fast", 0.97), PathShare("/stream?ms=500", 0.03))
+LONG = "/stream?ms=300000"
 LOOK = """() => {
   const text = (selector) => document.querySelector(selector)?.textContent ?? '';
   return {
@@ -43,20 +52,30 @@ DRAWN = """canvas => {
 
 @dataclass
 class Watched:
-    """What was seen on the way."""
+    """What the page shows now."""
 
-    here: set[str] = field(default_factory=set)
-    weights: set[str] = field(default_factory=set)
-    drains: set[str] = field(default_factory=set)
-    proven: int = 0
+    page: Page
+    found: dict[str, Any] = field(default_factory=dict)
 
-    async def look(self, page: Page) -> bool:
-        found = await page.evaluate(LOOK)
-        self.here.add(found["here"])
-        self.weights.add(found["weight"])
-        self.drains.add(found["drain"])
-        self.proven = max(self.proven, *found["proven"], 0)
-        return bool(found["here"] == "done")
+    async def until(self, holds: Callable[[dict[str, Any]], bool], what: str) -> None:
+        async def seen() -> bool:
+            self.found = await self.page.evaluate(LOOK)
+            return holds(self.found)
+
+        try:
+            await until(seen, within_s=LIMIT_S, what=what)
+        except Unavailable as error:
+            raise AssertionError(f"{error}: {self.found}") from error
+
+
+def in_stage(found: dict[str, Any], weight: int) -> bool:
+    """Say whether the page shows this stage, with what is measured near what is wanted, and all of its evidence."""
+    low, high = STAGES[weight]
+    here, wanted = found["here"] == f"{weight} %", f"v2 wanted {weight} %" in found["weight"]
+    measured = re.search(r"measured ([0-9.]+) %", found["weight"])
+    near = measured is not None and low <= float(measured[1]) <= high
+    proven = weight == 100 or 100 in found["proven"]  # at 100 % there is nothing to compare with
+    return here and wanted and near and proven
 
 
 @contextlib.asynccontextmanager
@@ -72,21 +91,18 @@ async def loaded(world: World) -> AsyncIterator[Tally]:
 
 
 async def test_a_rollout_is_watched_from_start_to_end(visit: Visits, tmp_path: Path) -> None:
-    watched = Watched()
     async with World(tmp_path, CAST) as world, loaded(world) as tally:
         seen = await visit(f"http://{world.admin}/#/services/checkout")
-        page = seen.page
+        page, watched = seen.page, Watched(seen.page)
         await expect(page.get_by_text("initial has all traffic")).to_be_visible()
-        await world.deploy("v2", STRATEGY)
-        await until(lambda: watched.look(page), within_s=60, what="the page to show that it is done")
-        assert {"10 %", "50 %", "100 %"} < watched.here, watched  # to warm may take less than the page needs to open
-        wanted = {weights.split("measured")[0].strip() for weights in watched.weights if "measured" in weights}
-        assert {f"v2 wanted {weight} %" for weight in (10, 50, 100)} <= wanted, watched
-        measured = {float(found[1]) for each in watched.weights if (found := re.search(r"measured ([0-9.]+) %", each))}
-        assert any(3 < each < 25 for each in measured), measured
-        assert any(35 < each < 65 for each in measured), measured
-        assert watched.proven > 20  # a stage may be left as soon as there is enough, before that is shown
-        assert any("draining" in each and "running" in each for each in watched.drains), watched.drains
+        target, _ = await world.targets()
+        async with aiohttp.ClientSession() as http, http.get(f"http://{target}{LONG}"):  # v1 answers it to the end
+            await world.deploy("v2", STRATEGY)
+            for weight in STAGES:
+                await watched.until(lambda found, weight=weight: in_stage(found, weight), f"{weight} % on the page")
+                await world.command("approve")
+            await watched.until(lambda found: "draining" in found["drain"] and "running" in found["drain"], "the drain")
+        await watched.until(lambda found: found["here"] == "done", "the page to show that it is done")
         await expect(page.locator(".drain")).to_contain_text("safe to stop")
         await expect(page.locator(".lead")).to_have_text("v2 has all traffic")
         await _charts_have_points(page)

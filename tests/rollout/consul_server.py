@@ -36,7 +36,7 @@ class ConsulServer:
     """Answers queries; each change raises `index` and ends those that wait. `asked` has the query of each.
 
     `stale_ms` is what an answer in stale mode says of its age; `leader` whether there is one; `status` what it answers
-    in place of the truth.
+    in place of the truth, with the words `said`.
     """
 
     instances: tuple[Instance, ...] = ()
@@ -45,6 +45,7 @@ class ConsulServer:
     stale_ms: int = 0
     leader: bool = True
     status: int = 200
+    said: str = "rpc error"
     asked: list[dict[str, str]] = field(default_factory=list)
     waiting: int = 0
     url: str = ""
@@ -67,7 +68,7 @@ class ConsulServer:
         if self.token and request.headers.get("X-Consul-Token") != self.token:
             return web.Response(status=403, text="Permission denied: token with AccessorID lacks permission")
         if self.status != 200:
-            return web.Response(status=self.status, text="rpc error")
+            return web.Response(status=self.status, text=self.said)
         if int(query.get("index", "0")) >= self.index:
             await self._wait(float(query["wait"].removesuffix("s")))
         stale = "stale" in query

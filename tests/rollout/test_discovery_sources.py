@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import dns.rcode
 import pytest
@@ -183,6 +184,47 @@ async def test_a_token_comes_from_the_environment_and_is_told_to_nobody() -> Non
         assert await fault(discover) == (
             f"consul.token_env: the server's environment has no {TOKEN}; start the server with it, or leave it out"
         )
+
+
+async def test_a_token_is_read_from_its_file_for_each_question(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    environment = {f"{TOKEN}_FILE": str(file)}
+    async with consul_server() as server:
+        server.register(Instance("10.0.0.1", 80))
+        discover = by_consul(server.url, token_env=TOKEN)
+        assert await fault(discover, **environment) == (
+            f"the file of {TOKEN}_FILE cannot be read: No such file or directory"
+        )
+        for secret in ("f1rst", "n3xt"):
+            server.token = secret
+            file.write_text(f"{secret}\n")
+            assert len((await ask(discover, **environment)).endpoints) == 1
+        for nothing in ("", "tw0\nlines", "x" * 20_000):
+            file.write_text(nothing)
+            words = await fault(discover, **environment)
+            assert words.startswith(f"the file of {TOKEN}_FILE holds nothing that can be sent")
+        file.write_bytes(b"\xff")
+        assert await fault(discover, **environment) == f"the file of {TOKEN}_FILE cannot be read: is no text"
+
+
+async def test_what_a_service_is_narrowed_by_is_asked_in_consuls_words() -> None:
+    async with consul_server() as server:
+        server.register(Instance("10.0.0.1", 80))
+        narrowed = {"datacenter": "dc2", "namespace": "shop", "partition": "eu", "peer": "partner"}
+        await ask(by_consul(server.url, filter='Service.Meta.version == "v2"', **narrowed))
+        assert server.asked[-1] == {
+            "passing": "1",
+            "dc": "dc2",
+            "ns": "shop",
+            "partition": "eu",
+            "peer": "partner",
+            "filter": 'Service.Meta.version == "v2"',
+        }
+        server.status, server.said = 400, 'Invalid query parameter: "ns"\n' + "x" * 1000
+        words = await fault(by_consul(server.url, namespace="shop"))
+        assert "HTTP 400 from" in words
+        assert 'checkout: Invalid query parameter: "ns" xxx' in words
+        assert len(words) < 300
 
 
 async def test_what_consul_does_wrong_is_told() -> None:

@@ -1,7 +1,7 @@
 // What somebody may do now, each with what it will do: the buttons and their dialogs are made of these.
 
-import { get, path } from "./api";
-import type { Me, Place, Rollout, Service } from "./shapes";
+import { get, getGuarded, path } from "./api";
+import type { Me, NamedStrategy, Place, Rollout, Service, Token } from "./shapes";
 import { ahead, BEFORE_STAGES } from "./words";
 
 export interface Field {
@@ -12,6 +12,8 @@ export interface Field {
   required?: boolean;
   value?: string;
   options?: [string, string][];
+  /** It is shown where this field has this value only. */
+  when?: [string, string];
   /** Options that the server knows, asked for when the dialog opens; they stand behind the first one. */
   known?: () => Promise<[string, string][]>;
 }
@@ -27,11 +29,19 @@ export interface Action {
   /** The same on the command line, where it is one line that needs nothing more. */
   line?: string;
   method: string;
-  url: string;
+  url: string | ((typed: Typed) => string);
   fields?: Field[];
   /** The body, from what was typed; it throws an Error with words for what is wrong. */
-  body: (typed: Record<string, string>) => unknown;
+  body: (typed: Typed) => unknown;
+  /** The headers by which it is refused where things have changed meanwhile. */
+  guard?: Record<string, string>;
+  /** The same for what is there now: it is asked for when its button is pressed. */
+  fresh?: () => Promise<Action>;
+  /** What of the answer is told only once. */
+  secret?: string;
 }
+
+export type Typed = Record<string, string>;
 
 const ORDER = ["viewer", "operator", "admin"];
 
@@ -46,6 +56,8 @@ export function mayChange(me: Me | null, service: string): boolean {
 }
 
 export const isAdmin = (me: Me | null): boolean => covers(me, "admin") && !me?.services?.length;
+/** Whether somebody may change what is there for all services. */
+export const mayChangeAll = (me: Me | null): boolean => covers(me, "operator") && !me?.services?.length;
 
 function matches(pattern: string, name: string): boolean {
   const words = pattern.replace(/[.+^${}()|\\]/g, "\\$&").replaceAll("*", ".*").replaceAll("?", ".");
@@ -70,8 +82,19 @@ function lineOf(service: string, verb: string, place?: Place): string {
 }
 
 /** A line for a shell: what a shell would read otherwise is quoted. */
-const shell = (...words: string[]): string =>
+export const shell = (...words: string[]): string =>
   ["rollout", ...words].map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`)).join(" ");
+
+/** What was typed a line each, or with commas between. */
+export const listed = (text = ""): string[] => text.split(/[\s,]+/).filter(Boolean);
+
+export function fromJson(label: string, text = ""): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (error) {
+    throw new Error(`${label}: ${error instanceof Error ? error.message : "it cannot be read"}`);
+  }
+}
 
 const OF_A_STAGE = ["approve", "promote", "skip_stage"];
 
@@ -161,7 +184,7 @@ function simple(
   label: string,
   kind: Action["kind"],
   about: string,
-  body: (typed: Record<string, string>) => unknown,
+  body: (typed: Typed) => unknown,
 ): Action {
   return { verb, label, kind, about, line: shell(verb, service), method: "POST", url: path("services", service, verb), body };
 }
@@ -264,6 +287,9 @@ export const reload: Action = {
   body: () => ({}),
 };
 
+const AS_JSON = "Strategy as JSON";
+const JSON_HINT = '{"stages": ["10%", "100%"]}; a file in YAML: rollout strategy put NAME FILE';
+
 const namedStrategies = async (): Promise<[string, string][]> =>
   (await get<{ strategies: { name: string }[] }>("/v1/strategies")).strategies.map(({ name }) => [name, name]);
 
@@ -284,8 +310,8 @@ export function deploy(service: Service): Action {
       { name: "version", label: "Version", hint: "a name of your choice, as v2", required: true },
       { name: "endpoints", label: "Backends", hint: `one a line, as ${first}@region/zone`, lines: 4 },
       { name: "strategy", label: "Strategy", options: [...usual, ["stages", "stages of my own"], ["json", "as JSON"]], known: namedStrategies },
-      { name: "stages", label: "Stages", hint: "5%, 25%, 100%" },
-      { name: "json", label: "Strategy as JSON", hint: '{"stages": ["10%", "100%"]}', lines: 5 },
+      { name: "stages", label: "Stages", hint: "5%, 25%, 100%", when: ["strategy", "stages"] },
+      { name: "json", label: AS_JSON, hint: JSON_HINT, lines: 5, when: ["strategy", "json"] },
       ...(service.in_progress
         ? [{ name: "supersede", label: "When", options: [["", "now"], ["yes", "after the present one, which is taken back"]] as [string, string][] }]
         : []),
@@ -294,8 +320,8 @@ export function deploy(service: Service): Action {
   };
 }
 
-function deployment(typed: Record<string, string>): unknown {
-  const endpoints = (typed.endpoints ?? "").split(/[\s,]+/).filter(Boolean);
+function deployment(typed: Typed): unknown {
+  const endpoints = listed(typed.endpoints);
   return {
     version: (typed.version ?? "").trim(),
     ...(endpoints.length ? { endpoints } : {}),
@@ -304,23 +330,111 @@ function deployment(typed: Record<string, string>): unknown {
   };
 }
 
-function strategyOf(typed: Record<string, string>): { strategy?: unknown } {
+function strategyOf(typed: Typed): { strategy?: unknown } {
   switch (typed.strategy) {
     case "":
     case undefined:
       return {};
     case "stages": {
-      const stages = (typed.stages ?? "").split(/[\s,]+/).filter(Boolean);
+      const stages = listed(typed.stages);
       if (!stages.length) throw new Error("Stages: give at least one weight, as 5%, 25%, 100%");
       return { strategy: { stages: stages.map((each) => (each.endsWith("%") ? each : `${each}%`)) } };
     }
     case "json":
-      try {
-        return { strategy: JSON.parse(typed.json ?? "") as unknown };
-      } catch (error) {
-        throw new Error(`Strategy as JSON: ${error instanceof Error ? error.message : "it cannot be read"}`);
-      }
+      return { strategy: fromJson(AS_JSON, typed.json) };
     default:
       return { strategy: typed.strategy };
   }
+}
+
+export function addStrategy(known: string[]): Action {
+  return {
+    verb: "strategy put",
+    label: "New strategy",
+    kind: "main",
+    about: "Deployments may name it from now on.",
+    method: "PUT",
+    url: ({ name = "" }) => path("strategies", name.trim()),
+    fields: [
+      { name: "name", label: "Name", hint: "as careful", required: true },
+      { name: "json", label: AS_JSON, hint: JSON_HINT, lines: 10, required: true },
+    ],
+    body: ({ name = "", json }) => {
+      if (known.includes(name.trim())) throw new Error(`Name: there is a strategy ${name.trim()}; edit that one`);
+      return { strategy: fromJson(AS_JSON, json) };
+    },
+  };
+}
+
+export function editStrategy(strategy: NamedStrategy, guard: Record<string, string> = {}): Action {
+  const { name } = strategy;
+  const url = path("strategies", name);
+  const value = JSON.stringify(strategy.strategy, null, 2);
+  return {
+    verb: "strategy put",
+    label: "Edit",
+    kind: "plain",
+    about: "Rollouts that begin by it go so from now on; those in progress keep what they began with.",
+    method: "PUT",
+    url,
+    fields: [{ name: "json", label: AS_JSON, hint: "what is [redacted] stays as it is", lines: 14, required: true, value }],
+    body: ({ json }) => ({ strategy: fromJson(AS_JSON, json) }),
+    guard,
+    fresh: async () => editStrategy(...(await getGuarded<NamedStrategy>(url))),
+  };
+}
+
+export function removeStrategy(name: string): Action {
+  return {
+    verb: "strategy remove",
+    label: "Remove",
+    kind: "danger",
+    about: "Deployments cannot name it any more. Rollouts that began by it go on.",
+    line: shell("strategy", "remove", name),
+    method: "DELETE",
+    url: path("strategies", name),
+    body: () => undefined,
+  };
+}
+
+const ROLES: [string, string][] = [
+  ["viewer", "viewer: looks on"],
+  ["operator", "operator: rollouts and backends"],
+  ["admin", "admin: everything"],
+];
+
+export const createToken: Action = {
+  verb: "token create",
+  label: "New token",
+  kind: "main",
+  about: "Whoever has it may do what its role says. It is shown once, when it is made; the server keeps only its hash.",
+  method: "POST",
+  url: "/v1/tokens",
+  fields: [
+    { name: "name", label: "Name", hint: "what its owner is called in the records, as ci-shop", required: true },
+    { name: "role", label: "Role", options: ROLES },
+    { name: "services", label: "Services", hint: "names or patterns, as shop-*; empty: all of them" },
+    { name: "expires", label: "Expires after", hint: "12h, 90d or 4w; empty: never", value: "90d" },
+  ],
+  body: ({ name = "", role, services, expires = "" }) => ({
+    name: name.trim(),
+    role,
+    services: listed(services),
+    ...(expires.trim() ? { expires: expires.trim() } : {}),
+  }),
+  secret: "token",
+};
+
+export function revokeToken(token: Token, me: Me | null): Action {
+  const own = me?.via === "session" && me.name === token.name;
+  return {
+    verb: "token revoke",
+    label: "Revoke",
+    kind: "danger",
+    about: `Whoever has it is refused from now on; logins by it end.${own ? " You are logged in by it." : ""}`,
+    line: shell("token", "revoke", token.name),
+    method: "DELETE",
+    url: path("tokens", token.id),
+    body: () => undefined,
+  };
 }

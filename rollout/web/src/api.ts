@@ -32,13 +32,25 @@ export const get = <T>(url: string, signal?: AbortSignal): Promise<T> => ask<T>(
 export const change = <T>(method: string, url: string, body: unknown, headers: Record<string, string> = {}): Promise<T> =>
   ask<T>(method, url, body, headers);
 
-async function ask<T>(
+/** What is there now, and the headers by which a change is refused where it is not so any more. */
+export async function getGuarded<T>(url: string): Promise<[T, Record<string, string>]> {
+  const answer = await send("GET", url, undefined, {});
+  const tag = answer.headers.get("ETag");
+  return [(await answer.json()) as T, tag ? { "If-Match": tag } : {}];
+}
+
+async function ask<T>(...asked: Parameters<typeof send>): Promise<T> {
+  const answer = await send(...asked);
+  return (answer.status === 204 ? null : await answer.json()) as T;
+}
+
+async function send(
   method: string,
   url: string,
   body: unknown,
   headers: Record<string, string>,
   signal?: AbortSignal,
-): Promise<T> {
+): Promise<Response> {
   const sent: Record<string, string> = { Accept: "application/json", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
   if (method !== "GET") Object.assign(sent, csrf ? { "X-CSRF-Token": csrf } : { "X-Rollout-User": "web page" });
@@ -59,7 +71,7 @@ async function ask<T>(
   }
   heed(answer.headers.get("Date"), askedAt);
   if (!answer.ok) throw await problemOf(answer, url);
-  return (answer.status === 204 ? null : await answer.json()) as T;
+  return answer;
 }
 
 async function problemOf(answer: Response, url: string): Promise<Problem> {

@@ -17,6 +17,8 @@ import { Events } from "./views/events";
 import { Fleet } from "./views/fleet";
 import { ServiceView } from "./views/service";
 import { Services } from "./views/services";
+import { Strategies } from "./views/strategies";
+import { Tokens } from "./views/tokens";
 import { Quiet, Title } from "./parts/bits";
 
 const THEMES = ["", "light", "dark"];
@@ -100,8 +102,12 @@ function View({ route }: { route: Route }) {
       return <Config />;
     case "events":
       return <Events />;
+    case "strategies":
+      return <Strategies />;
     case "audit":
       return <Audit />;
+    case "tokens":
+      return <Tokens />;
     default:
       return (
         <>
@@ -114,11 +120,13 @@ function View({ route }: { route: Route }) {
   }
 }
 
+const OF_ADMINS = ["audit", "tokens"];
+
 function Bar({ route, help }: { route: Route; help: () => void }) {
   const me = useWorld((world) => world.me);
   const theme = useWorld((world) => world.theme);
   const icon = document.querySelector<HTMLLinkElement>("link[rel=icon]")?.href ?? "";
-  const places = PLACES.filter(([, view]) => view !== "audit" || isAdmin(me));
+  const places = PLACES.filter(([, view]) => !OF_ADMINS.includes(view) || isAdmin(me));
   return (
     <header class="bar">
       <a class="brand" href={link("services")}>

@@ -190,6 +190,39 @@ export interface Me {
   csrf: string | null;
 }
 
+/** A token as everybody who may see it does: without its secret. */
+export interface Token {
+  id: string;
+  name: string;
+  role: string;
+  services: string[];
+  created_at: string;
+  created_by: string;
+  expires_at: string | null;
+  expired: boolean;
+  last_used_at: string | null;
+}
+
+export interface NamedStrategy {
+  name: string;
+  revision: number;
+  by: string;
+  at: string;
+  strategy: unknown;
+  stages: number[];
+  warnings: string[];
+}
+
+/** Where the backends of a version are found, and how that stands. */
+export interface Discovered {
+  version: string;
+  source: unknown;
+  label: string;
+  status: "unasked" | "fresh" | "stale";
+  fault: string | null;
+  warning: string | null;
+}
+
 export interface SidePoints {
   requests: (number | null)[];
   error_share: (number | null)[];

@@ -69,6 +69,9 @@ export function useWorld<T>(part: (world: World) => T): T {
   return value;
 }
 
+/** What is another one whenever somebody has changed what is there for all services. */
+export const lastChange = (world: World): number => world.events.find((each) => each.kind === "operation" && !each.service)?.id ?? 0;
+
 const KEPT_EVENTS = 500;
 
 /** Put events in their order, each once. */

@@ -1,13 +1,17 @@
 // The versions of a service and where they run: who is healthy, who is let go, and what still runs where.
 
+import { useEffect, useState } from "preact/hooks";
 import { drain, mark, mayChange, undrain, unmark, type Action } from "../actions";
-import type { BackendDrain, Drain, Rollout, Service, Unhealthy } from "../shapes";
+import { useAnswer } from "../answer";
+import type { BackendDrain, Discovered, Drain, Rollout, Service, Unhealthy } from "../shapes";
 import { useWorld } from "../store";
+import { offeredOf } from "../versions";
 import { percent, plural, type Tone } from "../words";
 import { Badge, Card, Meter, Table } from "./bits";
 import { Buttons } from "./dialog";
 
 const IDLE_LOOKS = 3;
+const SOURCES_MS = 5_000;
 
 interface Standing {
   tone: Tone;
@@ -66,19 +70,25 @@ function buttons(service: Service, version: string, backend: string): Action[] {
 export function Backends({ service }: { service: Service }) {
   const me = useWorld((world) => world.me);
   const acts = mayChange(me, service.service);
+  const sources = useSources(service.service);
   const gone = service.drains.filter((each) => !service.versions.some((version) => version.version === each.version && version.backends.includes(each.backend)));
   return (
     <Card title="Versions and backends">
       {service.versions.map((version) => {
         const whole = drainOf(service.rollout, version.version);
+        const source = sources.find((each) => each.version === version.version);
         return (
           <section class="version" key={version.version} aria-label={`version ${version.version}`}>
-            <h3>
-              {version.version}{" "}
-              <span class="small">
-                {role(service, version.version)} {percent(version.weight_percent)} of the traffic, {plural(version.backends.length, "backend")}
-              </span>
-            </h3>
+            <header>
+              <h3>
+                {version.version}{" "}
+                <span class="small">
+                  {role(service, version.version)} {percent(version.weight_percent)} of the traffic, {plural(version.backends.length, "backend")}
+                </span>
+              </h3>
+              {acts && <Buttons actions={offeredOf(service, version.version, source)} subject={`${version.version} of ${service.service}`} small />}
+            </header>
+            {source && <Source found={source} />}
             {whole && <DrainLine found={drainStanding(whole, whole.safe_to_stop ?? false)} name={version.version} />}
             <Table caption={`Backends of ${version.version}`} class="backends stacks">
               <thead>
@@ -107,6 +117,32 @@ export function Backends({ service }: { service: Service }) {
       <Loser service={service} />
       {gone.length > 0 && <Gone drains={gone} service={service.service} acts={acts} />}
     </Card>
+  );
+}
+
+/** Where backends of a service are found: asked for again when something has happened to it, and while there are any. */
+function useSources(service: string): Discovered[] {
+  const [some, setSome] = useState(false);
+  const turn = useWorld((world) => (some ? Math.floor(world.now / SOURCES_MS) : 0));
+  const last = useWorld((world) => world.events.find((each) => each.service === service)?.id ?? 0);
+  const { found } = useAnswer<{ discoveries: Discovered[] }>(`/v1/discoveries?service=${encodeURIComponent(service)}`, `${turn} ${last}`);
+  const sources = found?.discoveries ?? [];
+  useEffect(() => setSome(sources.length > 0), [sources.length]);
+  return sources;
+}
+
+const FOLLOWED: Record<Discovered["status"], [Tone, string]> = {
+  fresh: ["good", "followed"],
+  stale: ["warn", "not followed now"],
+  unasked: ["busy", "not asked yet"],
+};
+
+function Source({ found }: { found: Discovered }) {
+  const [tone, words] = FOLLOWED[found.status];
+  return (
+    <p class="source">
+      Found by <code>{found.label}</code> <Badge tone={tone}>{words}</Badge> {found.fault ?? found.warning}
+    </p>
   );
 }
 

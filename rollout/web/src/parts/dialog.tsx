@@ -1,21 +1,24 @@
 // The dialog in which something is confirmed: what it will do, what it needs, and what came of it.
 
 import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
-import type { Action, Field } from "../actions";
+import type { Action, Field, Typed } from "../actions";
 import { change, Problem } from "../api";
 import { refresh } from "../live";
 import { learn } from "../store";
+import { Once } from "./once";
 
 interface Asked {
   action: Action;
   subject: string;
-  guard: Record<string, string>;
 }
 
 let open: (asked: Asked | null) => void = () => {};
 
-/** Ask for confirmation; `subject` is what it is about, `guard` the headers by which a stale view is refused. */
-export const confirm = (action: Action, subject: string, guard: Record<string, string> = {}): void => open({ action, subject, guard });
+/** Ask for confirmation; `subject` is what it is about. */
+async function confirm(action: Action, subject: string): Promise<void> {
+  const fresh = await action.fresh?.().catch(() => undefined);
+  open({ action: fresh ?? action, subject });
+}
 
 export function Confirmations() {
   const [asked, setAsked] = useState<Asked | null>(null);
@@ -25,11 +28,12 @@ export function Confirmations() {
 
 const REHEARSE_MS = 350;
 
-function Confirmation({ action, subject, guard, done }: Asked & { done: () => void }) {
+function Confirmation({ action, subject, done }: Asked & { done: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  const [typed, setTyped] = useState<Record<string, string>>(() => firstValues(action.fields ?? []));
+  const [typed, setTyped] = useState<Typed>(() => firstValues(action.fields ?? []));
   const [fault, setFault] = useState("");
   const [busy, setBusy] = useState(false);
+  const [secret, setSecret] = useState("");
   const { would, asking } = useRehearsal(action, typed);
   const attempt = useRef({ key: "", body: "", unheard: false });
   const known = useKnown(action.fields ?? []);
@@ -46,11 +50,12 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
     try {
       const body = action.body(typed);
       attempt.current = again(attempt.current, JSON.stringify(body) ?? "");
-      const headers = { ...guard, "Idempotency-Key": attempt.current.key };
-      const answer = await change<{ unchanged?: string } | null>(action.method, action.url, body, headers);
+      const headers = { ...action.guard, "Idempotency-Key": attempt.current.key };
+      const answer = await change<Answer>(action.method, urlOf(action, typed), body, headers);
       learn({ said: `${action.label} of ${subject}: ${answer?.unchanged ?? "done"}` });
       refresh();
-      dialog.current?.close();
+      if (action.secret) setSecret(String(answer?.[action.secret] ?? ""));
+      else dialog.current?.close();
     } catch (error) {
       attempt.current.unheard = error instanceof Problem && error.status === 0;
       setFault(faultWords(error));
@@ -60,49 +65,57 @@ function Confirmation({ action, subject, guard, done }: Asked & { done: () => vo
 
   return (
     <dialog ref={dialog} onClose={done} aria-labelledby={`${id}-title`} aria-describedby={`${id}-about`} class="confirm">
-      <form onSubmit={submit} method="dialog">
-        <h2 id={`${id}-title`}>
-          {action.label} <span class="subject">{subject}</span>
-        </h2>
-        <p id={`${id}-about`}>{action.about}</p>
-        {(action.fields ?? []).filter((field) => shown(field, typed)).map((field) => (
-          <Input key={field.name} field={withKnown(field, known)} id={`${id}-${field.name}`} value={typed[field.name] ?? ""} change={(value) => setTyped({ ...typed, [field.name]: value })} />
-        ))}
-        {(asking || would) && (
-          <div class={`would ${asking ? "asking" : would?.refused ? "refused" : ""}`} aria-live="polite" aria-busy={asking}>
-            {asking || !would ? (
-              "Asking the server …"
-            ) : (
-              <>
-                <strong>{would.refused ? "The server would refuse this: " : "The server says: "}</strong>
-                {would.words}
-              </>
-            )}
-          </div>
-        )}
-        {action.line && (
-          <p class="small">
-            On the command line: <code>{action.line}</code>
-          </p>
-        )}
-        {fault && (
-          <p class="fault" role="alert">
-            <span aria-hidden="true">✕ </span>
-            {fault}
-          </p>
-        )}
-        <footer>
-          <button type="button" onClick={() => dialog.current?.close()}>
-            Cancel
-          </button>
-          <button type="submit" class={action.kind === "danger" ? "danger" : "primary"} disabled={busy}>
-            {busy ? "Asking …" : action.label}
-          </button>
-        </footer>
-      </form>
+      {secret ? (
+        <Once secret={secret} id={id} />
+      ) : (
+        <form onSubmit={submit} method="dialog">
+          <h2 id={`${id}-title`}>
+            {action.label} <span class="subject">{subject}</span>
+          </h2>
+          <p id={`${id}-about`}>{action.about}</p>
+          {(action.fields ?? []).filter((field) => shown(field, typed)).map((field) => (
+            <Input key={field.name} field={withKnown(field, known)} id={`${id}-${field.name}`} value={typed[field.name] ?? ""} change={(value) => setTyped({ ...typed, [field.name]: value })} />
+          ))}
+          {(asking || would) && (
+            <div class={`would ${asking ? "asking" : would?.refused ? "refused" : ""}`} aria-live="polite" aria-busy={asking}>
+              {asking || !would ? (
+                "Asking the server …"
+              ) : (
+                <>
+                  <strong>{would.refused ? "The server would refuse this: " : "The server says: "}</strong>
+                  {would.words}
+                </>
+              )}
+            </div>
+          )}
+          {action.line && (
+            <p class="small">
+              On the command line: <code>{action.line}</code>
+            </p>
+          )}
+          {fault && (
+            <p class="fault" role="alert">
+              <span aria-hidden="true">✕ </span>
+              {fault}
+            </p>
+          )}
+          <footer>
+            <button type="button" onClick={() => dialog.current?.close()}>
+              Cancel
+            </button>
+            <button type="submit" class={action.kind === "danger" ? "danger" : "primary"} disabled={busy}>
+              {busy ? "Asking …" : action.label}
+            </button>
+          </footer>
+        </form>
+      )}
     </dialog>
   );
 }
+
+type Answer = ({ unchanged?: string | null } & Record<string, unknown>) | null;
+
+const urlOf = (action: Action, typed: Typed): string => (typeof action.url === "string" ? action.url : action.url(typed));
 
 /** By field the options that the server knows, as they come. */
 function useKnown(fields: Field[]): Record<string, [string, string][]> {
@@ -135,10 +148,9 @@ function again(before: Attempt, body: string): Attempt {
 
 const randomKey = (): string => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
-const shown = (field: Field, typed: Record<string, string>): boolean =>
-  (field.name !== "stages" && field.name !== "json") || typed.strategy === field.name;
+const shown = ({ when }: Field, typed: Typed): boolean => !when || typed[when[0]] === when[1];
 
-const firstValues = (fields: Field[]): Record<string, string> =>
+const firstValues = (fields: Field[]): Typed =>
   Object.fromEntries(fields.map((field) => [field.name, field.value ?? field.options?.[0]?.[0] ?? ""]));
 
 function faultWords(error: unknown): string {
@@ -152,7 +164,7 @@ interface Would {
 }
 
 /** What the server says that would happen: nothing while it is asked, or where something is still missing. */
-function useRehearsal(action: Action, typed: Record<string, string>): { would: Would | null; asking: boolean } {
+function useRehearsal(action: Action, typed: Typed): { would: Would | null; asking: boolean } {
   const [told, setTold] = useState<{ of: string; would: Would | null }>({ of: "", would: null });
   const body = JSON.stringify(typed);
   useEffect(() => {
@@ -171,13 +183,14 @@ function useRehearsal(action: Action, typed: Record<string, string>): { would: W
   return asking ? { would: null, asking: whole(action, typed) } : { would: told.would, asking };
 }
 
-const whole = (action: Action, typed: Record<string, string>): boolean =>
+const whole = (action: Action, typed: Typed): boolean =>
   (action.fields ?? []).every((field) => !field.required || Boolean(typed[field.name]));
 
-async function rehearse(action: Action, typed: Record<string, string>): Promise<Would | null> {
+async function rehearse(action: Action, typed: Typed): Promise<Would | null> {
   if (!whole(action, typed)) return null;
   try {
-    const answer = await change<{ would?: unknown }>(action.method, `${action.url}?dry_run=true`, action.body(typed));
+    const url = `${urlOf(action, typed)}?dry_run=true`;
+    const answer = await change<{ would?: unknown }>(action.method, url, action.body(typed), action.guard);
     return answer?.would ? { words: wouldWords(answer.would), refused: false } : null;
   } catch (error) {
     const told = error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 404;
@@ -226,11 +239,10 @@ const BUTTONS = { main: "primary", danger: "danger", plain: "" };
 interface ButtonsProps {
   actions: Action[];
   subject: string;
-  guard?: Record<string, string>;
   small?: boolean;
 }
 
-export function Buttons({ actions, subject, guard, small }: ButtonsProps) {
+export function Buttons({ actions, subject, small }: ButtonsProps) {
   if (!actions.length) return null;
   return (
     <div class={`buttons ${small ? "compact" : ""}`}>
@@ -241,7 +253,7 @@ export function Buttons({ actions, subject, guard, small }: ButtonsProps) {
           class={BUTTONS[action.kind]}
           aria-haspopup="dialog"
           title={action.about}
-          onClick={() => confirm(action, action.subject ?? subject, guard)}
+          onClick={() => void confirm(action, action.subject ?? subject)}
         >
           {action.label}
           {small && <span class="unseen"> {subject}</span>}

@@ -6,9 +6,11 @@ import { know } from "../store";
 export const PLACES: [string, string, string][] = [
   ["s", "services", "Services"],
   ["f", "fleet", "Fleet"],
+  ["r", "strategies", "Strategies"],
   ["c", "config", "Config"],
   ["e", "events", "Events"],
   ["a", "audit", "Audit"],
+  ["t", "tokens", "Tokens"],
 ];
 
 const TOGETHER_MS = 1_200;

@@ -1,7 +1,8 @@
 // Who did what, from where, and what came of it; and whether the record is whole.
 
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { isAdmin } from "../actions";
+import { useAnswer } from "../answer";
 import { get, Problem } from "../api";
 import { useWorld } from "../store";
 import { moment, plural } from "../words";
@@ -23,21 +24,11 @@ const ROWS = 500;
 type Check = { words: string; whole: boolean } | null;
 
 export function Audit() {
-  const [found, setFound] = useState<Line[] | null>(null);
-  const [fault, setFault] = useState("");
+  const { found, fault } = useAnswer<{ rows: Line[] }>(`/v1/audit?limit=${ROWS}`);
   const [words, setWords] = useState("");
   const me = useWorld((world) => world.me);
   const [check, setCheck] = useState<Check>(null);
-  useEffect(() => {
-    const stop = new AbortController();
-    load(stop.signal)
-      .then(setFound)
-      .catch((error: unknown) => {
-        if (!stop.signal.aborted) setFault(error instanceof Problem ? error.message : String(error));
-      });
-    return () => stop.abort();
-  }, []);
-  const shown = (found ?? []).filter((each) => JSON.stringify(each).toLowerCase().includes(words.toLowerCase()));
+  const shown = (found?.rows ?? []).filter((each) => JSON.stringify(each).toLowerCase().includes(words.toLowerCase()));
   return (
     <>
       <div class="head">
@@ -99,10 +90,6 @@ export function Audit() {
       )}
     </>
   );
-}
-
-async function load(signal: AbortSignal): Promise<Line[]> {
-  return (await get<{ rows: Line[] }>(`/v1/audit?limit=${ROWS}`, signal)).rows;
 }
 
 async function verify(): Promise<Check> {

@@ -1,8 +1,7 @@
 // The configuration that is served: its files, what it warns of, and the last change that was refused.
 
-import { useEffect, useState } from "preact/hooks";
 import { isAdmin, reload } from "../actions";
-import { get, Problem } from "../api";
+import { useAnswer } from "../answer";
 import type { ConfigView } from "../shapes";
 import { useWorld } from "../store";
 import { moment } from "../words";
@@ -10,23 +9,10 @@ import { Ago, Badge, Card, Quiet, Table, Title } from "../parts/bits";
 import { Buttons } from "../parts/dialog";
 
 export function Config() {
-  const [config, setConfig] = useState<ConfigView | null>(null);
-  const [fault, setFault] = useState("");
   const me = useWorld((world) => world.me);
   const changes = useWorld((world) => world.events.find((each) => each.kind.startsWith("config."))?.id ?? 0);
   const said = useWorld((world) => world.said);
-  useEffect(() => {
-    const stop = new AbortController();
-    get<ConfigView>("/v1/config", stop.signal)
-      .then((told) => {
-        setConfig(told);
-        setFault("");
-      })
-      .catch((error: unknown) => {
-        if (!stop.signal.aborted) setFault(error instanceof Problem ? error.message : String(error));
-      });
-    return () => stop.abort();
-  }, [changes, said]);
+  const { found: config, fault } = useAnswer<ConfigView>("/v1/config", `${changes} ${said}`);
   return (
     <>
       <div class="head">
