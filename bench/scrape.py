@@ -224,7 +224,7 @@ async def counted(fleet: Fleet) -> None:
 
 def _scraper(fleet: Fleet, hear: Callable[[str], None]) -> FleetScraper:
     query = fleet.recorded.query
-    return FleetScraper(EnvoyAdmin(time.monotonic), lambda: fleet.targets, lambda _: query, lambda: 1.0, hear)
+    return FleetScraper(EnvoyAdmin(time.monotonic), lambda: fleet.targets, lambda: lambda _: query, lambda: 1.0, hear)
 
 
 async def plain(fleet: Fleet) -> None:

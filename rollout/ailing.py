@@ -1,6 +1,6 @@
 """Which backends the fleet is told not to use because probes, or most Envoys, find them unhealthy."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rollout.books import Books, name_of
@@ -45,7 +45,7 @@ class Ailing:
         self._cache = cache
         self._senses = senses
         self._clock = clock
-        self._opinions: dict[Key, Opinion] = {}
+        self._opinions: dict[tuple[str, str], dict[str, Opinion]] = {}  # by service and version, then by address
         self._shunned_s: dict[Key, float] = {}
         self._polled_s: dict[str, float] = {}
         self._found: dict[str, tuple[Finding, ...]] = {}
@@ -64,19 +64,24 @@ class Ailing:
         now = {service: self._saved.get(service, frozenset()) for service in either}
         return {service: ill for service, ill in now.items() if ill != before.get(service)}
 
-    def look(self) -> frozenset[str]:
-        """Note in the books which backends are ill now; return the services where these are others than before."""
-        before = dict(self._books.ill)
-        busy = self._books.busy()
-        self._found = {service: self._findings(service) for service in sorted(busy)}
-        ill = {
-            service: frozenset(each.address for each in found if not each.kept)
-            for service, found in self._found.items()
-        }
-        self._books.ill = {service: addresses for service, addresses in ill.items() if addresses}
-        self._forget(busy)
-        either = before.keys() | self._books.ill.keys()
-        return frozenset(service for service in either if before.get(service) != self._books.ill.get(service))
+    def forget_all_but(self, busy: Collection[str]) -> tuple[str, ...]:
+        """Forget what was found of services where nothing goes on; return those that have ill backends no more."""
+        well = tuple(sorted(self._books.ill.keys() - busy))
+        for service in well:
+            del self._books.ill[service]
+        self._found = {service: found for service, found in self._found.items() if service in busy}
+        self._before = {service: ill for service, ill in self._before.items() if service in busy}
+        self._opinions = {key: known for key, known in self._opinions.items() if key[0] in busy}
+        self._shunned_s = {key: at_s for key, at_s in self._shunned_s.items() if key[0] in busy}
+        return well
+
+    def look_at(self, service: str) -> bool:
+        """Note in the books which backends of a service are ill now; return whether these are others than before."""
+        self._found[service] = found = self._findings(service)
+        ill, before = frozenset(each.address for each in found if not each.kept), self._books.ill.pop(service, None)
+        if ill:
+            self._books.ill[service] = ill
+        return ill != (before or frozenset())
 
     def findings(self, service: str) -> tuple[Finding, ...]:
         """Return what is found unhealthy now."""
@@ -84,8 +89,9 @@ class Ailing:
 
     def forgive(self, service: str, address: str) -> None:
         """Ask the Envoys anew of a backend."""
-        for key in [key for key in self._opinions if (key[0], key[2]) == (service, address)]:
-            del self._opinions[key]
+        for (owner, _), known in self._opinions.items():
+            if owner == service:
+                known.pop(address, None)
 
     def wards(self) -> Iterator[Ward]:
         """Yield whom the control plane probes itself: both versions where the strategy says how.
@@ -104,7 +110,7 @@ class Ailing:
         return Ward(service, version, self._books.addresses(service, version), probe)
 
     def _findings(self, service: str) -> tuple[Finding, ...]:
-        rollout = next((each for each in self._books.active() if each.service == service), None)
+        rollout = self._books.under_way(service)
         versions = [each for each in self._books.traffic(service).versions if not each.draining]
         if self._publisher.health_checked(service):
             self._poll(service, versions)
@@ -135,8 +141,8 @@ class Ailing:
 
     def _by_envoys(self, service: str, version: str) -> dict[str, tuple[str, float]]:
         found: dict[str, tuple[str, float]] = {}
-        for (owner, name, address), opinion in self._opinions.items():
-            if (owner, name) == (service, version) and opinion.marked_s is not None:
+        for address, opinion in self._opinions.get((service, version), {}).items():
+            if opinion.marked_s is not None:
                 votes = opinion.votes
                 why = f"unhealthy to {votes.unhealthy} of {votes.healthy + votes.unhealthy} Envoys"
                 found[address] = (why, opinion.marked_s)
@@ -163,10 +169,11 @@ class Ailing:
         for version in versions:
             votes = self._votes(service, version.name)
             mine = (service, version.name)
-            before = {key: self._opinions.pop(key) for key in tuple(self._opinions) if key[:2] == mine}
-            for address in self._books.addresses(*mine):
-                opinion = before.get((*mine, address), Opinion())
-                self._opinions[*mine, address] = polled(opinion, votes.get(address, Votes()), now_s)
+            before = self._opinions.get(mine, {})
+            self._opinions[mine] = {
+                address: polled(before.get(address, Opinion()), votes.get(address, Votes()), now_s)
+                for address in self._books.addresses(*mine)
+            }
 
     def _votes(self, service: str, version: str) -> dict[str, Votes]:
         """Count by address what those Envoys find that have what is served of its endpoints."""
@@ -186,12 +193,6 @@ class Ailing:
                     counted[address] = counted.get(address, 0) + 1
         either = for_it.keys() | against.keys()
         return {address: Votes(for_it.get(address, 0), against.get(address, 0)) for address in either}
-
-    def _forget(self, busy: frozenset[str]) -> None:
-        self._before = {service: ill for service, ill in self._before.items() if service in busy}
-        for known in (self._opinions, self._shunned_s):
-            for key in [key for key in known if key[0] not in busy]:
-                del known[key]
 
 
 def _is_needed(version: str, rollout: Rollout | None) -> bool:

@@ -149,13 +149,14 @@ class _Server:
         self._scraper = FleetScraper(
             envoys,
             self._targets,
-            self._controller.observer.query,
-            self._controller.scrape_every_s,
+            self._controller.observer.questions,
+            self._controller.observer.scrape_every_s,
             self._controller.heard,
         )
         sources = Sources(http, commands)
         self._prober = Prober(World(self._controller.books.active, self._controller.names, sources.source, self._clock))
-        self._messenger = Messenger(self._correspondence(Courier(http, commands, os.environ.get, _now)))
+        courier = Courier(http, commands, os.environ.get, _now, self._telemetry.traceparent)
+        self._messenger = Messenger(self._correspondence(courier))
         self._registry = CollectorRegistry()
         self._signals = FleetSignals(self._registry, self._cache, self._clock, envoys)
         self._counted = RolloutSignals(self._registry, self._controller, self._clock)

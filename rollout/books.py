@@ -1,6 +1,6 @@
 """What the engine knows of services, versions, rollouts and drained backends, and the traffic that follows from it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from rollout.exposure import FULL_BP
@@ -127,6 +127,18 @@ class Books:
                     found.setdefault(address, set()).add((service, version.name))
         return {address: frozenset(each) for address, each in found.items()}
 
+    def still_used(
+        self, rollout: Rollout, users: Mapping[str, frozenset[tuple[str, str]]]
+    ) -> Mapping[str, tuple[str, ...]]:
+        """Return by address who else runs on backends of the version that goes, as "service version"."""
+        assert rollout.state.loser is not None, rollout
+        loser = name_of(rollout, rollout.state.loser)
+        others = {
+            address: users.get(address, frozenset()) - {(rollout.service, loser)}
+            for address in self.ran_on(rollout.service, loser)
+        }
+        return {address: tuple(sorted(" ".join(each) for each in those)) for address, those in others.items() if those}
+
     def marked(self, service: str) -> frozenset[str]:
         """Return the addresses that operators have marked unhealthy."""
         return frozenset(address for owner, address in self.marks if owner == service)
@@ -161,8 +173,17 @@ class Books:
 
     def is_free(self, service: str) -> bool:
         """Say whether a service has no rollout in progress."""
+        return self.under_way(service) is None
+
+    def under_way(self, service: str) -> Rollout | None:
+        """Return the rollout of a service that is in progress."""
         rollout = self.rollouts.get(service)
-        return rollout is None or self.over(rollout)
+        return None if rollout is None or self.over(rollout) else rollout
+
+    def is_busy(self, service: str) -> bool:
+        """Say whether a service has a rollout or a drain in progress."""
+        backends = self._backends.get(service, {}).values()
+        return not self.is_free(service) or any(not each.removed for each in backends)
 
     def active(self) -> tuple[Rollout, ...]:
         return tuple(rollout for rollout in self.rollouts.values() if not self.over(rollout))
@@ -199,11 +220,11 @@ class Books:
             return frozenset()
         return frozenset(self.written(service)).difference(*map(self.placed, versions))
 
-    def without(self, backend: Backend) -> Version:
-        """Return a backend's version without it."""
-        version = self._versions[backend.service][backend.version]
-        assert version.endpoints is not None, backend
-        left = tuple(each for each in version.endpoints if each.address != backend.address)
+    def without(self, service: str, name: str, addresses: Collection[str]) -> Version:
+        """Return a version without some of its backends."""
+        version = self._versions[service][name]
+        assert version.endpoints is not None, version
+        left = tuple(each for each in version.endpoints if each.address not in addresses)
         return replace(version, endpoints=left)
 
     def past_version(self, rollout: Rollout, role: Role, ended: Ended) -> PastVersion:
@@ -301,7 +322,7 @@ class Books:
 
     def busy(self) -> frozenset[str]:
         """Return the services with a rollout or a drain in progress."""
-        return frozenset({each.service for each in self.active()} | {each.service for each in self.draining()})
+        return frozenset(filter(self.is_busy, self.rollouts.keys() | self._backends.keys()))
 
     def traffic(self, service: str) -> ServiceTraffic:
         rollout, split = self.rollouts.get(service), self.splits.get(service)

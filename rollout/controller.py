@@ -23,7 +23,7 @@ from rollout.message import Endpoints
 from rollout.messenger import Report
 from rollout.metrics import Query, Scrape
 from rollout.metrics.sources import Commands
-from rollout.observer import SCRAPE_ENVOY_S, SOON_S, Observer, Stats
+from rollout.observer import Observer, Stats
 from rollout.permit import Permit
 from rollout.record import (
     Backend,
@@ -54,8 +54,7 @@ from rollout.traffic.publisher import Checked, Publisher
 from xds.cache import Cache, Fleet
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
-SCRAPE_S = 0.5
-SCRAPE_SOON_S = 0.1  # while something is let go, and when a stage has begun: then seconds count
+TURN_S = 0.02  # of looks at services, before others have theirs
 UNSAVED_SUSPECT = 5
 UNSAVED_LIMIT = 120  # steps of one service that wait for the disk; beyond, looks are dropped, but nothing else
 
@@ -120,6 +119,7 @@ class Controller:
         self._rhythm = Rhythm()
         self._changing: set[str] = set()
         self._given_up: dict[str, Saving] = {}
+        self._ending: dict[str, Rollout] = {}  # rollouts as they have ended, until that is saved
 
     # --- life ---
 
@@ -137,10 +137,7 @@ class Controller:
     async def run(self) -> None:
         """Reconcile at every change and every tick, until cancelled."""
         while True:
-            began_s = self.outside.clock()
-            busy = self.reconcile()
-            # Half of the time is for others: a look at a thousand Envoys must not follow on each of their ACKs.
-            await asyncio.sleep(self.outside.clock() - began_s)
+            busy = await self._reconcile_in_turns()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_BUSY_S if busy else TICK_IDLE_S):
                     await self._awake.wait()
@@ -160,22 +157,49 @@ class Controller:
 
     def reconcile(self) -> bool:
         """Take one look at everything; return whether anything is in progress."""
+        for _ in self._looks():
+            pass
+        return bool(self.books.busy())
+
+    async def _reconcile_in_turns(self) -> bool:
+        """The same, but nobody waits behind a thousand rollouts: half of the time is for others."""
+        began_s = self.outside.clock()
+        for _ in self._looks():
+            took_s = self.outside.clock() - began_s
+            if took_s >= TURN_S:
+                await asyncio.sleep(took_s)
+                began_s = self.outside.clock()
+        busy = bool(self.books.busy())
+        # A look at a thousand Envoys must not follow on each of their ACKs.
+        await asyncio.sleep(self.outside.clock() - began_s)
+        return busy
+
+    def _looks(self) -> Iterator[None]:
+        """Take one look at everything. At each yield all is whole, and anything may change."""
         self.observer.watch()
         nodes = self.observer.note_nodes()
         if nodes is not None:
             self.saver.put(Saving((PutNodes(nodes),)))
-        for service in self.ailing.look():
+        busy = self.books.busy()
+        for service in self.ailing.forget_all_but(busy):
             self.publish(service)
-        active, draining = self.books.active(), self.books.draining()
-        for rollout in active:
-            self._decide(rollout)
-        for backend in draining:
-            self._leaving.look_at(backend)
+        for service in sorted(busy):
+            yield
+            if self.books.is_busy(service):
+                self._look_at(service)
+        yield
         if not self.saver.unsaved(""):
             for service, ill in self.ailing.to_save().items():
                 self.saver.put(Saving((PutIll(service, ill),)))
             self._save_histories(self.observer.historian.to_save(self.outside.clock()))
-        return bool(active or draining)
+
+    def _look_at(self, service: str) -> None:
+        if self.ailing.look_at(service):
+            self.publish(service)
+        rollout = self.books.under_way(service)
+        if rollout is not None:
+            self._decide(rollout)
+        self._leaving.look_at(service)
 
     def heard(self, node: str) -> None:
         """Take in what a node's admin endpoint said last, if it did."""
@@ -193,12 +217,6 @@ class Controller:
     def _save_histories(self, histories: Mapping[tuple[str, str], History]) -> Saving | None:
         changes = tuple(PutHistory(VersionHistory(*key, history)) for key, history in histories.items())
         return self.saver.put(Saving(changes)) if changes else None
-
-    def scrape_every_s(self) -> float:
-        now_s = self.outside.clock()
-        soon = self.books.draining() or any(_is_urgent(rollout.state, now_s) for rollout in self.books.active())
-        least_s = SCRAPE_SOON_S if soon else SCRAPE_S
-        return max(least_s, SCRAPE_ENVOY_S * self.observer.connected())
 
     # --- what may be asked ---
 
@@ -234,24 +252,12 @@ class Controller:
         )
         if rollout.state.phase is not Phase.REMOVING:
             return Endpoints(stable, candidate)
-        shared = self.still_used(rollout, self.users())
+        shared = self.books.still_used(rollout, self.users())
         return Endpoints(_without(stable, shared), _without(candidate, shared))
 
     def users(self) -> Mapping[str, frozenset[tuple[str, str]]]:
         """Return by address which versions, as (service, version), run there."""
         return self.books.users(self.services())
-
-    def still_used(
-        self, rollout: Rollout, users: Mapping[str, frozenset[tuple[str, str]]]
-    ) -> Mapping[str, tuple[str, ...]]:
-        """Return by address who else runs on backends of the version that goes, as "service version"."""
-        assert rollout.state.loser is not None, rollout
-        loser = name_of(rollout, rollout.state.loser)
-        others = {
-            address: users.get(address, frozenset()) - {(rollout.service, loser)}
-            for address in self.books.ran_on(rollout.service, loser)
-        }
-        return {address: tuple(sorted(" ".join(each) for each in those)) for address, those in others.items() if those}
 
     def names(self, rollout: Rollout) -> Names:
         """Return what a strategy's placeholders stand for."""
@@ -389,6 +395,7 @@ class Controller:
 
     def _decide(self, rollout: Rollout, order: Order | None = None) -> None:
         service = rollout.service
+        rollout = self._ending.get(service, rollout)
         if self.saver.unsaved(service) and rollout.state.loser is not None and order is None:
             return  # what is let go waits for the disk, and so do its clocks
         self.seen[service] = seen = self._seen(rollout, order)
@@ -398,6 +405,10 @@ class Controller:
             looked_only = order is None and not back and following.phase is rollout.state.phase
             if looked_only and self.saver.unsaved(service) > UNSAVED_LIMIT:
                 return
+            match effects:
+                case (Retire(role),):
+                    self._end(rollout, following, seen, role)
+                    return
             self._step(rollout, following, seen)
         if back and following.loser is None and seen.served is not None:
             # Of a location alone: what others go forward to waits until it is saved.
@@ -413,24 +424,44 @@ class Controller:
         return replace(seen, location=order.location, why=order.why)
 
     def _step(self, rollout: Rollout, state: State, because: Seen) -> None:
-        following = replace(rollout, state=state, revision=rollout.revision + 1, changed_at=self.outside.wall())
+        following, changes = self._stepped(rollout, state, because)
         self.books.rollouts[rollout.service] = following
-        events = self._rhythm.kept(of_step(rollout, following, because), because.now_s)
-        self.saver.put(Saving((PutRollout(following, because), *map(PutEvent, events)), rollout.service))
+        self.saver.put(Saving(changes, rollout.service))
         self.outside.changed(following, rollout)
         self.bell.ring()
+
+    def _stepped(self, rollout: Rollout, state: State, because: Seen) -> tuple[Rollout, tuple[Change, ...]]:
+        following = replace(rollout, state=state, revision=rollout.revision + 1, changed_at=self.outside.wall())
+        events = self._rhythm.kept(of_step(rollout, following, because), because.now_s)
+        return following, (PutRollout(following, because), *map(PutEvent, events))
+
+    def _end(self, rollout: Rollout, state: State, because: Seen, loser: Role) -> None:
+        """Show the end together with all that follows from it, once it is saved: nobody sees one without the other."""
+        service = rollout.service
+        following, changes = self._stepped(rollout, state, because)
+        gone, retired = self._retired(following, loser)
+        self._ending[service] = following
+
+        def ended() -> None:
+            self.books.rollouts[service] = self._ending.pop(service)
+            self.outside.changed(following, rollout)
+            retired()
+
+        self.saver.put(Saving((*changes, *gone), service, ended))
 
     def _apply(self, rollout: Rollout, effect: Effect) -> None:
         match effect:
             case Serve(split):
                 self.books.splits[rollout.service] = split
                 self.publish(rollout.service)
-            case Retire(role):
-                self._retire(rollout, role)
+            case Retire(role):  # of a rollout whose end was saved without it, by an older server
+                changes, retired = self._retired(rollout, role)
+                self.saver.put(Saving(changes, rollout.service, retired))
             case LetGo(address):
                 self._leaving.let_go(rollout.service, rollout.candidate, address, self._changing)
 
-    def _retire(self, rollout: Rollout, role: Role) -> None:
+    def _retired(self, rollout: Rollout, role: Role) -> tuple[tuple[Change, ...], Callable[[], None]]:
+        """Forget the version that a rollout has let go: what is saved, and what then."""
         service, winner, loser = rollout.service, name_of(rollout, role.other), name_of(rollout, role)
         past = self.books.past_version(rollout, role, Ended(self.outside.clock(), self.outside.wall()))
         record = next(each for each in self.books.versions(service) if each.name == loser)
@@ -446,21 +477,11 @@ class Controller:
             self.publish(service)
             self.freed.set()
 
-        gone: tuple[Change, ...] = (DropVersion(service, loser), PutPast(past), *marks)
-        changes = (PutService(Service(service, winner)), *gone)
-        self.saver.put(Saving(changes, service, retired))
+        return (PutService(Service(service, winner)), DropVersion(service, loser), PutPast(past), *marks), retired
 
 
 def _without(endpoints: tuple[str, ...], addresses: Collection[str]) -> tuple[str, ...]:
     return tuple(each for each in endpoints if each.partition("@")[0] not in addresses)
-
-
-def _is_urgent(state: State, now_s: float) -> bool:
-    """Say whether traffic is shifted or let go just now."""
-    if state.phase is Phase.DRAINING:
-        return True
-    stages = (state, *state.lanes.values())
-    return any(each.phase is Phase.SHIFTING and now_s - each.since_s < SOON_S for each in stages)
 
 
 def _what_now(rollout: Rollout | None) -> str:

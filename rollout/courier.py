@@ -17,6 +17,7 @@ from rollout.metrics.sources import Command, Commands, plain_line
 SAID_CHARACTERS = 200
 SAID_BYTES = 8 * SAID_CHARACTERS
 PROVIDED_BYTES = 1024 * 1024
+TRACE_HEADER, TRACE_VARIABLE = "traceparent", "TRACEPARENT"  # by W3C Trace Context, and for programs by OpenTelemetry
 _MAY_CHANGE = frozenset({408, 409, 425, 429})  # 409 is what many say while they still work on the same key
 
 
@@ -40,12 +41,16 @@ Reply = Agreed | Refused
 
 @dataclass(frozen=True, slots=True)
 class Courier:
-    """`secret` gives the value of an environment variable, None where there is none; `wall` dates signatures."""
+    """`secret` gives the value of an environment variable, None where there is none; `wall` dates signatures.
+
+    `traceparent` says where in a trace a message is, "" where there is none.
+    """
 
     session: aiohttp.ClientSession
     commands: Commands
     secret: Callable[[str], str | None]
     wall: Callable[[], datetime]
+    traceparent: Callable[[Message], str] = lambda _: ""
 
     async def deliver(self, message: Message, attempt: int) -> Reply:
         """Call a hook once, within its timeout. Raises Unavailable when nobody answers."""
@@ -56,6 +61,8 @@ class Courier:
     async def _run(self, message: Message, words: tuple[str, ...], attempt: int) -> Reply:
         timeout_s = message.hook.timeout.total_seconds()
         environment = message.environment(attempt)
+        if traceparent := self.traceparent(message):
+            environment = {**environment, TRACE_VARIABLE: traceparent}
         ended = await Command(self.commands, words, environment, timeout_s, message.body(attempt)).run()
         if ended.code == 0:
             provides = message.hook.at is HookKind.PROVISION
@@ -90,6 +97,8 @@ class Courier:
             if not secret:
                 raise Unavailable(f"the environment variable {message.hook.secret} of the server is not set")
             ours[SIGNATURE_HEADER] = signature(secret.encode(), int(self.wall().timestamp()), body)
+        if traceparent := self.traceparent(message):
+            ours[TRACE_HEADER] = traceparent
         taken = {name.lower() for name in (*ours, SIGNATURE_HEADER)}
         return {name: value for name, value in message.hook.headers.items() if name.lower() not in taken} | ours
 

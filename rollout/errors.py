@@ -16,7 +16,9 @@ RolloutError
 
 
 class RolloutError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. `noted`: the ledger has a row of it."""
+
+    noted = False
 
 
 class InvalidSpec(RolloutError):

@@ -49,10 +49,31 @@ class Leaving:
 
         self._saver.put(Saving((PutBackend(backend), self._told(backend)), service, let_go))
 
-    def look_at(self, backend: Backend) -> None:
-        """Take one look at a backend that is drained."""
-        if self._saver.unsaved(backend.service):
+    def look_at(self, service: str) -> None:
+        """Take one look at the backends of a service that are drained; what it shows of them is saved together."""
+        if self._saver.unsaved(service):
             return
+        draining = [each for each in self._books.backends(service) if not each.removed]
+        looked = [each for each in map(self._looked_at, draining) if each not in draining]
+        if not looked:
+            return
+        for each in looked:
+            if each.removed:
+                self._around.done(each)
+        leaving = [each for each in looked if each.removed and each.leaves]
+        gone, left = self._left(service, leaving)
+        staying = [each for each in looked if each not in leaving]
+
+        def seen() -> None:
+            for each in staying:
+                self._books.put_backend(each)
+            left()
+            self._publish(service)
+
+        told = (self._told(each) for each in looked if each.removed)
+        self._saver.put(Saving((*map(PutBackend, staying), *gone, *told), service, seen))
+
+    def _looked_at(self, backend: Backend) -> Backend:
         rollout = self._books.rollouts.get(backend.service)
         strategy = rollout.strategy if rollout else Strategy()
         drain = look_at_drain(
@@ -62,35 +83,25 @@ class Leaving:
             active=self._observer.activity.on_backend(backend),
             limit_s=strategy.drain_timeout.total_seconds(),
         )
-        if drain == backend.drain:
-            return
-        following = replace(backend, drain=drain, removed=drain.done)
-        if drain.done:
-            self._around.done(following)
-        if drain.done and backend.leaves:
-            self._leave(following)
-            return
+        return replace(backend, drain=drain, removed=drain.done)
 
-        def looked() -> None:
-            self._books.put_backend(following)
-            self._publish(backend.service)
-
-        told: tuple[Change, ...] = (self._told(following),) if drain.done else ()
-        self._saver.put(Saving((PutBackend(following), *told), backend.service, looked))
-
-    def _leave(self, backend: Backend) -> None:
-        """Take a backend out of its version, for nothing runs on it any more."""
-        version, marks = self._books.without(backend), self._books.marks_of(backend.service, (backend.address,))
+    def _left(self, service: str, leaving: Collection[Backend]) -> tuple[tuple[Change, ...], Callable[[], None]]:
+        """Take backends out of their versions, for nothing runs on them any more: what is saved, and what then."""
+        addresses: dict[str, set[str]] = {}
+        for each in leaving:
+            addresses.setdefault(each.version, set()).add(each.address)
+        versions = tuple(self._books.without(service, name, gone) for name, gone in addresses.items())
+        marks = self._books.marks_of(service, (each.address for each in leaving))
 
         def left() -> None:
-            self._books.put_version(version)
-            self._books.drop_backend(backend)
+            for version in versions:
+                self._books.put_version(version)
+            for backend in leaving:
+                self._books.drop_backend(backend)
             self._books.drop_marks(marks)
-            self._publish(backend.service)
 
-        gone = DropBackend(backend.service, backend.version, backend.address)
-        changes: tuple[Change, ...] = (PutVersion(version), gone, *marks, self._told(backend))
-        self._saver.put(Saving(changes, backend.service, left))
+        drops = (DropBackend(service, each.version, each.address) for each in leaving)
+        return (*map(PutVersion, versions), *drops, *marks), left
 
     def _told(self, backend: Backend) -> PutEvent:
         return PutEvent(of_backend(backend, self._around.wall()))

@@ -98,6 +98,8 @@ class Ledger:
             raise
         except (RolloutError, XdsError) as error:
             self._note(entry, f"{type(error).__name__}: {error}")
+            if isinstance(error, RolloutError):
+                error.noted = True
             raise
         self._note(entry, NO_CHANGE)
 

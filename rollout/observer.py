@@ -35,6 +35,8 @@ LOOK_SOON_S, SOON_S = 0.25, 3.0  # so long after a stage began: a version that f
 LONG_LOOK_EVERY_S = 2.0  # each look is a line of the journal, and a stage may last for a day
 LONG_STAGE_S = 600.0  # looks become that rare until then
 PAUSED_LOOK_EVERY_S = 10.0  # a pause may last for days
+SCRAPE_S = 0.5
+SCRAPE_SOON_S = 0.1  # while something is let go, and when a stage has begun: then seconds count
 SCRAPE_ENVOY_S = 0.002  # of a large fleet each Envoy is asked less often
 STALE_SCRAPE_S = 5.0
 STALE_ROUNDS = 3
@@ -211,40 +213,50 @@ class Observer:
         self.historian.rename(service, before, after)
         self._watching = None
 
-    def query(self, node: str) -> Query | None:
-        """Return what to ask of an Envoy now, for decisions and for histories; None when there is nothing."""
-        backends = {each.address for each in self._books.draining()}
+    def scrape_every_s(self) -> float:
+        """Return how long to wait before all Envoys are asked again."""
+        now_s = self._clock()
+        soon = self._books.draining() or any(_is_urgent(rollout.state, now_s) for rollout in self._books.active())
+        return max(SCRAPE_SOON_S if soon else SCRAPE_S, SCRAPE_ENVOY_S * self.connected())
+
+    def questions(self) -> Callable[[str], Query | None]:
+        """Return what tells by node what to ask of it now; what all are asked is found once for them."""
         names: list[str] = []
         versions: list[Key] = []
+        backends = {each.address for each in self._books.draining()}
         for service in sorted(self._books.busy()):
-            versions += ((service, each.name) for each in self._books.traffic(service).versions)
-            names += (
-                stat
-                for each in self._books.traffic(service).versions
-                for stat in self.activity.stat_names(service, each.name)
-            )
+            mine = [each.name for each in self._books.traffic(service).versions]
+            versions += ((service, each) for each in mine)
+            names += (stat for each in mine for stat in self.activity.stat_names(service, each))
             bare = self._publisher.bare_stat_names(service)
             if bare:
                 names += bare
                 backends.update(self._leaving(service))
             backends.update(self._blamable(service))
             backends.update(self._polled(service))
-        more, their_backends = self.historian.question(node, self._clock())
-        versions += self.historian.asked(node, more)
-        asked = tuple(dict.fromkeys((*names, *more)))
-        shared = tuple(each for version in dict.fromkeys(versions) for each in self._shared(*version))
-        return Query(asked, tuple(sorted(backends.union(their_backends))), shared) if asked else None
+        everyones = Query(tuple(names), tuple(backends), tuple(self._shared(versions)))
+        return lambda node: self._query(node, everyones)
 
-    def _shared(self, service: str, version: str) -> Iterator[Shared]:
-        """Yield where TCP proxies have a version's connections: in the service's own cluster, with other versions'."""
-        for cluster in self._publisher.tcp_stat_names(service):
-            stat_name = self._publisher.stat_name(service, version)
-            yield Shared(stat_name, cluster, self._books.addresses(service, version))
+    def _query(self, node: str, everyones: Query) -> Query | None:
+        """Return what to ask of an Envoy now, for decisions and for histories; None when there is nothing."""
+        names, backends = self.historian.question(node, self._clock())
+        asked = tuple(dict.fromkeys((*everyones.stat_names, *names)))
+        if not asked:
+            return None
+        shared = (*everyones.shared, *self._shared(self.historian.asked(node, names)))
+        return Query(asked, tuple(sorted({*everyones.backends, *backends})), tuple(dict.fromkeys(shared)))
+
+    def _shared(self, versions: Iterable[Key]) -> Iterator[Shared]:
+        """Yield where TCP proxies have versions' connections: in the service's own cluster, with other versions'."""
+        for service, version in versions:
+            for cluster in self._publisher.tcp_stat_names(service):
+                stat_name = self._publisher.stat_name(service, version)
+                yield Shared(stat_name, cluster, self._books.addresses(service, version))
 
     def _blamable(self, service: str) -> tuple[str, ...]:
         """Return the candidate's backends while their errors count, unless they make questions too long."""
-        rollout = self._books.rollouts.get(service)
-        if rollout is None or rollout.state.loser is not None or self._books.over(rollout):
+        rollout = self._books.under_way(service)
+        if rollout is None or rollout.state.loser is not None:
             return ()
         addresses = self._books.addresses(service, rollout.candidate)
         return addresses if len(addresses) <= BLAMABLE_BACKENDS else ()
@@ -288,9 +300,7 @@ class Observer:
 
     def _missing(self, service: str, connected: Mapping[str, NodeStatus]) -> dict[str, str]:
         """Return who is waited for though it is gone; not whose configuration had no such service."""
-        rollout = self._books.rollouts.get(service)
-        active = rollout if rollout is not None and not self._books.over(rollout) else None
-        absent = self._roster.waited_for(active, connected.keys(), self._clock())
+        absent = self._roster.waited_for(self._books.under_way(service), connected.keys(), self._clock())
         others = self._without(service) if absent else frozenset()
         return {node: why for node, why in absent.items() if node not in others}
 
@@ -392,6 +402,14 @@ class Observer:
             if unseen or (scrape is not None and now_s - scrape.started_s > stale_s):
                 blind[node] = failure.why if failure else "no stats yet"
         return blind
+
+
+def _is_urgent(state: State, now_s: float) -> bool:
+    """Say whether traffic is shifted or let go just now."""
+    if state.phase is Phase.DRAINING:
+        return True
+    stages = (state, *state.lanes.values())
+    return any(each.phase is Phase.SHIFTING and now_s - each.since_s < SOON_S for each in stages)
 
 
 def _look_every_s(state: State, connected: int, now_s: float) -> float:

@@ -20,13 +20,14 @@ DIALECT = "http://json-schema.org/draft-07/schema#"  # what yaml-language-server
 
 _NULL: Schema = {"type": "null"}
 _TEXT: Schema = {"type": "string"}
+_BOOLEAN: Schema = {"type": "boolean"}  # generators of clients need the type beside a `const`
 _LATENCIES = [metric for metric in EnvoyMetric if metric in ("p50", "p95", "p99")]
 _SHARES = [metric for metric in EnvoyMetric if metric.endswith("_share")]
 
 
 def strategy_schema() -> Schema:
     """Return what a strategy's file may hold, as JSON schema (draft 7)."""
-    made = Strategy.model_json_schema(by_alias=True, mode="validation", schema_generator=_Written)
+    made = Strategy.model_json_schema(by_alias=True, mode="validation", schema_generator=Written)
     parts: Schema = made.pop("$defs")
     parts["Gate"] = _gate()
     parts["Strategy"] = made
@@ -43,7 +44,7 @@ def strategy_schema() -> Schema:
     return {"$schema": DIALECT, "title": "Strategy of a rollout", **strategy, "$defs": dict(sorted(parts.items()))}
 
 
-class _Written(GenerateJsonSchema):
+class Written(GenerateJsonSchema):
     """Has defaults as a user writes them."""
 
     def encode_default(self, dft: Any) -> Any:
@@ -79,7 +80,7 @@ def _described(name: str, part: Schema) -> None:
     """Put in what each setting means, instead of what a model says to those who read its code."""
     if "properties" not in part:
         return
-    part["description"] = part.get("description", "").partition("\n")[0]
+    part["description"] = " ".join(part.get("description", "").partition("\n\n")[0].split())
     for setting, meaning in MEANINGS.get(name, {}).items():
         if setting in part["properties"]:
             part["properties"][setting]["description"] = meaning
@@ -149,7 +150,7 @@ _RULES: Mapping[str, Schema] = {
     "Stage": {
         "oneOf": [
             *_given("weight", "match", "mirror"),
-            {"required": ["expose"], "properties": {"expose": {"const": False}}},
+            {"required": ["expose"], "properties": {"expose": {**_BOOLEAN, "const": False}}},
         ]
     },
     "Match": {"minProperties": 1},
@@ -159,7 +160,7 @@ _RULES: Mapping[str, Schema] = {
         "oneOf": _given("url", "command"),
         "dependencies": {"headers": ["url"], "secret": ["url"]},
         "if": {"properties": {"at": {"enum": ["event", "rollback", "rollout"]}}, "required": ["at"]},
-        "then": {"properties": {"reversible": {"const": True}}},
+        "then": {"properties": {"reversible": {**_BOOLEAN, "const": True}}},
     },
     "ProbeSpec": {"oneOf": _given("http", "grpc", "tcp"), "dependencies": {"host": ["http"]}},
     "Window": {"not": {"required": ["days", "dates"]}},
@@ -179,7 +180,7 @@ _SHAPES: Mapping[str, Mapping[str, Schema]] = {
     "Strategy": {
         "stages": {**_STAGES, "default": [*DEFAULT_WEIGHTS]},
         "hold_back": {**DURATION_SCHEMA},
-        "preview": {"anyOf": [{"$ref": "#/$defs/Preview"}, {"enum": ["off", False]}]},
+        "preview": {"anyOf": [{"$ref": "#/$defs/Preview"}, {"enum": ["off"]}, {**_BOOLEAN, "const": False}]},
         "checks": {"type": "array", "maxItems": 20, "items": {"$ref": "#/$defs/CheckSpec"}},
         "hooks": {"type": "array", "maxItems": 20, "items": {"$ref": "#/$defs/Hook"}},
     },
@@ -190,6 +191,7 @@ _SHAPES: Mapping[str, Mapping[str, Schema]] = {
                 {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/Match"}},
             ]
         },
+        "weight": {**PERCENT_SCHEMA},
         "mirror": {**PERCENT_SCHEMA},
     },
     "Wave": {
@@ -214,7 +216,7 @@ _SHAPES: Mapping[str, Mapping[str, Schema]] = {
         "exact": {"type": "string", "minLength": 1},
         "prefix": {"type": "string", "minLength": 1},
         "regex": {"type": "string", "minLength": 1},
-        "present": {"const": True},
+        "present": {**_BOOLEAN, "const": True},
     },
     "Preview": {"header": {**_header_name(), "default": "x-rollout-version"}},
     "Sticky": {"header": _header_name(), "cookie": {**_COOKIE_NAME}},
@@ -227,7 +229,7 @@ _SHAPES: Mapping[str, Mapping[str, Schema]] = {
     "ProbeSpec": {
         "http": {"type": "string", "pattern": "^/"},
         "grpc": {**_TEXT},
-        "tcp": {"const": True},
+        "tcp": {**_BOOLEAN, "const": True},
     },
     "Window": {"dates": {"type": "array", "items": _DATE, "minItems": 2, "maxItems": 2}},
     "CheckSpec": {

@@ -45,7 +45,7 @@ class Premises:
     """What a doorkeeper is given. `root`: the token in the server's environment, None for none.
 
     `trust` returns what the --admin-access file says now, None without one. `refused` hears of who was wrong: from
-    where, and why; `denied` of what somebody may not do who is known.
+    where, and why; `denied` of what somebody may not do who is known, `mistaken` of what is wrong in itself.
     """
 
     root: str | None
@@ -54,6 +54,7 @@ class Premises:
     wall: Callable[[], datetime]
     refused: Callable[[str, str], None]
     denied: Callable[[Operation], None]
+    mistaken: Callable[[Operation], None]
 
 
 class Doorkeeper:
@@ -114,6 +115,10 @@ class Doorkeeper:
     def denied(self, done: Operation) -> None:
         """Hear of what somebody wanted to do who may not."""
         self._has.denied(done)
+
+    def mistaken(self, done: Operation) -> None:
+        """Hear of a change that somebody may make, but that is wrong in itself."""
+        self._has.mistaken(done)
 
     def holds(self, identity: Identity, shown: Shown) -> bool:
         """Say whether who was identified a while ago may go on: for streams, which are one long request."""

@@ -69,7 +69,9 @@ class Entrance:
         self.strangers = Strangers()
         self._rejections = Rejections(self._note, _now)
         self._trust = read_trust(settings)
-        premises = Premises(settings.token, lambda: self._trust, clock, _now, self._refused, self._denied)
+        premises = Premises(
+            settings.token, lambda: self._trust, clock, _now, self._refused, self._denied, self._mistaken
+        )
         self.doorkeeper = Doorkeeper(premises, ledger, saver)
         self.tls = self._certificates()
 
@@ -120,6 +122,9 @@ class Entrance:
 
     def _denied(self, done: Operation) -> None:
         self._rejections.denied(done, self._clock())
+
+    def _mistaken(self, done: Operation) -> None:
+        self._rejections.mistaken(done, self._clock())
 
     def _note(self, done: Operation) -> None:
         if done.verb in (IDENTIFY, DENIED):

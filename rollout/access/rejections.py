@@ -1,4 +1,4 @@
-"""Who was not let in, and what was not allowed, for the records: one by one while they are few, then their number."""
+"""Who was not let in, and what was refused, for the records: one by one while they are few, then their number."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from rollout.record import Operation
 from xds.limits import Rate, TokenBucket
 
 NOTED = Rate(per_s=0.1, burst=20)  # who guesses tokens must fill neither the log nor the audit log
-IDENTIFY, DENIED, REFUSED = "identify", "denied", "refused"
-NOBODY = {IDENTIFY: "somebody unknown", DENIED: "several"}
+IDENTIFY, DENIED, MISTAKEN, REFUSED = "identify", "denied", "mistaken", "refused"
+NOBODY = {IDENTIFY: "somebody unknown", DENIED: "several", MISTAKEN: "several"}
 """Who stands in notes on those who have no name, or more than one."""
 
 
@@ -34,7 +34,7 @@ class Rejections:
     def __init__(self, note: Callable[[Operation], None], wall: Callable[[], datetime]) -> None:
         self._note = note
         self._wall = wall
-        self._crowds = {IDENTIFY: _Crowd(), DENIED: _Crowd()}
+        self._crowds = {verb: _Crowd() for verb in NOBODY}
 
     def stranger(self, whence: str, why: str, now_s: float) -> None:
         """Note somebody who did not show who they are."""
@@ -46,7 +46,14 @@ class Rejections:
 
     def denied(self, done: Operation, now_s: float) -> None:
         """Note what somebody may not do who is known."""
-        crowd = self._crowds[DENIED]
+        self._known(DENIED, done, now_s)
+
+    def mistaken(self, done: Operation, now_s: float) -> None:
+        """Note a change that somebody may make, but that is wrong in itself."""
+        self._known(MISTAKEN, done, now_s)
+
+    def _known(self, verb: str, done: Operation, now_s: float) -> None:
+        crowd = self._crowds[verb]
         if crowd.fits(now_s):
             self._note(done)
         else:

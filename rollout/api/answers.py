@@ -9,7 +9,7 @@ from aiohttp.typedefs import Middleware
 
 from rollout.answered import Answered, Answers, DropAnswers, PutAnswer, Question
 from rollout.api.contract import Handler, Route, route_of
-from rollout.api.requests import body_bytes, caller, signature
+from rollout.api.requests import NOTED, body_bytes, caller, signature
 from rollout.errors import Conflict, InvalidSpec
 from rollout.saver import Saver, Saving
 
@@ -66,7 +66,9 @@ class Repeats:
             raise Conflict(f"{what}; look at what is there, and ask with a new key for another one")
         kind = "application/json" if known.status < 400 else "application/problem+json"
         headers = {REPLAYED: "true"}
-        return web.Response(text=known.body, status=known.status, content_type=kind, headers=headers)
+        answer = web.Response(text=known.body, status=known.status, content_type=kind, headers=headers)
+        answer[NOTED] = True  # when it was given first
+        return answer
 
     async def _done(
         self, request: web.Request, handler: Handler, route: Route, question: Question

@@ -9,18 +9,18 @@ from itertools import pairwise
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 from typing_extensions import get_original_bases, is_typeddict
 
-from rollout.schema import strategy_schema
+from rollout.schema import Written, strategy_schema
 
 Json = dict[str, Any]
 PLACE = "#/components/schemas/"
 WHOLE = "StrategySpec"
 
 
-class Described(GenerateJsonSchema):
+class Described(Written):
     """Knows that a body has no fields but those of its model, while an answer may get more with time."""
 
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:

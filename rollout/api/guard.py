@@ -6,14 +6,14 @@ from typing import Any
 import structlog
 from aiohttp import hdrs, web
 
-from rollout.access.doorkeeper import Doorkeeper, Shown, plain_address
+from rollout.access.doorkeeper import Shown, plain_address
 from rollout.access.tls import client_names
 from rollout.api.backstage import Backstage
 from rollout.api.contract import READING, Handler, Route, route_of
-from rollout.api.requests import IDENTITY, STANDING, WHENCE, caller, check_known, demand
+from rollout.api.requests import IDENTITY, NOTED, STANDING, WHENCE, caller, check_known, demand
 from rollout.bootstrap import is_loopback
-from rollout.credentials import same
-from rollout.errors import NotAllowed, NotIdentified, TooMany
+from rollout.credentials import same, without_secrets
+from rollout.errors import NotAllowed, NotIdentified, RolloutError, TooMany, Unavailable
 from rollout.ledger import WORDS_LIMIT
 from rollout.record import Operation
 from rollout.rights import Identity, Role, Via
@@ -21,6 +21,7 @@ from rollout.rights import Identity, Role, Via
 COOKIE = "rollout_session"
 CSRF_HEADER = "X-CSRF-Token"
 FETCH_SITE = "Sec-Fetch-Site"
+PLANNING = "/v1/plan"  # changes nothing, were it right
 PASSED_ON = ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded")
 """What proxies add."""
 POLICY = (
@@ -57,11 +58,12 @@ def guard(backstage: Backstage) -> Any:
             if route.need is not None:
                 _check_may(request, backstage, route.need)
             response = await handler(request)
-        except NotAllowed as error:
-            _note_denied(request, route, doorkeeper, str(error))
+        except (RolloutError, web.HTTPException) as error:
+            if not isinstance(error, Unavailable):
+                _note_refused(request, route, backstage, f"{type(error).__name__}: {error}")
             raise
-        if response.status == web.HTTPForbidden.status_code and isinstance(response, web.Response):
-            _note_denied(request, route, doorkeeper, json.loads(response.text or "{}").get("detail", ""))
+        if route.changes and 400 <= response.status < 500 and NOTED not in response:
+            _note_refused(request, route, backstage, _problem_of(response))
         return response
 
     return let_in
@@ -85,12 +87,22 @@ def _check_may(request: web.Request, backstage: Backstage, need: Role) -> None:
         check_known(request, service, backstage.controller.services())
 
 
-def _note_denied(request: web.Request, route: Route, doorkeeper: Doorkeeper, why: str) -> None:
-    """Note a change that somebody may not make, in the audit log; the verb has noted none."""
-    if not route.changes or (by := caller(request)).rehearses:
+def _note_refused(request: web.Request, route: Route, backstage: Backstage, words: str) -> None:
+    """Note a change that was refused, in the audit log, of which its verb has noted nothing."""
+    if not route.changes or route.path == PLANNING or (by := caller(request)).rehearses:
         return
-    verb, service, result = f"{route.method} {route.path}", request.match_info.get("service", ""), f"NotAllowed: {why}"
-    doorkeeper.denied(Operation(doorkeeper.wall(), service, verb, str(by), "", result[:WORDS_LIMIT], by.origin))
+    doorkeeper, asked = backstage.doorkeeper, request.match_info.get("service", "")
+    service = asked if asked in backstage.controller.services() else ""  # what is none may be any text
+    verb, words = f"{route.method} {route.path}", without_secrets(words)[:WORDS_LIMIT]
+    note = doorkeeper.denied if words.startswith(NotAllowed.__name__) else doorkeeper.mistaken
+    note(Operation(doorkeeper.wall(), service, verb, without_secrets(str(by)), "", words, by.origin))
+
+
+def _problem_of(response: web.StreamResponse) -> str:
+    """Return what an answer with a problem document says."""
+    text = response.text if isinstance(response, web.Response) else None
+    problem = json.loads(text or "{}")
+    return f"{problem.get('title', response.reason)}: {problem.get('detail', '')}"
 
 
 def _know(request: web.Request, backstage: Backstage, need: Role | None) -> None:

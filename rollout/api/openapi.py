@@ -166,7 +166,8 @@ def tag_of(route: Route) -> str:
 
 def operation_id(route: Route) -> str:
     """Return a name for programs: a place that a parameter follows is one of its kind, `get_service_rollout`."""
-    words = re.sub(r"s/\{\w+\}", "", route.path.removeprefix("/v1/"))
+    words = route.path.removeprefix("/v1/").replace("strategies/{name}", "strategy")
+    words = re.sub(r"s/\{\w+\}", "", words)
     return f"{route.method.lower()}_{re.sub('[^a-z]+', '_', words).strip('_')}"
 
 

@@ -20,6 +20,8 @@ WHENCE = web.RequestKey("whence", str)
 """Where a request comes from, for the records."""
 STANDING: web.RequestKey[Callable[[], bool]] = web.RequestKey("standing")
 """Whether that is so still: of who follows a stream, the token may have been revoked meanwhile."""
+NOTED = web.ResponseKey("noted", bool)
+"""In an answer that refuses a change: the audit log has it already."""
 
 
 def identity(request: web.Request) -> Identity:

@@ -31,6 +31,7 @@ from rollout.api.packing import packed
 from rollout.api.page import Page, read_bundle
 from rollout.api.points import Points
 from rollout.api.queries import known_query
+from rollout.api.requests import NOTED
 from rollout.api.sessions import Sessions
 from rollout.api.strategies import StrategyRoutes
 from rollout.api.tokens import Tokens
@@ -205,10 +206,14 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except InvalidConfig as error:
-        return _problem(422, "configuration refused", str(error))
+        answer = _problem(422, "configuration refused", str(error))
+        answer[NOTED] = True  # envoy-configs is read by a verb only
+        return answer
     except RolloutError as error:
         answer = _problem(STATUS[type(error)], type(error).__name__, str(error))
         answer.headers.update(_remedies(error))
+        if error.noted:
+            answer[NOTED] = True
         return answer
     except web.HTTPException as error:
         answer = _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")

@@ -250,7 +250,7 @@ def _drain(controller: Controller, rollout: Rollout, at: Moment) -> models.Drain
     if state.drain is None or state.loser is None:
         return None
     version, draining = name_of(rollout, state.loser), state.phase is Phase.DRAINING
-    still_used = controller.still_used(rollout, at.users)
+    still_used = controller.books.still_used(rollout, at.users)
     active = controller.observer.activity.on_version(rollout.service, version) if draining else None
     return {
         "version": version,

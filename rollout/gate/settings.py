@@ -128,7 +128,7 @@ class Gate:
         ),
     )
     warmup_errors: float = field(
-        default=0.1,
+        default=0.05,
         metadata=_share(0, 1, "While it is cold: errors up to this much above stable's are no reason to fail."),
     )
     hang_alarms: float = field(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dns.asyncresolver
 import dns.exception
@@ -83,21 +84,32 @@ async def _addresses(
 
 
 async def _services(resolver: dns.asyncresolver.Resolver, name: dns.name.Name) -> _Found:
-    """Follow SRV records: those of the first priority only, for the others stand in for these."""
+    """Follow SRV records: those of the lowest priority that has an address, for the others stand in for these."""
     answer = await _resolve(resolver, name, SRV)
     records = [record for record in answer.rrset or () if record.target != dns.name.root]  # the root: there is none
-    first = min((record.priority for record in records), default=0)
+    # What a host has is asked for anew each time, so of all this the SRV records live longest.
+    ttl_s, hosts = _ttl_s([answer]), tuple[tuple[str, int], ...]()
+    for priority in sorted({record.priority for record in records}):
+        found = await _preferred(resolver, answer, [each for each in records if each.priority == priority])
+        hosts, ttl_s = found.hosts, min(ttl_s, found.ttl_s)
+        if hosts:
+            break
+    return _Found(hosts, ttl_s)
+
+
+async def _preferred(
+    resolver: dns.asyncresolver.Resolver, answer: dns.resolver.Answer, records: Iterable[Any]
+) -> _Found:
+    """Return where these records lead."""
     targets: dict[dns.name.Name, list[int]] = {}
     for record in records:
-        if record.priority == first:
-            targets.setdefault(record.target, []).append(record.port)
+        targets.setdefault(record.target, []).append(record.port)
     if len(targets) > MOST_ENDPOINTS:
         raise InvalidSpec(f"it names more than {MOST_ENDPOINTS} targets")
     said = dict(_additional(answer, targets))
     found = {**said, **await _targets(resolver, [each for each in targets if each not in said])}
     hosts = tuple((host, port) for target, ports in targets.items() for host in found[target][0] for port in ports)
-    # What a host has is asked for anew each time, so of all this the SRV records live longest.
-    return _Found(hosts, min([_ttl_s([answer]), *(ttl_s for _, ttl_s in found.values())]))
+    return _Found(hosts, min(ttl_s for _, ttl_s in found.values()))
 
 
 async def _targets(

@@ -12,6 +12,7 @@ from rollout.metrics.envoy import Query, Scrape
 
 SCRAPES_AT_ONCE = 64
 DOUBTFUL_AT_ONCE = 64
+NAPS, LEAST_NAP_S = 5, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,9 @@ class Failure:
 class FleetScraper:
     """Scrapes all targets each interval; each result is stored the moment it arrives.
 
-    `targets` gives the admin address by node id, `query` what to ask a node for (None: nothing now, so it is not read)
-    and `interval_s` the pause: all three are asked in every round. `on_scrape` hears the node id of every attempt that
-    ended, well or not.
+    `targets` gives the admin address by node id, `questions` what tells by node what to ask it (None: nothing now, so
+    it is not read) and `interval_s` the pause: all three are asked in every round, the last one also while it sleeps.
+    `on_scrape` hears the node id of every attempt that ended, well or not.
 
     An endpoint that is still being scraped is left out of the round, and those that failed last time wait only for each
     other: however many of them hang, those that answer are read in time.
@@ -37,13 +38,13 @@ class FleetScraper:
         self,
         admin: EnvoyAdmin,
         targets: Callable[[], Mapping[str, str]],
-        query: Callable[[str], Query | None],
+        questions: Callable[[], Callable[[str], Query | None]],
         interval_s: Callable[[], float],
         on_scrape: Callable[[str], None],
     ) -> None:
         self._admin = admin
         self._targets = targets
-        self._query = query
+        self._questions = questions
         self._interval_s = interval_s
         self._on_scrape = on_scrape
         self._at_once = asyncio.Semaphore(SCRAPES_AT_ONCE)
@@ -83,9 +84,17 @@ class FleetScraper:
                 while True:
                     for node_id, (address, query) in self._next_round().items():
                         scrapes.create_task(self._scrape(node_id, address, query), name=f"scrape {node_id}")
-                    await asyncio.sleep(self._interval_s())
+                    await self._pause()
         finally:
             self._admin.close()
+
+    async def _pause(self) -> None:
+        """In naps, for it may get shorter meanwhile: a stage that has just begun is read at once."""
+        slept_s = 0.0
+        while (pause_s := self._interval_s()) > slept_s:
+            nap_s = min(pause_s - slept_s, max(LEAST_NAP_S, pause_s / NAPS))
+            await asyncio.sleep(nap_s)
+            slept_s += nap_s
 
     def _next_round(self) -> Mapping[str, tuple[str, Query]]:
         """Forgets who is no target any more, or not there; claims those that are to be asked and not in flight."""
@@ -96,8 +105,9 @@ class FleetScraper:
         for node_id in [each for each, scrape in self._latest.items() if targets.get(each) != scrape.address]:
             del self._latest[node_id]
         due: dict[str, tuple[str, Query]] = {}
+        question = self._questions()
         for node_id in targets.keys() - self._in_flight:
-            query = self._query(node_id)
+            query = question(node_id)
             if query is not None:
                 due[node_id] = (targets[node_id], query)
         self._in_flight.update(due)

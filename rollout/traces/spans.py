@@ -112,6 +112,12 @@ def pushed(track: Track, rollout: Rollout, push: Push, began: datetime, ended: d
     return Span(trace_id(rollout), number, parent, "push", began, ended, attributes, fault=fault)
 
 
+def traceparent(track: Track, rollout: Rollout) -> str:
+    """Return what makes spans of others children of the present phase or stage: the header of W3C Trace Context."""
+    parent = _span_id(rollout, "rollout") if rollout.state.phase in ENDED else track.stages[-1][1]
+    return f"00-{trace_id(rollout):032x}-{parent:016x}-01"
+
+
 def _stage(track: Track, before: Rollout, ended: datetime) -> Span:
     state = before.state
     attributes: dict[str, Value] = {

@@ -13,10 +13,11 @@ import structlog
 
 from rollout.calls import Calls
 from rollout.errors import InvalidSpec, Unavailable
+from rollout.message import Message
 from rollout.pushes import Push, Pushes, changed_types
 from rollout.record import JournalEntry, Rollout
 from rollout.state import ENDED
-from rollout.traces.spans import Span, Track, begun, place, pushed, stepped
+from rollout.traces.spans import Span, Track, begun, place, pushed, stepped, traceparent
 from xds.cache import Cache, Fleet, NodeStatus
 from xds.node import Node
 from xds.stream import Answer, Response
@@ -107,6 +108,13 @@ class Telemetry:
         """Hear of a proxy that has gone."""
         if self._exporter is not None:
             self._pushes.left(status.node.id)
+
+    def traceparent(self, said: Message) -> str:
+        """Return where in the trace a hook is called now, "" where there is none."""
+        rollout, track = self._tracks.get(str(said.said["service"]), (None, None))
+        if self._exporter is None or rollout is None or track is None or rollout.id != said.said["rollout"]:
+            return ""
+        return traceparent(track, rollout)
 
     async def _restore(self) -> None:
         """Take up traces where the journals are: these may be long, so nobody waits for them."""

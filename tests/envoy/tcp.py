@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from rollout.demo.load import Target
 
-ANSWER_S = 5.0
+ANSWER_S = 20.0
 
 
 @dataclass

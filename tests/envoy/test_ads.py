@@ -24,8 +24,8 @@ from xds.session import ControlPlane, Events
 from xds.stream import Answer, Response
 
 pytestmark = pytest.mark.envoy
-SOON_S = 2.0  # it takes some 20 ms; without its load assignment Envoy would wait 15 s
-LONG_S = 10.0
+SOON_S = 10.0  # it takes some 20 ms; without its load assignment Envoy would wait 15 s
+LONG_S = 30.0
 CONFIGURED = tuple(
     f"{kind}_manager.{kind}_{what}" for kind in ("cluster", "listener") for what in ("added", "modified", "removed")
 )

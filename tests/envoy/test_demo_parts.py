@@ -65,7 +65,7 @@ async def served(answer: Answer) -> AsyncIterator[Pool]:
     finally:
         pool.close()
         server.close()
-        await until(lambda: not busy, within_s=5, what="the server's connections to end")
+        await until(lambda: not busy, within_s=30, what="the server's connections to end")
 
 
 def sends(*pieces: bytes) -> Answer:
@@ -104,7 +104,7 @@ async def never_answers(reader: asyncio.StreamReader, _writer: asyncio.StreamWri
     await reader.read(-1)
 
 
-async def asked(pool: Pool, timeout_s: float = 5.0) -> tuple[int | None, str | None, Fault | None]:
+async def asked(pool: Pool, timeout_s: float = 30.0) -> tuple[int | None, str | None, Fault | None]:
     head, fault = await ask(pool, request_bytes("/"), timeout_s)
     return (None, None, fault) if head is None else (head.status, head.backend, fault)
 
@@ -184,7 +184,7 @@ async def test_slow_answers_do_not_block_the_rate_and_stop_waits_for_them() -> N
         await stop.wait()
         writer.write(FULL)
 
-    async with served(holds_back_until_three_wait) as pool, asyncio.timeout(5):
+    async with served(holds_back_until_three_wait) as pool, asyncio.timeout(30):
         plan = LoadPlan((pool.target,), rate_per_s=100, paths=(PathShare("/", 1),), connections=1, connections_max=3)
         await run_load(plan, outcomes.append, stop)
     assert len(outcomes) >= 3
@@ -279,8 +279,8 @@ async def streaming(target: Target, path: str) -> AsyncIterator[asyncio.Task[tup
     connection = await pool.open()
     pool.give_back(connection)
     async with asyncio.TaskGroup() as group:
-        streamed = group.create_task(ask(pool, request_bytes(path), 10))
-        await until(lambda: connection.head is not None, within_s=5, what="the stream to begin")
+        streamed = group.create_task(ask(pool, request_bytes(path), 60))
+        await until(lambda: connection.head is not None, within_s=30, what="the stream to begin")
         yield streamed
     pool.close()
 
@@ -325,7 +325,7 @@ async def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
         assert is_alive(pid)
     finally:
         await parent.kill()
-    await until(lambda: not is_alive(pid), within_s=5, what="the grandchild to end")
+    await until(lambda: not is_alive(pid), within_s=30, what="the grandchild to end")
 
 
 def is_alive(pid: int) -> bool:
@@ -339,11 +339,11 @@ def is_alive(pid: int) -> bool:
 # How backends behave
 
 
-async def statuses(backend: Backend, requests: int = 40) -> list[int | None]:
-    """What it answers, one request after the other; a missing answer is waited for half a second."""
+async def statuses(backend: Backend, requests: int = 40, timeout_s: float = 30.0) -> list[int | None]:
+    """What it answers, one request after the other; None for no answer in time."""
     pool = Pool(Target.parse(backend.address), connections=1, connections_max=1)
     try:
-        return [(await asked(pool, timeout_s=0.5))[0] for _ in range(requests)]
+        return [(await asked(pool, timeout_s))[0] for _ in range(requests)]
     finally:
         pool.close()
 
@@ -359,18 +359,18 @@ async def test_a_backend_behaves_as_it_was_started_and_changes_while_it_runs(tmp
         await backend.behave(Behaviour(cold_s=3600, cold_error_share=1.0))
         assert set(await statuses(backend)) == {500}
         await backend.behave(Behaviour(hang_after_s=0))
-        assert await statuses(backend, 1) == [None]
+        assert await statuses(backend, 1, timeout_s=0.5) == [None]
         await backend.behave(Behaviour())
         assert set(await statuses(backend)) == {200}
 
 
 async def test_a_backend_takes_the_time_that_it_is_told_to(tmp_path: Path) -> None:
-    async with Backend("v1", tmp_path, name="b", behaviour=Behaviour(median_ms=20)) as backend:
-        plan = LoadPlan((Target.parse(backend.address),), rate_per_s=200, paths=(PathShare("/fast", 1.0),))
+    async with Backend("v1", tmp_path, name="b", behaviour=Behaviour(median_ms=200)) as backend:
+        plan = LoadPlan((Target.parse(backend.address),), rate_per_s=50, paths=(PathShare("/fast", 1.0),))
         tally = await run_load_for(plan, 2)
     median_s = tally.latency["/fast"].quantile_s(0.5)
     assert median_s is not None
-    assert 0.018 <= median_s <= 0.04
+    assert 0.18 <= median_s <= 0.4
 
 
 async def test_a_behaviour_that_does_not_exist_is_refused(tmp_path: Path) -> None:

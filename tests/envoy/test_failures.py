@@ -35,7 +35,7 @@ async def test_an_envoy_that_is_killed_and_comes_back_only_delays(tmp_path: Path
             await world.deploy("v2", QUICK)
             await world.until_phase("shifting", within_s=60)
             await world.envoys[1].kill()
-            await until(lambda: waits_for(world, "envoy-2"), within_s=5, what="the rollout to miss envoy-2")
+            await until(lambda: waits_for(world, "envoy-2"), within_s=30, what="the rollout to miss envoy-2")
             await world.envoys[1].start()
             await world.envoys[1].until_ready()
             await world.until_phase("completed", within_s=60)
@@ -56,7 +56,7 @@ async def test_an_envoy_that_hangs_holds_the_rollout_but_not_an_abort(tmp_path: 
             try:
                 rollout = await world.command("promote")
                 assert rollout["weight_percent"] == 100
-                await until(lambda: waits_for(world, "envoy-2"), within_s=5, what="the rollout to wait for envoy-2")
+                await until(lambda: waits_for(world, "envoy-2"), within_s=15, what="the rollout to wait for envoy-2")
                 assert (await world.service())["rollout"]["phase"] == "shifting"
                 await world.command("abort")
 
@@ -64,7 +64,7 @@ async def test_an_envoy_that_hangs_holds_the_rollout_but_not_an_abort(tmp_path: 
                     waiting = (await world.service())["rollout"]["waiting_for"]
                     return set(waiting) == {"envoy-2"}
 
-                await until(back, within_s=5, what="envoy-1 to have the rollback")
+                await until(back, within_s=15, what="envoy-1 to have the rollback")
             finally:
                 os.kill(pid, signal.SIGCONT)
             await world.until_phase("rolled_back", within_s=90)

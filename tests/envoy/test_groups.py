@@ -49,7 +49,7 @@ def own_files(world: World) -> dict[str, Any]:
 
 async def marks(*targets: Target) -> list[str | None]:
     """Return the mark of the group in an answer of each Envoy."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
 
         async def mark(target: Target) -> str | None:
             async with session.get(f"http://{target}/fast") as answer:

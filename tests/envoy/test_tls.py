@@ -20,7 +20,7 @@ from tests.xds.client import ADS, HTTP, PROTOCOLS, ROUTER
 from xds.edge.tls import TlsFiles
 
 pytestmark = pytest.mark.envoy
-LONG_S = 15.0
+LONG_S = 30.0
 SITE = "shop.test"
 DOWNSTREAM_TLS = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 READ_ONLY = ("/healthz", "/readyz", "/metrics", "/v1/services", "/v1/rollouts", "/v1/fleet")

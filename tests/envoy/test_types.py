@@ -25,7 +25,7 @@ from xds.session import ControlPlane, Events
 pytestmark = pytest.mark.envoy
 
 SOON_S = 10.0
-TTL_S = 1
+TTL_S = 2
 EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
 ADS = {"ads": {}, "resource_api_version": "V3"}
 MUTATION = f"{EXTENSIONS}.http.header_mutation.v3.HeaderMutation"
@@ -104,7 +104,7 @@ class Place:
     async def ask(self, listener: str, host: str = "shop.example", **headers: str) -> tuple[int, str]:
         """Return status and text of an answer, the header of the extension behind it."""
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session,
             session.get(f"http://{self.listeners[listener]}/", headers={"host": host, **headers}) as answer,
         ):
             return answer.status, (await answer.text() + " " + answer.headers.get("x-extension", "")).strip()
@@ -439,7 +439,7 @@ async def test_what_has_a_ttl_lives_by_heartbeats_and_ends_with_them(place: Plac
     await place.serve(world.config)
     await place.run(with_ttls)
     all_of_it = ALL | {"scope"} | ({"listener hosts", "host"} if place.protocol == "delta" else set())
-    await stays(world.there, all_of_it, for_s=2.5 * TTL_S)
+    await stays(world.there, all_of_it, for_s=1.5 * TTL_S)
     assert place.refused == []
     await place.edge.stop(0)
     left = LEFT_BY_TTL[place.protocol]

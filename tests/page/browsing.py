@@ -7,7 +7,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, expect
 
 LIMIT_MS = 30_000
 LEFT = "net::ERR_ABORTED"  # of a stream that the page itself has let go of, or of what it no longer wants
@@ -74,6 +74,14 @@ class Visits:
         visit.page.set_default_timeout(LIMIT_MS)
         visit.listen()
         await visit.page.goto(url)
+        return visit
+
+    async def log_in(self, url: str, token: str) -> Visit:
+        """Open a page, and log in."""
+        visit = await self(url)
+        await visit.page.get_by_label("Token").fill(token)
+        await visit.page.get_by_role("button", name="Log in").click()
+        await expect(visit.page.locator(".who")).to_be_visible()
         return visit
 
     async def end(self) -> None:

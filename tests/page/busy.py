@@ -33,9 +33,11 @@ VIEWS = {
     "services/stock": "stock",
     "services/cart/rollouts/1": "cart",
     "fleet": "Fleet",
+    "strategies": "Strategies",
     "config": "Configuration",
     "events": "Events",
     "audit": "Audit",
+    "tokens": "Tokens",
 }
 """Every view by its address, and the heading that it has."""
 
@@ -55,6 +57,8 @@ async def busy_shop(
             assert (await shop.ask("POST", f"/v1/services/{service}/adopt", {"version": "v1"})).status == 200
         for service, strategy in (("checkout", JUDGED), ("cart", JUDGED), ("payments", ASKS), ("search", WAVES)):
             await shop.deploy(strategy, service, X_Rollout_User=who)
+        said = await shop.ask("PUT", "/v1/strategies/careful", {"strategy": JUDGED}, X_Rollout_User=who)
+        assert said.status == 201, said.raw
         await _let_backends_go(shop, reason)
         await asyncio.gather(
             shop.until("checkout", phase="shifting"),

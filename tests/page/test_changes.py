@@ -41,11 +41,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop
 
 
 async def log_in(visit: Visits, server: Shop, service: str, token: str) -> Visit:
-    seen = await visit(f"{server.url}#/services/{service}")
-    await seen.page.get_by_label("Token").fill(token)
-    await seen.page.get_by_role("button", name="Log in").click()
-    await expect(seen.page.locator(".who")).to_be_visible()
-    return seen
+    return await visit.log_in(f"{server.url}#/services/{service}", token)
 
 
 async def offers(page: Page) -> list[str]:
@@ -144,14 +140,22 @@ async def test_buttons_are_there_for_who_may_use_them(
     seen = await log_in(visit, server, "checkout", token)
     assert await offers(seen.page) == buttons
     backends = seen.page.get_by_label("Versions and backends", exact=True)
-    assert bool(await backends.get_by_role("button", name="Drain").count()) is bool(buttons)
-    assert await seen.page.get_by_role("link", name="Audit").count() == (role == "admin")
+    for name in ("Drain", "Scale", "Discovery"):
+        assert bool(await backends.get_by_role("button", name=name).count()) is bool(buttons)
+    for name in ("Audit", "Tokens"):
+        assert await seen.page.get_by_role("link", name=name).count() == (role == "admin")
+    await seen.page.goto(f"{server.url}#/strategies")
+    await expect(seen.page.get_by_text("None has a name yet.")).to_be_visible()
+    assert await seen.page.get_by_role("button", name="New strategy").count() == bool(buttons and not services)
     await seen.page.goto(f"{server.url}#/config")
     await expect(seen.page.get_by_role("heading", name="Served now")).to_be_visible()
     assert await seen.page.get_by_role("button", name="Reload").count() == (role == "admin")
     await seen.page.goto(f"{server.url}#/audit")
     await expect(seen.page.locator("main .fault" if role != "admin" else "main tbody tr").first).to_be_visible()
     assert await seen.page.get_by_role("button", name="Verify").count() == (role == "admin")
+    await seen.page.goto(f"{server.url}#/tokens")
+    await expect(seen.page.locator("main .fault" if role != "admin" else "main tbody tr").first).to_be_visible()
+    assert await seen.page.get_by_role("button", name="New token").count() == (role == "admin")
     seen.check(refused=(401, 403))
 
 

@@ -1,4 +1,4 @@
-"""A page that hears of changes in another way: its stream is refused, or somebody else has logged in meanwhile."""
+"""A page that hears of changes in another way: late, without a stream, or after another login."""
 
 from pathlib import Path
 
@@ -9,6 +9,19 @@ from tests.page.browsing import Visits
 from tests.page.shop import ROOT_TOKEN, serving, settings_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+HELD = """
+const [frame, timer] = [window.requestAnimationFrame, window.setTimeout];
+const held = [];
+window.requestAnimationFrame = window.setTimeout = (call) => held.push(call);
+window.setInterval = () => 0;
+window.release = () => {
+  Object.assign(window, { requestAnimationFrame: frame, setTimeout: timer });
+  for (const call of held) call();
+};
+"""
+"""Nothing of a page looks at what it knows before it is let: neither after it was drawn, nor from time to time."""
 
 
 async def refused(route: Route) -> None:
@@ -44,3 +57,18 @@ async def test_a_login_in_another_tab_is_taken_over_with_nothing_of_before(visit
         await expect(seen.page.locator(".who")).to_contain_text("bob viewer")
         await expect(seen.page.get_by_text("adopt v1")).to_have_count(0)
         await expect(seen.page.locator(".state")).to_have_text("live")
+
+
+async def test_what_comes_before_a_part_of_the_page_listens_is_shown(visit: Visits, tmp_path: Path) -> None:
+    async with serving(settings_in(tmp_path)) as server:
+        seen = await visit("about:blank")
+        await seen.page.add_init_script(HELD)
+        async with seen.page.expect_response("**/v1/me"):
+            await seen.page.goto(f"{server.url}#/events")
+        await seen.page.evaluate(
+            "fetch('/v1/me').then((answer) => answer.text())"
+        )  # so that the page has its own by now
+        await expect(seen.page.get_by_text("Asking the server how things are")).to_be_visible()
+        await seen.page.evaluate("window.release()")
+        await expect(seen.page.get_by_role("heading", level=1, name="Events")).to_be_visible()
+        seen.check()

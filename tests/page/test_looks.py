@@ -96,7 +96,7 @@ async def test_hostile_texts_are_shown_as_text_and_make_nothing_wider_than_the_s
             assert await seen.page.evaluate(HURT) == [0, 0], view
             has, may = await seen.page.evaluate(WIDTHS)
             assert has <= may, f"{view} at {size}"
-    for view in ("services/checkout", "services/users", "config", "events", "audit"):
+    for view in ("services/checkout", "services/users", "strategies", "config", "events", "audit"):
         await show(seen.page, view)
         await expect(seen.page.get_by_text(MARKUP).first).to_be_visible()
     await show(seen.page, "fleet")
@@ -149,7 +149,8 @@ async def test_keys_lead_to_views_the_filter_and_the_list_of_keys(visit: Visits,
     seen = await visit(busy.url)
     page, keys = seen.page, seen.page.keyboard
     await show(page, "services")
-    for key, name in (("f", "Fleet"), ("c", "Configuration"), ("e", "Events"), ("a", "Audit"), ("s", "Services")):
+    views = {"f": "Fleet", "c": "Configuration", "r": "Strategies", "e": "Events", "t": "Tokens", "s": "Services"}
+    for key, name in views.items():
         await keys.press("g")
         await keys.press(key)
         await expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()

@@ -5,6 +5,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ async def test_a_rollout_is_watched_from_start_to_end(visit: Visits, tmp_path: P
         async with aiohttp.ClientSession() as http, http.get(f"http://{target}{LONG}"):  # v1 answers it to the end
             await world.deploy("v2", STRATEGY)
             for weight in STAGES:
-                await watched.until(lambda found, weight=weight: in_stage(found, weight), f"{weight} % on the page")
+                await watched.until(partial(in_stage, weight=weight), f"{weight} % on the page")
                 await world.command("approve")
             await watched.until(lambda found: "draining" in found["drain"] and "running" in found["drain"], "the drain")
         await watched.until(lambda found: found["here"] == "done", "the page to show that it is done")

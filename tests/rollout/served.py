@@ -38,7 +38,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     listening: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
         server = group.create_task(serve(settings, listening.set_result))
-        await asyncio.wait((server, listening), return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        await asyncio.wait((server, listening), return_when=asyncio.FIRST_COMPLETED, timeout=30)
         if not server.done():
             found = listening.result()
             async with aiohttp.ClientSession(f"http://{found.admin}") as http:

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import io
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +28,7 @@ PROXY = {
     "roles": {"platform": {"role": "admin"}},
 }
 PROXY_ADDRESS = "127.0.0.2"
+JSON = {"Content-Type": "application/json"}
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
@@ -77,6 +79,46 @@ async def test_change_that_is_not_allowed_is_in_the_audit_log(door: Door) -> Non
     assert not any("retry" in each["verb"] for each in rows)
 
 
+async def test_change_that_is_wrong_in_itself_is_in_the_audit_log_once(door: Door) -> None:
+    token, service = await door.token("ann", "operator"), f"/v1/services/{OWN}"
+    key = {**JSON, "Idempotency-Key": "one"}
+    wrong: tuple[tuple[str, Mapping[str, str], str | io.BytesIO], ...] = (
+        ("rollouts", JSON, '{"verion": "v2"}'),
+        ("drains", {}, "{}"),
+        ("undo?dry=1", JSON, "{}"),
+        ("health", JSON, io.BytesIO(b"x" * 1_100_000)),
+        ("retry", key, "{}"),  # which its verb notes
+        ("retry", key, "{}"),  # which is answered from memory
+        ("rollouts?dry_run=true", JSON, "{}"),
+    )
+    for below, headers, body in wrong:
+        sent = {"Authorization": f"Bearer {token}", **headers}
+        async with door.http.post(f"{service}/{below}", headers=sent, data=body) as answer:
+            assert 400 <= answer.status < 500, await answer.text()
+    assert (await door.ask("POST", "/v1/plan", {"document": []}, token)).status == 400
+    assert (await door.ask("POST", f"/v1/services/nowhere%20{token}/undo", {}, token)).status == 404
+    seen: list[dict[str, Any]] = []
+
+    async def noted() -> bool:
+        seen[:] = (await door.ask("GET", "/v1/audit?limit=1000&who=ann", token=ROOT_TOKEN)).body["rows"]
+        return any("nowhere" in row["result"] for row in seen)
+
+    await until(noted, within_s=60, what="the last row")
+    told = [
+        (row["verb"].partition("{service}/")[2] or row["verb"], row["service"], row["result"]) for row in seen[::-1]
+    ]
+    assert [(verb, about, result.partition(":")[0]) for verb, about, result in told] == [
+        ("rollouts", OWN, "InvalidSpec"),
+        ("drains", OWN, "InvalidSpec"),
+        ("undo", OWN, "InvalidSpec"),
+        ("health", OWN, "Request Entity Too Large"),
+        ("retry", OWN, "Conflict"),
+        ("undo", "", "Unknown"),
+    ]
+    assert {row["origin"] for row in seen} == {"token ann from 127.0.0.1"}
+    assert token not in str(seen)
+
+
 def test_what_is_left_out_of_the_audit_log_is_counted() -> None:
     notes: list[Operation] = []
     rejections = Rejections(notes.append, lambda: NOON)
@@ -94,6 +136,12 @@ def test_what_is_left_out_of_the_audit_log_is_counted() -> None:
     rejections.look(120.0)
     assert [each.by for each in notes[21:]] == ["ann"] * 20 + ["several"]
     assert notes[-1].detail.startswith("30 more were refused")
+    for _ in range(50):  # who is wrong all the time leaves room for those who may not
+        rejections.mistaken(Operation(NOON, "", "POST /v1/apply", "ci", "", "InvalidSpec: no", "token ci"), 600.0)
+    rejections.denied(Operation(NOON, "", "POST /v1/tokens", "ann", "", "NotAllowed: no", "token ann"), 600.0)
+    rejections.look(620.0)
+    assert [each.by for each in notes[42:]] == ["ci"] * 20 + ["ann", "several"]
+    assert notes[-1].verb == "mistaken"
 
 
 async def test_refusals_name_no_service_that_a_token_is_not_for(door: Door) -> None:

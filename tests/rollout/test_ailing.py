@@ -110,7 +110,9 @@ class World:
         for wire in self.wires.values():
             self.take(wire)
         self.scrapes = {name: self.scrape(name) for name in ENVOYS}
-        changed = self.ailing.look()
+        busy = self.books.busy()
+        well = self.ailing.forget_all_but(busy)
+        changed = frozenset({*well, *filter(self.ailing.look_at, sorted(busy))})
         for service in changed:
             self.publisher.serve(service, self.books.traffic(service))
         return changed

@@ -58,7 +58,7 @@ class Running:
         async def warming() -> bool:
             return bool((await self.get(CHECKOUT))[1]["rollout"]["phase"] == "warming")
 
-        await until(warming, within_s=5, what="the candidate to be pushed")
+        await until(warming, within_s=30, what="the candidate to be pushed")
         await self.post(f"{CHECKOUT}/commands/pause", {})
 
     async def snapshot(self) -> str:
@@ -70,7 +70,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     listening: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
         server = group.create_task(serve(settings, listening.set_result))
-        await asyncio.wait((server, listening), return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        await asyncio.wait((server, listening), return_when=asyncio.FIRST_COMPLETED, timeout=30)
         if not server.done():
             found = listening.result()
             async with aiohttp.ClientSession(f"http://{found.admin}") as http:
@@ -232,7 +232,7 @@ async def test_sighup_reads_the_configuration_again(server: Running) -> None:
     async def changed() -> bool:
         return await server.snapshot() != before
 
-    await until(changed, within_s=5, what="another snapshot")
+    await until(changed, within_s=30, what="another snapshot")
 
 
 async def test_all_but_the_probes_need_the_token_where_there_is_one(settings: Settings) -> None:
@@ -255,7 +255,7 @@ async def test_changes_from_a_foreign_page_are_refused(server: Running) -> None:
 
 async def refusal(settings: Settings) -> str:
     async def start() -> None:
-        await asyncio.wait_for(serve(settings, lambda _: None), 10)
+        await asyncio.wait_for(serve(settings, lambda _: None), 30)
 
     with pytest.raises((RolloutError, XdsError)) as caught:
         await start()

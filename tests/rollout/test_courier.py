@@ -140,6 +140,21 @@ async def test_a_webhook_gets_the_moment_as_json_with_a_signature_and_a_key(cour
     assert [name.lower() for name in told].count("idempotency-key") == 1
 
 
+async def test_who_is_called_hears_where_in_a_trace_that_is(courier: Courier, site: Site, tmp_path: Path) -> None:
+    given = f"00-{7:032x}-{8:016x}-01"
+    traced = replace(courier, traceparent=lambda said: given if said.said["service"] == "checkout" else "")
+    url, headers = f"http://{site.address}/agree", {"Traceparent": "mine"}
+    await traced.deliver(letter(url=url, headers=headers), 1)
+    await courier.deliver(letter(url=url, headers=headers), 1)
+    await courier.deliver(letter(url=url), 1)
+    heard = [{name.lower(): value for name, value in told.items()}.get("traceparent") for told, _ in site.told]
+    assert heard == [given, "mine", None]
+    script(tmp_path, "hook.sh", f'printf "%s" "$TRACEPARENT" > {tmp_path}/heard')
+    for each, said in ((traced, given), (courier, "")):
+        assert await each.deliver(letter(command=["hook.sh"]), 1) == Agreed()
+        assert (tmp_path / "heard").read_text() == said
+
+
 def test_an_event_that_a_server_tells_again_otherwise_has_another_key() -> None:
     known = rollout(Hook.model_validate({"at": "event", "command": "x"}))
     assert key_of_event(known, 0) == key_of_event(replace(known), 0)

@@ -66,7 +66,7 @@ async def test_both_families_of_a_name_are_found_once_each() -> None:
         assert addresses(only) == ["[2001:db8::1]:8080@eu/eu-1"]
 
 
-async def test_srv_records_say_ports_and_only_those_of_the_first_priority_count() -> None:
+async def test_srv_records_say_ports_and_only_those_of_the_lowest_priority_with_an_address_count() -> None:
     async with name_server() as server:
         server.has("_http._tcp.internal", "SRV", "1 0 81 a.internal.", "1 0 82 a.internal.", "1 0 83 b.internal.")
         server.has("a.internal", "A", "10.0.0.1")
@@ -75,6 +75,8 @@ async def test_srv_records_say_ports_and_only_those_of_the_first_priority_count(
         assert [each.address for each in (await ask(discover)).endpoints] == ["10.0.0.1:81", "10.0.0.1:82", "[::1]:83"]
         server.has("_http._tcp.internal", "SRV", "1 0 81 a.internal.", "2 0 80 gone.internal.", "1 0 80 gone.internal.")
         assert [each.address for each in (await ask(discover)).endpoints] == ["10.0.0.1:81"]  # a name that is no more
+        server.has("_http._tcp.internal", "SRV", "1 0 80 gone.internal.", "2 0 82 b.internal.", "3 0 83 a.internal.")
+        assert [each.address for each in (await ask(discover)).endpoints] == ["[::1]:82"]  # the first has nobody
         server.has("_http._tcp.internal", "SRV", "0 0 0 .")
         assert (await ask(discover)).endpoints == ()
 
@@ -112,7 +114,7 @@ async def test_what_a_name_server_does_wrong_is_told() -> None:
         began_s = time.monotonic()
         words = await fault(by_dns(server, "300ms", port=80))
         assert words == f"no answer for {NAME} from {server.address} within 0.3 s"
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 20
 
 
 # --- Consul ---

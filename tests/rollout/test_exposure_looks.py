@@ -108,7 +108,7 @@ def test_nothing_is_looked_at_before_the_stage_is_served(aside: Aside) -> None:
 
 
 def test_envoys_are_asked_for_the_shadow_and_what_runs_there_delays_a_drain(aside: Aside) -> None:
-    query = aside.world.observer.query("a")
+    query = aside.world.observer.questions()("a")
     assert query is not None
     assert set(NAMES) <= set(query.stat_names)
     aside.at(0, phase=Phase.DRAINING, loser=Role.CANDIDATE)

@@ -156,7 +156,7 @@ rules: [ {{ tell: [slow, alive] }} ]
             await bench.happens(event(1))
             await eventually(lambda: slow.got and alive.got)
             began_s = time.monotonic()
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 20
 
 
 async def test_calls_that_hang_are_left_alone_and_bounded() -> None:
@@ -232,12 +232,12 @@ async def test_a_new_address_is_tried_at_once(tmp_path: Path) -> None:
         first.status = 500
         async with telling(tmp_path, file(first)) as bench:
             await bench.happens(event(1))
-            await eventually(lambda: len(first.got) >= 3)  # the next try is in four seconds
+            await eventually(lambda: len(first.got) >= 4)  # the next try is in eight seconds
             (tmp_path / "notify.yaml").write_text(file(second))
             await bench.office.reload()
             began_s = time.monotonic()
             await eventually(lambda: second.got)
-            assert time.monotonic() - began_s < 3
+            assert time.monotonic() - began_s < 6
 
 
 async def test_a_test_says_who_takes_it(tmp_path: Path) -> None:

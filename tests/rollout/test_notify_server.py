@@ -110,7 +110,7 @@ def test_a_target_that_never_comes_to_an_end_does_not_hold_up_the_servers(tmp_pa
             server.process.send_signal(signal.SIGTERM)
             began_s = time.monotonic()
             assert server.process.wait(LIMIT_S) == 0
-            assert time.monotonic() - began_s < 5
+            assert time.monotonic() - began_s < 20
 
 
 def wait_for(receiver: Receiver, count: int) -> None:

@@ -155,12 +155,12 @@ def test_the_past_is_seen_when_stages_are_planned() -> None:
 
 def test_the_candidates_backends_are_asked_for_until_it_is_let_go() -> None:
     world = World()
-    asked = world.observer.query("a")
+    asked = world.observer.questions()("a")
     assert asked is not None
     assert asked.backends == (ONE, TWO)
     losing = replace(world.rollout, state=State(Phase.ROLLING_BACK, 0.0, loser=Role.CANDIDATE))
     world.books.rollouts["checkout"] = losing
-    asked = world.observer.query("a")
+    asked = world.observer.questions()("a")
     assert asked is not None
     assert asked.backends == ()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,29 @@ def test_schemas_are_schemas_and_refer_to_what_there_is() -> None:
     named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(DOCUMENT)))
     assert named <= parts.keys()
     assert parts.keys() - named == set(), "nobody refers to these"
+
+
+def shapes(part: Any) -> Iterator[dict[str, Any]]:
+    """Each schema in a part of the document, from the outside in; what is written as an example is none."""
+    if isinstance(part, dict):
+        yield part
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from shapes(each)
+
+
+def test_every_default_is_a_value_that_its_schema_takes() -> None:
+    parts = {"components": {"schemas": DOCUMENT["components"]["schemas"]}}
+    defaults = [shape for shape in shapes(DOCUMENT) if "default" in shape and not isinstance(shape["default"], dict)]
+    wrong = [shape for shape in defaults if not Draft202012Validator({**shape, **parts}).is_valid(shape["default"])]
+    assert len(defaults) > 50
+    assert wrong == []
+
+
+def test_generators_of_clients_find_one_type_where_a_value_is_given() -> None:
+    """Those of Python leave out what has words and booleans in one `enum`, and stumble on `const: true` alone."""
+    for shape in shapes(DOCUMENT["components"]["schemas"]):
+        assert len({type(word) for word in shape.get("enum", ()) if isinstance(shape["enum"], list)}) < 2, shape
+        assert not isinstance(shape.get("const"), bool) or shape.get("type") == "boolean", shape
 
 
 def test_bodies_are_closed_and_answers_are_open() -> None:

@@ -245,8 +245,9 @@ class Fleet:
         self.targets = targets
         self.silent: set[str] = set()
         self.heard: list[str] = []
+        self.pause_s = 0.01
         self._changed = asyncio.Event()
-        self.scraper = FleetScraper(admin, lambda: self.targets, self._query, lambda: 0.01, self._hear)
+        self.scraper = FleetScraper(admin, lambda: self.targets, lambda: self._query, lambda: self.pause_s, self._hear)
 
     def _query(self, node_id: str) -> Query | None:
         return None if node_id in self.silent else ONE
@@ -255,7 +256,7 @@ class Fleet:
         self.heard.append(node_id)
         self._changed.set()
 
-    async def until(self, holds: Callable[[], bool], within_s: float = 5.0) -> None:
+    async def until(self, holds: Callable[[], bool], within_s: float = 30.0) -> None:
         async with asyncio.timeout(within_s):
             while not holds():
                 self._changed.clear()
@@ -273,7 +274,7 @@ async def running(fleet: Fleet) -> AsyncIterator[Fleet]:
 @pytest.fixture
 async def fleet(admins: Sequence[Admin]) -> AsyncIterator[Fleet]:
     targets = {f"envoy-{number}": admin.address for number, admin in enumerate(admins)}
-    async for started in running(Fleet(EnvoyAdmin(time.monotonic, timeout_s=0.3), targets)):
+    async for started in running(Fleet(EnvoyAdmin(time.monotonic, timeout_s=1.0), targets)):
         yield started
 
 
@@ -282,6 +283,15 @@ async def test_every_target_is_read_again_and_again(fleet: Fleet, admins: Sequen
     admins[1].completed = 42
     await fleet.until(lambda: fleet.scraper.latest["envoy-1"].clusters["a"].completed == 42)
     assert fleet.scraper.failures == {}
+
+
+async def test_a_pause_that_gets_shorter_is_not_slept_to_its_end(admins: Sequence[Admin]) -> None:
+    fleet = Fleet(EnvoyAdmin(time.monotonic), {"envoy-0": admins[0].address})
+    fleet.pause_s = 10.0
+    async for started in running(fleet):
+        await started.until(lambda: started.heard == ["envoy-0"])
+        started.pause_s = 0.01
+        await started.until(lambda: len(started.heard) >= 3, within_s=8.0)
 
 
 async def test_one_that_hangs_delays_nobody_else_and_is_named(fleet: Fleet, admins: Sequence[Admin]) -> None:
@@ -293,7 +303,7 @@ async def test_one_that_hangs_delays_nobody_else_and_is_named(fleet: Fleet, admi
     await fleet.until(lambda: "envoy-2" in fleet.heard)
     assert fleet.heard.count("envoy-0") > 3
     failure = fleet.scraper.failures["envoy-2"]
-    assert failure.why == f"no answer from {admins[2].address} within 0.3 s"
+    assert failure.why == f"no answer from {admins[2].address} within 1 s"
     await fleet.until(lambda: fleet.heard.count("envoy-2") >= 2)
     assert fleet.scraper.failures["envoy-2"].since_s == failure.since_s
     assert fleet.scraper.latest["envoy-2"].started_s <= failure.since_s
@@ -347,7 +357,7 @@ async def crowd(admins: Sequence[Admin]) -> AsyncIterator[Fleet]:
     """One that answers among more that hang than are read at once."""
     admins[2].hold = asyncio.Event()
     targets = {**{f"hanging-{number}": admins[2].address for number in range(200)}, "alive": admins[0].address}
-    async for started in running(Fleet(EnvoyAdmin(time.monotonic, timeout_s=0.2), targets)):
+    async for started in running(Fleet(EnvoyAdmin(time.monotonic, timeout_s=0.6), targets)):
         yield started
 
 
@@ -355,7 +365,7 @@ async def test_many_that_hang_delay_nobody(crowd: Fleet, admins: Sequence[Admin]
     await crowd.until(lambda: len(crowd.scraper.failures) == 200)
     start = len(admins[2].asked)
     crowd.heard.clear()
-    await crowd.until(lambda: crowd.heard.count("alive") >= 10)
+    await crowd.until(lambda: crowd.heard.count("alive") >= 4)
     assert len(admins[2].asked) - start <= 200
     assert max(Counter(each for each in crowd.heard if each != "alive").values(), default=0) <= 2
 

@@ -194,7 +194,7 @@ def observer(document: Mapping[str, object], gate: Mapping[str, object] | None =
 
 def test_envoys_are_asked_for_the_backends_of_both_versions_behind_tcp_proxies() -> None:
     seen, _ = observer({**STORE, "endpoints": [assignment("store", 81, 82)]})
-    query = seen.query("envoy-1")
+    query = seen.questions()("envoy-1")
     assert query is not None
     assert query.shared == (
         Shared("store@initial", "store", ("127.0.0.1:81", "127.0.0.1:82")),
@@ -204,7 +204,7 @@ def test_envoys_are_asked_for_the_backends_of_both_versions_behind_tcp_proxies()
 
 def test_of_a_service_behind_routes_nothing_is_shared() -> None:
     document = {**STORE, "listeners": [listener("web", manager(rds=RDS))], "routes": [routes({"cluster": "store"})]}
-    query = observer(document)[0].query("envoy-1")
+    query = observer(document)[0].questions()("envoy-1")
     assert query is not None
     assert query.shared == ()
 

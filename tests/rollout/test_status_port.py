@@ -18,7 +18,7 @@ from rollout.starting import status_token
 from xds.edge.grpcio import SERVICE as ADS
 from xds.edge.status import CSDS
 
-LIMIT_S = 10.0
+LIMIT_S = 20.0
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def child(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
 
 
 def said(process: subprocess.Popen[str]) -> str:
@@ -291,7 +291,7 @@ async def test_kill_9_in_the_middle_of_saving_loses_nothing_that_was_saved(tmp_p
         with child(SAVES_FOREVER, tmp_path) as process:
             printed = [said(process) for _ in range(saves)]
             process.send_signal(signal.SIGKILL)
-            process.wait(timeout=10)
+            process.wait(timeout=30)
             assert process.stdout is not None
             rest = process.stdout.read()  # not communicate(): it would leave out what was read ahead
         last = int([*printed, *rest.split()][-1])
@@ -339,7 +339,7 @@ async def test_another_process_holds_the_folder_until_it_is_killed(tmp_path: Pat
         with pytest.raises(Conflict, match=rf"in use by another server \(pid {process.pid}\)"):
             await open_store(tmp_path)
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=30)
         async with opened(tmp_path) as store:
             assert await store.load() == EMPTY
 

@@ -38,7 +38,7 @@ async def test_a_killed_server_of_a_newer_version_is_refused_by_its_write_ahead_
         pass
     with child(newer, tmp_path / "rollout.db") as process:
         assert said(process) == "set"
-        process.wait(timeout=10)
+        process.wait(timeout=30)
     assert (tmp_path / "rollout.db-wal").stat().st_size > 0
     await assert_refused_untouched(tmp_path, Conflict, "newer version of rollout")
     assert (tmp_path / "rollout.db-wal").stat().st_size > 0

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from rollout.hooks import Hook
+from rollout.message import Endpoints, message
 from rollout.rights import Asker
 from rollout.state import Command, Phase
 from rollout.traces.spans import trace_id
@@ -134,6 +136,29 @@ async def test_a_rollout_is_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "xds.clusters.responses" not in said
     assert (shift.end_time_unix_nano - shift.start_time_unix_nano) / 1e9 == pytest.approx(0.2)
     assert all(each.start_time_unix_nano <= each.end_time_unix_nano for each in collector.spans)
+
+
+async def test_hooks_are_called_as_children_of_the_present_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = Hook.model_validate({"at": "event", "url": "http://127.0.0.1:1/"})
+    with collecting() as collector:
+        exporter = sending(collector.port, monkeypatch)
+        async with running(tmp_path) as engine:
+            telemetry = follow(engine, exporter)
+            engine.connect()
+            await engine.operations.deploy(deployment("v2", "10.0.0.9:80"), ANN)
+            shifting = message(await engine.until(Phase.SHIFTING), hook, "key", Endpoints(), engine.wall())
+            in_stage = telemetry.traceparent(shifting)
+            await engine.completed()
+            at_end = telemetry.traceparent(shifting)
+            elsewhere = telemetry.traceparent(replace(shifting, said={**shifting.said, "rollout": 99}))
+            telemetry.send(None, ())
+            assert (elsewhere, telemetry.traceparent(shifting)) == ("", "")
+        await asyncio.to_thread(exporter.close)
+    (root,), stage = collector.named("rollout"), collector.named("stage")[0]
+    assert in_stage == f"00-{stage.trace_id.hex()}-{stage.span_id.hex()}-01"
+    assert at_end == f"00-{root.trace_id.hex()}-{root.span_id.hex()}-01"
 
 
 async def test_one_that_goes_back_has_ended_badly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

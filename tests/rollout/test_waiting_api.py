@@ -123,7 +123,7 @@ async def test_waiters_do_not_hold_up_the_end_of_the_server(tmp_path: Path) -> N
         os.kill(os.getpid(), signal.SIGTERM)
         answers = await asyncio.gather(*waiting)
         await server
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20
     assert [status for status, _ in answers] == [200, 200, 200, 200, 200, 202]
     with contextlib.suppress(asyncio.CancelledError):
         await server

@@ -26,7 +26,7 @@ FENCE = VIRTUAL_HOSTS  # the last type: what is said of it is said after everyth
 FENCES = tuple(
     resource(FENCE, proto.parse(FENCE.message, {"name": f"fence/{number}", "domains": ["fence"]})) for number in (0, 1)
 )
-LIMIT_S = 10.0
+LIMIT_S = 20.0
 OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 

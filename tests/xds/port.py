@@ -16,7 +16,7 @@ from xds.limits import Limits
 from xds.session import ControlPlane, Events
 
 METHOD = {protocol: f"/{SERVICE}/{name}" for name, protocol in METHODS.items()}
-LIMIT_S = 10.0
+LIMIT_S = 20.0
 
 
 class Port:

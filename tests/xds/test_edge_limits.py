@@ -37,7 +37,11 @@ async def stalled(port: Port, protocol: str, window: int) -> Raw:
 
 
 def writing(port: Port) -> bool:
-    return any(call.writing_since_s is not None for call in port.edge._calls)
+    return bool(writing_since_s(port))
+
+
+def writing_since_s(port: Port) -> list[float]:
+    return [call.writing_since_s for call in port.edge._calls if call.writing_since_s is not None]
 
 
 def memory_mib() -> float:
@@ -50,10 +54,10 @@ async def test_client_that_pings_but_takes_no_data_is_cut_within_the_limit(proto
         port.cache.publish(large(0, 2_000_000))
         raw = await stalled(port, protocol, 65_535)
         await eventually(lambda: writing(port))
-        began_s = time.monotonic()
+        (began_s,) = writing_since_s(port)
         while (await raw.polite()).kind is not None:
             pass
-        assert 0.3 < time.monotonic() - began_s < 5
+        assert 0.5 <= time.monotonic() - began_s < LIMIT_S
         await eventually(lambda: port.streams == 0)
         assert port.left == ["stalled"]
         await raw.close()
@@ -126,16 +130,17 @@ async def test_connection_without_a_stream_is_closed() -> None:
 
 @both
 async def test_stream_without_a_request_counts_and_is_ended(protocol: str) -> None:
-    async with serving(Limits(first_request_s=0.3, streams=1)) as port:
+    async with serving(Limits(first_request_s=1.5, streams=1)) as port:
         port.cache.publish(served(*shop("a")))
         raw = await Raw.connect(port.address)
         raw.greet()
-        raw.open(PATHS[protocol])
-        await eventually(lambda: port.streams == 1)
         async with grpc.aio.insecure_channel(port.address) as channel:
+            await channel.channel_ready()
+            raw.open(PATHS[protocol])
+            await eventually(lambda: port.streams == 1)
             refused = Client(channel, protocol)
             assert (await refused.end())[0] is grpc.StatusCode.UNAVAILABLE
-            assert b"no request came within 0.3 s" in (await raw.until(HEADERS)).payload
+            assert b"no request came within 1.5 s" in (await raw.until(HEADERS)).payload
             await eventually(lambda: port.streams == 0)
             admitted = Client(channel, protocol)
             await admitted.ask(CLUSTERS.url)
@@ -146,13 +151,13 @@ async def test_stream_without_a_request_counts_and_is_ended(protocol: str) -> No
 
 @both
 async def test_stream_that_has_asked_once_may_be_silent(protocol: str) -> None:
-    async with serving(Limits(first_request_s=0.1)) as port, grpc.aio.insecure_channel(port.address) as channel:
+    async with serving(Limits(first_request_s=1)) as port, grpc.aio.insecure_channel(port.address) as channel:
         port.cache.publish(served(*shop("a")))
         client = Client(channel, protocol)
         await client.ask(ENDPOINTS.url, "a")
         await client.reply()
         began_s = time.monotonic()
-        await eventually(lambda: time.monotonic() - began_s > 0.5)
+        await eventually(lambda: time.monotonic() - began_s > 1.5)
         port.cache.publish(served(assignment("a", 81)))
         assert (await client.reply()).versions == {"a": assignment("a", 81).version}
         client.call.cancel()
@@ -160,7 +165,7 @@ async def test_stream_that_has_asked_once_may_be_silent(protocol: str) -> None:
 
 @both
 async def test_streams_beyond_the_rate_are_told_to_come_back_and_do(protocol: str) -> None:
-    limits = Limits(new_streams=Rate(per_s=5, burst=2))
+    limits = Limits(new_streams=Rate(per_s=0.7, burst=2))
     async with serving(limits) as port, grpc.aio.insecure_channel(port.address) as channel:
         port.cache.publish(served(*shop("a")))
         clients = [Client(channel, protocol, f"edge-{number}") for number in range(2)]
@@ -169,7 +174,7 @@ async def test_streams_beyond_the_rate_are_told_to_come_back_and_do(protocol: st
             await client.reply()
         code, text = await Client(channel, protocol).end()
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert "more than 5 streams a second" in text
+        assert "more than 0.7 streams a second" in text
         async with asyncio.timeout(LIMIT_S):
             while port.streams < 3:
                 again = Client(channel, protocol)
@@ -196,7 +201,7 @@ async def test_connection_may_have_so_many_streams_and_the_server_so_many_connec
 
 @both
 async def test_requests_beyond_the_rate_are_read_later_and_all_are_answered(protocol: str) -> None:
-    limits = Limits(requests=Rate(per_s=100, burst=10))
+    limits = Limits(requests=Rate(per_s=40, burst=10))
     async with serving(limits) as port, grpc.aio.insecure_channel(port.address) as channel:
         port.cache.publish(served(*shop("a")))
         hasty, other = Client(channel, protocol, "hasty"), Client(channel, protocol, "other")
@@ -205,10 +210,11 @@ async def test_requests_beyond_the_rate_are_read_later_and_all_are_answered(prot
             await hasty.ask("type.googleapis.com/envoy.config.none.v3.Nothing")
         await hasty.ask(ENDPOINTS.url, "a")
         await other.ask(ENDPOINTS.url, "a")
+        later = asyncio.create_task(hasty.reply())
         await other.reply()
-        other_s = time.monotonic() - began_s
-        await hasty.reply()
-        assert other_s < 0.4 < time.monotonic() - began_s
+        assert not later.done()
+        await later
+        assert time.monotonic() - began_s > 50 / 40
         for client in (hasty, other):
             client.call.cancel()
 
@@ -248,9 +254,7 @@ async def test_stop_is_over_in_time_though_a_client_reads_nothing(window: int) -
     running.cache.publish(large(0, 20_000_000))
     raw = await stalled(running, "delta", window)
     await eventually(lambda: writing(running))
-    began_s = time.monotonic()
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(10):
         await running.edge.stop(0.5)
-    assert time.monotonic() - began_s < 2
     await eventually(lambda: running.left == ["stalled"])
     await raw.close()

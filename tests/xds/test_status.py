@@ -29,7 +29,7 @@ from xds.session import ControlPlane, Session
 from xds.status import REQUEST, RESPONSE_BYTES, Pages, Query, Report, parse
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
-LIMIT_S = 10.0
+LIMIT_S = 20.0
 EPOCH_S = 1_000_000.0
 TLS = "envoy.extensions.transport_sockets.tls.v3"
 KEY = "-----BEGIN PRIVATE KEY----- hush"

@@ -32,7 +32,7 @@ from xds.session import ControlPlane, Events
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
 METHOD = {protocol: f"/{SERVICE}/{name}" for name, protocol in METHODS.items()}
-LIMIT_S = 10.0
+LIMIT_S = 20.0
 EDGE = uri("spiffe://corp/edge/edge-1")
 RULES = """
 clients:

@@ -11,7 +11,7 @@ import { Badge, Card, Meter, Table } from "./bits";
 import { Buttons } from "./dialog";
 
 const IDLE_LOOKS = 3;
-const SOURCES_MS = 5_000;
+const SOURCES_MS = 2_000;
 
 interface Standing {
   tone: Tone;

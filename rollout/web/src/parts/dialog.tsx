@@ -52,7 +52,7 @@ function Confirmation({ action, subject, done }: Asked & { done: () => void }) {
       attempt.current = again(attempt.current, JSON.stringify(body) ?? "");
       const headers = { ...action.guard, "Idempotency-Key": attempt.current.key };
       const answer = await change<Answer>(action.method, urlOf(action, typed), body, headers);
-      learn({ said: `${action.label} of ${subject}: ${answer?.unchanged ?? "done"}` });
+      learn({ said: `${action.label}${subject && ` of ${subject}`}: ${answer?.unchanged ?? "done"}` });
       refresh();
       if (action.secret) setSecret(String(answer?.[action.secret] ?? ""));
       else dialog.current?.close();

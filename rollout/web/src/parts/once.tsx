@@ -6,9 +6,13 @@ import { useLayoutEffect, useRef, useState } from "preact/hooks";
 export function Once({ secret, id }: { secret: string; id: string }) {
   const field = useRef<HTMLInputElement>(null);
   const [said, setSaid] = useState("");
-  useLayoutEffect(() => field.current?.select(), []);
-  const copy = async () => {
+  const select = () => {
+    field.current?.focus();
     field.current?.select();
+  };
+  useLayoutEffect(select, []);
+  const copy = async () => {
+    select();
     try {
       await navigator.clipboard.writeText(secret);
       setSaid("Copied.");
