@@ -8,6 +8,7 @@ from rollout.metrics import Scrape
 from rollout.readiness import Senses
 from rollout.record import Backend
 from rollout.traffic.publisher import Publisher
+from rollout.traffic.routing import Routing
 from xds.cache import Cache, NodeStatus
 from xds.node import Node
 
@@ -58,7 +59,10 @@ class Activity:
 
     def stat_names(self, service: str, version: str) -> tuple[str, ...]:
         """Return the names of a version's clusters in stats: its own, then its shadow if it has one."""
-        routing = self._books.traffic(service).routing
+        return self.stat_names_by(self._books.traffic(service).routing, service, version)
+
+    def stat_names_by(self, routing: Routing, service: str, version: str) -> tuple[str, ...]:
+        """The same, where it is known how requests reach the service's versions."""
         own = self._publisher.stat_name(service, version)
         if not (routing.shadow and routing.candidate == version):
             return (own,)

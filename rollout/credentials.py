@@ -143,7 +143,7 @@ class Wanted:
 
     def __str__(self) -> str:
         of = f" of {', '.join(self.grant.services)}" if self.grant.services else ""
-        until = "" if self.lifetime is None else f", for {self.lifetime}"
+        until = "" if self.lifetime is None else f", for {str(self.lifetime).removesuffix(', 0:00:00')}"
         return f"{self.name}: {self.grant.role}{of}{until}"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from rollout.gate.attribution import add
 from rollout.gate.histogram import Histogram
-from rollout.gate.sample import Host, Look, Past, Stratum, Tally
+from rollout.gate.sample import Host, Look, Past, Quantile, Stratum, Tally
 from rollout.gate.settings import Errors
 from rollout.machine import stage_of
 from rollout.metrics import BackendStats, ClusterStats, Counts, Scrape, begun, increments, sessions_between, tally
@@ -109,6 +109,10 @@ class Looks:
     def knows(self, weight_bp: int) -> bool:
         """Say whether a weight has begun."""
         return weight_bp in self._pasts
+
+    def lacks_edges(self, weight_bp: int) -> bool:
+        """Say whether more may still become known of stable for a weight that has begun."""
+        return len(self._pasts[weight_bp].slow_ms) < len(Quantile)
 
     def acked(self, nodes: Iterable[str], weight_bp: int, now_s: float) -> None:
         """Note that these nodes have this weight now. Counting starts anew where it is another than before."""

@@ -225,9 +225,10 @@ class Observer:
         versions: list[Key] = []
         backends = {each.address for each in self._books.draining()}
         for service in sorted(self._books.busy()):
-            mine = [each.name for each in self._books.traffic(service).versions]
+            traffic = self._books.traffic(service)
+            mine = [each.name for each in traffic.versions]
             versions += ((service, each) for each in mine)
-            names += (stat for each in mine for stat in self.activity.stat_names(service, each))
+            names += (stat for each in mine for stat in self.activity.stat_names_by(traffic.routing, service, each))
             bare = self._publisher.bare_stat_names(service)
             if bare:
                 names += bare
@@ -329,7 +330,7 @@ class Observer:
         due = seen.command is None and seen.now_s - self._looked_s.get(service, 0.0) >= _look_every_s(
             rollout.state, seen.connected, seen.now_s
         )
-        if due:
+        if due and looks.lacks_edges(weight_bp):
             looks.know(weight_bp, self._past(rollout))
         looks.acked(connected.keys() - seen.lagging.keys(), weight_bp, seen.now_s)
         latest = self._stats.latest()

@@ -119,6 +119,8 @@ def sessions_between(earlier: ClusterStats, later: ClusterStats) -> Sessions:
 
     One that an Envoy has anew counts from nothing again, and so not at all.
     """
+    if not later.sessions:
+        return Sessions()
     grown = [
         Sessions(new.made - old.made, new.failed - old.failed, new.waiting - old.waiting)
         for address, new in later.sessions.items()

@@ -139,10 +139,14 @@ async def test_a_hook_that_hangs_delays_no_abort(tmp_path: Path, under_load: Und
         hooks = desk.hooks("confirm-promotion", "rollout", "rollback", "event")
         await deploy(world, hooks, [world.backends["v2"][0].address])
         await until(lambda: bool(desk.of("confirm-promotion")), within_s=30, what="the hook to be asked")
-        waiting = (await world.service())["rollout"]
-        assert waiting["waiting"] == "the confirm-promotion hook 'confirm-promotion': has not answered yet"
-        states = {hook["name"]: hook["state"] for hook in waiting["hooks"]}
-        assert states == dict.fromkeys(("confirm-promotion", "rollback", "event"), "calling") | {"rollout": "agreed"}
+        wanted = dict.fromkeys(("confirm-promotion", "rollback", "event"), "calling") | {"rollout": "agreed"}
+
+        async def told() -> bool:  # the rollout hook is called again and again
+            waiting = (await world.service())["rollout"]
+            why = waiting["waiting"] == "the confirm-promotion hook 'confirm-promotion': has not answered yet"
+            return why and {hook["name"]: hook["state"] for hook in waiting["hooks"]} == wanted
+
+        await until(told, within_s=30, what=f"the hooks to be {wanted}")
         desk.held.add("rollout")
         asked = len(desk.of("rollout"))
         await until(lambda: len(desk.of("rollout")) > asked, within_s=60, what="the rollout hook to hang")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from rollout.demo.backend import Behaviour
@@ -13,10 +14,13 @@ from tests.envoy.conftest import UnderLoad
 pytestmark = pytest.mark.envoy
 
 QUICK = {
-    "stages": [{"weight": weight, "hold": "1s"} for weight in ("10%", "50%", "100%")],
+    "stages": [{"weight": weight, "hold": hold} for weight, hold in (("10%", "1s"), ("50%", "1s"), ("100%", "3s"))],
     "gate": {"margin": "20%", "warmup": "0s"},
-    "keep_stable": "1s",
+    "keep_stable": "3s",
+    "drain_timeout": "5m",
 }
+"""Nothing but time ends the last stage and the keeping, so there is some."""
+LONG = "/stream?ms=300000"
 CAST = Cast({"v1": 2, "v2": 2, "v3": 2}, {"v3": Behaviour(error_share=0.5)}, (("eu/eu-1", False), ("us/us-1", True)))
 PHASES = (
     ("warming", None),
@@ -67,11 +71,13 @@ def served_weight(service: dict[str, Any]) -> float:
 
 async def test_a_server_killed_in_every_phase_loses_nothing(tmp_path: Path, under_load: UnderLoad) -> None:
     async with World(tmp_path, CAST) as world, under_load(*await world.targets()) as tally:
-        await world.deploy("v2", QUICK)
-        for phase, stage in PHASES:
-            await until_step(world, phase, stage)
-            before, after = await kill_and_restart(world)
-            assert served_weight(after) >= served_weight(before)
+        target, _ = await world.targets()
+        async with aiohttp.ClientSession() as http, http.get(f"http://{target}{LONG}"):  # v1 drains until it ends
+            await world.deploy("v2", QUICK)
+            for phase, stage in PHASES:
+                await until_step(world, phase, stage)
+                before, after = await kill_and_restart(world)
+                assert served_weight(after) >= served_weight(before)
         await world.until_phase("completed", within_s=60)
         for backend in world.backends["v1"]:
             await backend.kill()
@@ -79,7 +85,7 @@ async def test_a_server_killed_in_every_phase_loses_nothing(tmp_path: Path, unde
         assert (service["stable"], [each["version"] for each in service["versions"]]) == ("v2", ["v2"])
 
         await world.deploy("v3", QUICK)
-        await until_step(world, "shifting", 0)
+        await world.until_phase("shifting", "rolling_back", within_s=60)
         await kill_and_restart(world)
         await world.until_phase("rolling_back", "draining", "removing", "rolled_back", within_s=60)
         await kill_and_restart(world)

@@ -202,7 +202,7 @@ class World:
         self.changes += 1
 
     def probe(self, addresses: Iterable[str], version: str = "v2", **spec: object) -> None:
-        given = {"tcp": True, "interval": "50ms", "timeout": "300ms", "unhealthy": 1, **spec}
+        given = {"tcp": True, "interval": "50ms", "timeout": "5s", "unhealthy": 1, **spec}
         self.wards.append(Ward("checkout", version, tuple(addresses), ProbeSpec.model_validate(given)))
 
     def healthy(self, version: str = "v2") -> dict[str, bool | None]:

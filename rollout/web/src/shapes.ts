@@ -216,7 +216,7 @@ export interface NamedStrategy {
 /** Where the backends of a version are found, and how that stands. */
 export interface Discovered {
   version: string;
-  source: unknown;
+  source: Record<string, unknown>;
   label: string;
   status: "unasked" | "fresh" | "stale";
   fault: string | null;

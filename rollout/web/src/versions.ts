@@ -55,7 +55,8 @@ const rename = (service: Service): Action => ({
 const urlOf = (service: Service, version: string): string => path("services", service.service, "versions", version, "discovery");
 
 function discover(service: Service, version: string, source: Discovered | undefined): Action {
-  const value = source ? JSON.stringify(source.source, null, 2) : "";
+  // Of a URL the query is not told: who saved what is shown would lose it.
+  const value = source && !("http_sd" in source.source) ? JSON.stringify(source.source, null, 2) : "";
   return {
     verb: "discovery set",
     label: "Discovery",
@@ -63,7 +64,7 @@ function discover(service: Service, version: string, source: Discovered | undefi
     about: `${version} runs from now on wherever its source says: who comes gets requests, who goes is drained first.`,
     method: "PUT",
     url: urlOf(service, version),
-    fields: [{ name: "source", label: "Source", hint: `${FORMS}, each but the last also with @region/zone; or as JSON`, lines: 4, required: true, value }],
+    fields: [{ name: "source", label: "Source", hint: `${FORMS}, each but the last also with @region/zone; or as JSON`, lines: value ? 12 : 2, required: true, value }],
     body: (typed) => sourceOf((typed.source ?? "").trim()),
   };
 }
