@@ -18,7 +18,7 @@ COSTS = ("bring_up_us", "push_us", "first_ack_ms", "median_ack_ms", "p99_ack_ms"
 @pytest.fixture(scope="module")
 def printed() -> str:
     command = (sys.executable, "bench/fanout.py", "--proxies", "3", "--sizes", "4x2", "--pushes", "2", "--json")
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=180).stdout
 
 
 def test_fanout_prints_a_row_for_each_protocol_and_change_and_loses_nothing(printed: str) -> None:
@@ -44,7 +44,7 @@ def test_gates_leads_the_same_rollouts_by_each_rule_and_fills_tables_and_a_plot(
     printed, page, plot_file = tmp_path / "rows.jsonl", tmp_path / "gates.md", tmp_path / "gates.svg"
     measuring = ("--runs", "2", "--scenario", "healthy, 0.1 % errors", "--scenario", "0.1 % -> 50 %", "--json")
     command = (sys.executable, "bench/gates.py")
-    done = subprocess.run((*command, *measuring), cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run((*command, *measuring), cwd=ROOT, check=True, capture_output=True, text=True, timeout=180)
     printed.write_text(done.stdout)
     rows = [gates.Row(**json.loads(line)) for line in done.stdout.splitlines()]
     assert [(row.scenario, row.decider) for row in rows[:2]] == list(
@@ -56,6 +56,6 @@ def test_gates_leads_the_same_rollouts_by_each_rule_and_fills_tables_and_a_plot(
         assert row.decider != gates.OURS or row.rolled_back == (0 if row.healthy else 1)
     page.write_text((ROOT / "docs" / "gates.md").read_text())
     writing = ("--rows", str(printed), "--page", str(page), "--plot", str(plot_file))
-    subprocess.run((*command, *writing), cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run((*command, *writing), cwd=ROOT, check=True, capture_output=True, timeout=180)
     assert page.read_text().count(f"| 0.1 % -> 50 % | {gates.cell(rows[len(gates.NAMES)])} |") == 2
     assert "0.1 % -&gt; 50 %" in plot_file.read_text()

@@ -107,6 +107,7 @@ class Events:
                 if oldest is not None:
                     await stream.send(message("reset", json.dumps({"oldest": oldest})))
                 await self._follow(stream, reading, wanted, (who, lambda: still_known(request)))
+                await stream.end()
             except (ConnectionError, TimeoutError):
                 stream.cut()  # it does not read, or has gone: others go on
             except RolloutError:  # what cannot be read now is asked for again by who comes again

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 import ssl
+from http import HTTPStatus
+from typing import Any
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from rollout.access.strangers import Strangers
+from rollout.api.server import problem
 from rollout.bootstrap import split_address
 from rollout.errors import Unavailable
 from xds.limits import Rate, TokenBucket
@@ -25,14 +28,13 @@ class Port:
     def __init__(self, app: web.Application, strangers: Strangers) -> None:
         logger = logging.Logger("admin", logging.WARNING)  # noqa: LOG001 - nobody else's: what it hears goes here only
         logger.addHandler(_Malformed())
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=logger,
-            keepalive_timeout=KEEPALIVE_S,
-            shutdown_timeout=GRACE_S,
-            auto_decompress=False,  # aiohttp would unpack what no handler reads, too, and does it on the loop
-        )
+        self._ways: dict[str, Any] = {
+            "access_log": None,
+            "logger": logger,
+            "keepalive_timeout": KEEPALIVE_S,
+            "auto_decompress": False,  # aiohttp would unpack what no handler reads, too, and does it on the loop
+        }
+        self._runner = web.AppRunner(app, shutdown_timeout=GRACE_S, **self._ways)
         self._strangers = strangers
         self._server: asyncio.Server | None = None
 
@@ -56,9 +58,29 @@ class Port:
 
     def _admit(self) -> asyncio.Protocol:
         assert self._runner.server is not None, "set up before"
-        protocol = self._runner.server()
-        self._strangers.came(protocol, asyncio.get_running_loop().time())
+        loop = asyncio.get_running_loop()
+        protocol = _Connection(self._runner.server, loop=loop, **self._ways)
+        self._strangers.came(protocol, loop.time())
         return protocol
+
+
+class _Connection(web.RequestHandler):
+    """Answers what is no HTTP by a problem without a word of it; aiohttp would say what was sent, be it a token."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)
+        detail = "the request is no HTTP/1.1, or its head is too long" if status < 500 else "a bug of the server"
+        answer = problem(status, HTTPStatus(status).phrase, detail)
+        answer.force_close()
+        return answer
 
 
 class _Malformed(logging.Handler):

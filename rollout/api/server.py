@@ -185,7 +185,8 @@ class _Api:
         return service_view(self._is.controller, request.match_info["service"], self._is.moment())
 
 
-def _problem(status: int, title: str, detail: str) -> web.Response:
+def problem(status: int, title: str, detail: str) -> web.Response:
+    """Return a refusal as a problem document."""
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return web.json_response(document, status=status, content_type="application/problem+json")
 
@@ -206,19 +207,19 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except InvalidConfig as error:
-        answer = _problem(422, "configuration refused", str(error))
+        answer = problem(422, "configuration refused", str(error))
         answer[NOTED] = True  # envoy-configs is read by a verb only
         return answer
     except RolloutError as error:
-        answer = _problem(STATUS[type(error)], type(error).__name__, str(error))
+        answer = problem(STATUS[type(error)], type(error).__name__, str(error))
         answer.headers.update(_remedies(error))
         if error.noted:
             answer[NOTED] = True
         return answer
     except web.HTTPException as error:
-        answer = _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
+        answer = problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
         answer.headers.update({name: value for name, value in error.headers.items() if name == hdrs.ALLOW})
         return answer
     except Exception:  # noqa: BLE001 - our own bug: told in the log, and the answer stays a problem document
         structlog.get_logger().exception("bug", method=request.method, path=request.path)
-        return _problem(500, "Internal Server Error", "a bug of the server; its log has the traceback")
+        return problem(500, "Internal Server Error", "a bug of the server; its log has the traceback")

@@ -20,7 +20,7 @@ from rollout.errors import RolloutError, Unavailable
 
 SERVICE = "checkout"
 EXAMPLE = Path(__file__).parents[2] / "envoy-configs" / "checkout.yaml"
-START_S = 20.0
+START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

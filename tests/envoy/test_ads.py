@@ -70,7 +70,7 @@ class Place:
         proxy = Proxy("edge-1", "edge", "eu", "eu-1", xds, admin, delta=self.protocol == "delta")
         self.envoy = Envoy("envoy", bootstrap(proxy), self.folder)
         await self.envoy.start()
-        await self.envoy.until_ready()
+        await self.envoy.until_ready(within_s=14)  # without what it waits for it would take 15 s
         self.address = (await self.envoy.listeners())["edge"]
 
     def world(self, *names: str, routed: tuple[str, ...] = (), mark: int = 0) -> tuple[Resource, ...]:

@@ -18,7 +18,7 @@ QUICK = {
     "gate": {"margin": "20%", "warmup": "0s", "alone_timeout": "0s"},
     "drain_timeout": "5s",
 }
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 
 
 def documents(world: World, version: str, count: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ async def until_verdict(world: World, words: str) -> None:
         verdict = found["rollout"]["verdict"]
         return verdict is not None and words in verdict["reason"]
 
-    await until(said, within_s=30, what=f"the verdict to say {words!r}")
+    await until(said, within_s=90, what=f"the verdict to say {words!r}")
 
 
 async def test_a_check_outside_of_envoy_holds_a_stage_and_rolls_a_candidate_back(
@@ -77,8 +77,8 @@ async def test_a_check_outside_of_envoy_holds_a_stage_and_rolls_a_candidate_back
         await until_verdict(world, "grpc_error_share of v2 has not been measured at this stage yet")
         assert monitor.asked
         monitor.used = 0.95
-        service = await world.until_phase("rolling_back", "draining", "removing", "rolled_back", within_s=60)
+        service = await world.until_phase("rolling_back", "draining", "removing", "rolled_back", within_s=120)
         reason = service["rollout"]["reason"]
         assert reason == "saturation was 0.95 (limit 0.8), beyond its limit 2 times in a row"
-        await world.until_phase("rolled_back", within_s=60)
+        await world.until_phase("rolled_back", within_s=120)
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops

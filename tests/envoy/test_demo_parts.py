@@ -65,7 +65,7 @@ async def served(answer: Answer) -> AsyncIterator[Pool]:
     finally:
         pool.close()
         server.close()
-        await until(lambda: not busy, within_s=30, what="the server's connections to end")
+        await until(lambda: not busy, within_s=90, what="the server's connections to end")
 
 
 def sends(*pieces: bytes) -> Answer:
@@ -280,7 +280,7 @@ async def streaming(target: Target, path: str) -> AsyncIterator[asyncio.Task[tup
     pool.give_back(connection)
     async with asyncio.TaskGroup() as group:
         streamed = group.create_task(ask(pool, request_bytes(path), 60))
-        await until(lambda: connection.head is not None, within_s=30, what="the stream to begin")
+        await until(lambda: connection.head is not None, within_s=90, what="the stream to begin")
         yield streamed
     pool.close()
 
@@ -320,12 +320,12 @@ async def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     parent = Process("parent", tmp_path)
     try:
         await parent.start(sys.executable, "-c", program, str(tmp_path), cwd=PACKAGE_PARENT)
-        await parent.until(lambda: "pid" in parent.output.read_text(), within_s=30, what="the grandchild to start")
+        await parent.until(lambda: "pid" in parent.output.read_text(), within_s=90, what="the grandchild to start")
         pid = int(parent.output.read_text().split()[-1])
         assert is_alive(pid)
     finally:
         await parent.kill()
-    await until(lambda: not is_alive(pid), within_s=30, what="the grandchild to end")
+    await until(lambda: not is_alive(pid), within_s=90, what="the grandchild to end")
 
 
 def is_alive(pid: int) -> bool:
@@ -461,9 +461,9 @@ async def test_steady_load_drops_nothing_and_a_killed_backend_shows_as_drops(tmp
         broken, stop = Tally(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(run_load(plan, broken.record, stop))
-            await until(lambda: broken.requests >= 100, within_s=30, what="the load to run")
+            await until(lambda: broken.requests >= 100, within_s=90, what="the load to run")
             await backends[0].kill()
-            await until(lambda: broken.answers[503, PROXY] > 10, within_s=30, what="the drops to show")
+            await until(lambda: broken.answers[503, PROXY] > 10, within_s=90, what="the drops to show")
             stop.set()
         assert broken.dropped == broken.answers[503, PROXY] + broken.faults.total()
         assert broken.requests == broken.answers.total() + broken.faults.total()

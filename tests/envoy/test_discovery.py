@@ -20,7 +20,7 @@ from tests.rollout.sd_server import sd_server
 pytestmark = pytest.mark.envoy
 
 CAST = Cast({"v1": 2, "v2": 2}, {}, (("eu/eu-1", False), ("us/us-1", True)))
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 QUICK = {"stages": [{"weight": "50%", "hold": "1h"}, {"weight": "100%", "hold": "0s"}], "drain_timeout": "10s"}
 NAME = "_checkout._tcp.internal"
 

@@ -33,12 +33,12 @@ async def test_an_envoy_that_is_killed_and_comes_back_only_delays(tmp_path: Path
         steady, _ = await world.targets()
         async with under_load(steady) as tally:
             await world.deploy("v2", QUICK)
-            await world.until_phase("shifting", within_s=60)
+            await world.until_phase("shifting", within_s=120)
             await world.envoys[1].kill()
-            await until(lambda: waits_for(world, "envoy-2"), within_s=30, what="the rollout to miss envoy-2")
+            await until(lambda: waits_for(world, "envoy-2"), within_s=90, what="the rollout to miss envoy-2")
             await world.envoys[1].start()
             await world.envoys[1].until_ready()
-            await world.until_phase("completed", within_s=60)
+            await world.until_phase("completed", within_s=120)
             for backend in world.backends["v1"]:
                 await backend.kill()
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops
@@ -51,7 +51,7 @@ async def test_an_envoy_that_hangs_holds_the_rollout_but_not_an_abort(tmp_path: 
         assert pid is not None
         async with under_load(steady) as tally:
             await world.deploy("v2", NEVER)
-            await world.until_phase("shifting", within_s=60)
+            await world.until_phase("shifting", within_s=120)
             os.kill(pid, signal.SIGSTOP)
             try:
                 rollout = await world.command("promote")
@@ -86,9 +86,9 @@ async def test_an_envoy_that_refuses_stops_the_rollout_and_abort_works(tmp_path:
                 picky = next((node for node in nodes if node["node"] == "picky"), None)
                 return picky is not None and bool(picky["types"].get("clusters", {}).get("nack"))
 
-            await until(refused, within_s=30, what="the NACK to be seen")
+            await until(refused, within_s=90, what="the NACK to be seen")
             await world.deploy("v2", QUICK)
-            service = await world.until_phase("paused", within_s=60)
+            service = await world.until_phase("paused", within_s=120)
             assert "picky" in service["rollout"]["reason"]
             assert "per_endpoint_stats" in service["rollout"]["reason"]
             await world.command("abort")
@@ -105,7 +105,7 @@ async def test_admin_that_does_not_answer_makes_the_gate_blind(tmp_path: Path, u
         config = bootstrap(proxy)
         config["node"]["metadata"]["rollout.admin"] = f"127.0.0.1:{free_port()}"
         await world.deploy("v2", QUICK)
-        await world.until_phase("shifting", within_s=60)
+        await world.until_phase("shifting", within_s=120)
         await world.command("pause")
         async with Envoy("mute", config, tmp_path) as mute:
             await mute.until_ready()
@@ -115,10 +115,10 @@ async def test_admin_that_does_not_answer_makes_the_gate_blind(tmp_path: Path, u
                 verdict = (await world.service())["rollout"]["verdict"]
                 return verdict is not None and verdict["verdict"] == "blind" and "mute" in verdict["reason"]
 
-            await until(blind, within_s=30, what="a blind verdict that names the Envoy")
+            await until(blind, within_s=90, what="a blind verdict that names the Envoy")
             assert (await world.service())["rollout"]["phase"] == "shifting"
             await world.command("abort")
-            await world.until_phase("rolled_back", within_s=60)
+            await world.until_phase("rolled_back", within_s=120)
 
 
 async def test_requests_outside_of_routes_are_waited_for_too(tmp_path: Path, under_load: UnderLoad) -> None:
@@ -130,7 +130,7 @@ async def test_requests_outside_of_routes_are_waited_for_too(tmp_path: Path, und
         world.write_configs(mirrored)
         await world.client.post(path_of("config", "reload"), {})
         await world.deploy("v2", {**QUICK, "drain_timeout": "40s"})
-        service = await world.until_phase("completed", within_s=60)
+        service = await world.until_phase("completed", within_s=120)
         assert service["rollout"]["drain"]["timed_out"] is False
         for backend in world.backends["v1"]:
             await backend.kill()

@@ -70,13 +70,13 @@ async def test_one_rollout_shifts_the_proxies_of_two_groups_without_a_drop(
             async with under_load(*targets) as tally:
                 assert await marks(*targets) == [None, "inside"]
                 await world.deploy("v2", QUICK)
-                service = await world.until_phase("completed", within_s=60)
+                service = await world.until_phase("completed", within_s=120)
                 assert service["rollout"]["drain"]["timed_out"] is False
                 for backend in world.backends["v1"]:
                     await backend.kill()
                 await roll_back_search(world)
                 await leave_the_group(world)
-                await until(lambda: unmarked(targets), within_s=30, what="the Envoy to have the common files")
+                await until(lambda: unmarked(targets), within_s=90, what="the Envoy to have the common files")
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops
 
 
@@ -90,9 +90,9 @@ async def roll_back_search(world: World) -> None:
         service = await world.client.get(path_of("services", "search"))
         return service["rollout"]["phase"] == phase and len(service["versions"]) == versions
 
-    await until(lambda: reached("shifting", 2), within_s=30, what="search to be warm in one group")
+    await until(lambda: reached("shifting", 2), within_s=90, what="search to be warm in one group")
     await world.client.post(path_of("services", "search", "commands", "abort"), {})
-    await until(lambda: reached("rolled_back", 1), within_s=60, what="search to be rolled back")
+    await until(lambda: reached("rolled_back", 1), within_s=120, what="search to be rolled back")
 
 
 async def leave_the_group(world: World) -> None:

@@ -54,12 +54,12 @@ async def test_a_candidate_without_health_checks_gets_traffic_when_its_ports_ans
                 rollout = (await world.service())["rollout"]
                 return rollout["phase"] == "warming" and late.address in rollout["waiting_for"].get("the candidate", "")
 
-            await until(told, within_s=60, what="the backend that does not answer to be named")
+            await until(told, within_s=120, what="the backend that does not answer to be named")
             assert "v2" not in {version for _, version in tally.answers}
             await late.start()
-            await world.until_phase("shifting", within_s=60)
+            await world.until_phase("shifting", within_s=120)
         await world.command("abort")
-        await world.until_phase("rolled_back", within_s=30)
+        await world.until_phase("rolled_back", within_s=90)
     assert tally.dropped == 0, tally.first_drops
 
 
@@ -93,7 +93,7 @@ async def until_served(world: World, tally: Tally, address: str) -> None:
     async def more() -> bool:
         return await taken(world, address) > before + 20
 
-    await until(more, within_s=60, what=f"{address} to get requests")
+    await until(more, within_s=120, what=f"{address} to get requests")
 
 
 async def emptied(world: World, address: str) -> None:
@@ -107,16 +107,16 @@ async def emptied(world: World, address: str) -> None:
         same, last = now == last, now
         return same
 
-    await until(still, within_s=60, what=f"{address} to get nothing")
+    await until(still, within_s=120, what=f"{address} to get nothing")
 
 
 async def test_a_rollout_pauses_when_too_few_backends_are_healthy(tmp_path: Path, under_load: UnderLoad) -> None:
     strategy = {**HELD, "min_healthy": "75%"}
     async with World(tmp_path, CAST) as world, under_load(*await world.targets()) as tally:
         await world.deploy("v2", strategy)
-        await world.until_phase("shifting", within_s=30)
+        await world.until_phase("shifting", within_s=90)
         ill = world.backends["v1"][0].address
         await mark(world, ill, "unhealthy")
-        service = await world.until_phase("paused", within_s=60)
+        service = await world.until_phase("paused", within_s=120)
         assert service["rollout"]["reason"] == "initial: 2 of 3 backends healthy (min_healthy 75%)"
     assert (tally.dropped, dict(tally.bad)) == (0, {}), tally.first_drops

@@ -31,10 +31,10 @@ async def test_rate_errors_and_latency_are_known_and_outlast_the_server(tmp_path
                 rate_per_s = seen["requests_per_s"] or 0.0
                 return bool(seen["requests"] > 200 and abs(rate_per_s - RATE_PER_S) < 0.35 * RATE_PER_S)
 
-            await until(known, within_s=30, what="the rate of the stable version to be known")
+            await until(known, within_s=90, what="the rate of the stable version to be known")
         before = await history(world)
         assert before["error_share"] == pytest.approx(0.1, abs=0.06)
-        assert 15 < before["p50_ms"] < 100 < before["p99_ms"] < 2000  # a part of the load takes half a second
+        assert 15 < before["p50_ms"] < 250 < before["p99_ms"] < 5000  # a part of the load takes half a second
         assert before["phi"] == 1.0
 
         assert await world.server.terminate() == 0

@@ -88,14 +88,14 @@ async def test_a_whole_rollout_calls_each_hook_in_its_time_and_once_although_the
         with pytest.raises(ApiFault, match=r"hooks\[0\]\.secret: the server's environment has no ROLLOUT_HOOK_NONE"):
             await deploy(world, [{**desk.hooks("event")[0], "secret": "ROLLOUT_HOOK_NONE"}], [backend])
         await deploy(world, desk.hooks(*HookKind), [])
-        await until(lambda: bool(desk.of("pre-rollout")), within_s=30, what="the hook before traffic to be called")
+        await until(lambda: bool(desk.of("pre-rollout")), within_s=90, what="the hook before traffic to be called")
         (held,) = desk.of("pre-rollout")
         assert (held["phase"], held["endpoints"]) == ("warming", [backend])
         await world.kill_server()
         desk.held.clear()
         await world.start_server()
         ended = await world.until_phase("completed", within_s=90)
-        await until(lambda: desk.of("event")[-1]["phase"] == "completed", within_s=60, what="the last event")
+        await until(lambda: desk.of("event")[-1]["phase"] == "completed", within_s=120, what="the last event")
         told = await world.client.get("/v1/services/checkout/rollouts/1")
         fleet = repr([ended, told, (tmp_path / "server.out").read_text()])
     again = desk.of("pre-rollout")[1]
@@ -138,7 +138,7 @@ async def test_a_hook_that_hangs_delays_no_abort(tmp_path: Path, under_load: Und
     async with World(tmp_path, CAST) as world, under_load(*await world.targets()):
         hooks = desk.hooks("confirm-promotion", "rollout", "rollback", "event")
         await deploy(world, hooks, [world.backends["v2"][0].address])
-        await until(lambda: bool(desk.of("confirm-promotion")), within_s=30, what="the hook to be asked")
+        await until(lambda: bool(desk.of("confirm-promotion")), within_s=90, what="the hook to be asked")
         wanted = dict.fromkeys(("confirm-promotion", "rollback", "event"), "calling") | {"rollout": "agreed"}
 
         async def told() -> bool:  # the rollout hook is called again and again
@@ -146,13 +146,13 @@ async def test_a_hook_that_hangs_delays_no_abort(tmp_path: Path, under_load: Und
             why = waiting["waiting"] == "the confirm-promotion hook 'confirm-promotion': has not answered yet"
             return why and {hook["name"]: hook["state"] for hook in waiting["hooks"]} == wanted
 
-        await until(told, within_s=30, what=f"the hooks to be {wanted}")
+        await until(told, within_s=90, what=f"the hooks to be {wanted}")
         desk.held.add("rollout")
         asked = len(desk.of("rollout"))
-        await until(lambda: len(desk.of("rollout")) > asked, within_s=60, what="the rollout hook to hang")
+        await until(lambda: len(desk.of("rollout")) > asked, within_s=120, what="the rollout hook to hang")
         began_s = time.monotonic()
         await world.command("abort")
-        service = await world.until_phase("rolling_back", "draining", "removing", "rolled_back", within_s=30)
+        service = await world.until_phase("rolling_back", "draining", "removing", "rolled_back", within_s=90)
         took_s = time.monotonic() - began_s
         assert (service["rollout"]["weight_percent"], took_s < 10) == (0.0, True), took_s  # hooks may take a minute
-        await world.until_phase("rolled_back", within_s=60)
+        await world.until_phase("rolled_back", within_s=120)

@@ -25,7 +25,7 @@ QUICK = {
     "stages": [{"weight": "100%", "hold": "500ms"}],
     "gate": {"margin": "20%", "warmup": "0s", "alone_timeout": "0s"},
 }
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 VERSIONS = path_of("services", SERVICE, "versions")
 
 

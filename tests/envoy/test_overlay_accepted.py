@@ -74,7 +74,7 @@ class Fleet:
                 and not any(self.publisher.lagging(service, ()) for service in services)
             )
 
-        await until(accepted, within_s=60, what="Envoy to accept what is served")
+        await until(accepted, within_s=120, what="Envoy to accept what is served")
         assert self.refused == []
 
     async def count(self, stat: str) -> int:
@@ -169,7 +169,7 @@ async def test_requests_to_the_cluster_of_the_service_itself_change_version_with
         )
         fleet.publisher.load(with_listener({"shop.yaml": SHOP.replace("PORT", str(one.port))}), {"checkout": before})
         await fleet.converged()
-        await until(lambda: checked(fleet, "checkout"), within_s=60, what="both backends to be checked")
+        await until(lambda: checked(fleet, "checkout"), within_s=120, what="both backends to be checked")
         answers: list[tuple[int, str]] = []
         async with asyncio.timeout(60), aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
             url = f"http://{(await fleet.envoy.listeners())['edge']}/"

@@ -140,7 +140,7 @@ class Shop:
         there = "127.0.0.1:1" if dead else self.ports["v2"]
         candidate = VersionTraffic("v2", candidate_bp, (parse_endpoint(there),))
         self.publisher.serve("checkout", ServiceTraffic("v1", (stable, candidate), routing))
-        await until(lambda: not self.publisher.lagging("checkout", ()), within_s=60, what="Envoy to have the split")
+        await until(lambda: not self.publisher.lagging("checkout", ()), within_s=120, what="Envoy to have the split")
         assert all(state.rejection is None for node in self.cache.connected() for state in node.types.values())
 
     async def get(self, listener: str = "outside", path: str = "/", **headers: str) -> aiohttp.ClientResponse:
@@ -292,7 +292,7 @@ async def test_users_told_by_a_header_stay_and_all_go_back_with_one_push(shop: S
 STAGES = [
     {"expose": False, "hold": "1s"},
     {"mirror": "50%", "hold": "1s", "checks": [{"metric": "error_share", "max": "1%", "interval": "1s"}]},
-    {"match": {"headers": {"x-group": "beta"}}, "hold": "1s"},
+    {"match": {"headers": {"x-group": "beta"}}, "hold": "3s"},
     {"weight": "100%", "hold": "1s"},
 ]
 

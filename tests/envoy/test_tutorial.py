@@ -16,7 +16,7 @@ from rollout.demo.processes import free_port
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text()
 PORTS = ("8081", "8082", "8083", "8084", "8085", "8086", "8087", "8088", "9901", "9902", "10000", "18000", "18080")
-BLOCK_LIMIT_S, BROWSER_LIMIT_MS = 90.0, 60_000
+BLOCK_LIMIT_S, BROWSER_LIMIT_MS = 240.0, 60_000
 END = "--- done"
 
 

@@ -19,11 +19,11 @@ CAST = Cast(
     {"v3": Behaviour(error_share=0.5)},
     tuple((place, place.startswith("us")) for place in PLACES),
 )
-STAGES = [{"weight": weight, "hold": "0s"} for weight in ("50%", "100%")]
+STAGES = [{"weight": weight, "hold": hold} for weight, hold in (("50%", "2s"), ("100%", "0s"))]
 QUICK = {
     "waves": [{"locations": ["eu-1"], "stages": STAGES}, {"locations": "all"}],
     "on_failure": "location",
-    "stages": [{"weight": weight, "hold": "1s"} for weight in ("49%", "100%")],
+    "stages": [{"weight": weight, "hold": hold} for weight, hold in (("49%", "5s"), ("100%", "1s"))],
     "gate": {"margin": "25%", "warmup": "0s", "latency_tolerance": 4.0},
 }
 
@@ -69,10 +69,10 @@ async def test_locations_move_in_waves_and_one_that_fails_is_the_only_one_that_s
         await world.deploy("v3", QUICK)
         service = await until_standing(world, "eu/eu-1", "rolled_back")
         assert standing(service)["us/us-1"] == ("later", 0)
-        service = await world.until_phase("paused", within_s=30)
+        service = await world.until_phase("paused", within_s=90)
         assert "went back: eu/eu-1: " in service["rollout"]["reason"]
         await world.command("abort")
-        await world.until_phase("rolled_back", within_s=30)
+        await world.until_phase("rolled_back", within_s=90)
         for backend in world.backends["v3"]:
             await backend.kill()
     assert [tally.dropped for tally in (eu, us, ap)] == [0, 0, 0], (eu.first_drops, us.first_drops, ap.first_drops)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, expect
 
-LIMIT_MS = 30_000
+LIMIT_MS = 60_000
 LEFT = "net::ERR_ABORTED"  # of a stream that the page itself has let go of, or of what it no longer wants
 
 

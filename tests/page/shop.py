@@ -14,7 +14,7 @@ from rollout.settings import Settings
 from tests.page.pretended import Proxy, fleet
 from tests.rollout.doors import ROOT_TOKEN, Door, Said, running
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 QUICK_GATE = {"warmup": "0s", "margin": "25%", "latency_tolerance": 4.0}
 LAST = {"weight": "100%", "hold": "0s"}
 ASKS = {"stages": [{"weight": "10%", "hold": "0s", "approve": True}, LAST], "gate": QUICK_GATE, "drain_timeout": "2s"}

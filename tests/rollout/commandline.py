@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from rollout.cli import app
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 NOBODY = "http://127.0.0.1:9"  # the discard port, on which nothing listens
 QUICK = "drain_timeout: 100ms\n"
 SERVICES = ("cart", "checkout", "search", "shop", "stock", "users")

@@ -15,7 +15,7 @@ from rollout.settings import Settings
 from tests.rollout.commandline import configuration
 
 ROOT_TOKEN = "the-root-token-of-a-test"  # noqa: S105 - a test's
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 OWN, OTHER = "checkout", "zebra"
 """Two services: one that a limited token is for, and one whose name stands in no text of ours."""
 

@@ -20,7 +20,7 @@ from rollout.store.folder import DATABASE_NAME
 from rollout.store.sqlite import open_store
 from tests.rollout.served import Running, running, settings_in
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 NOT_YET = "not yet"
 
 

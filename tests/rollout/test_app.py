@@ -218,8 +218,12 @@ async def test_bad_configuration_is_refused_whole_and_the_last_good_one_serves(
     assert await server.snapshot() == before
     write(server.configs, resources())
     assert (await server.post("/v1/config/reload", {}))[0] == 200
-    asked = (await server.get("/v1/operations"))[1]["operations"]
-    assert any(each["result"].startswith("InvalidConfig: ") for each in asked if each["verb"] == "config reload")
+
+    async def told() -> bool:
+        asked = (await server.get("/v1/operations"))[1]["operations"]
+        return any(each["result"].startswith("InvalidConfig: ") for each in asked if each["verb"] == "config reload")
+
+    await until(told, within_s=30, what="the refusal to be among the operations")
 
 
 async def test_sighup_reads_the_configuration_again(server: Running) -> None:

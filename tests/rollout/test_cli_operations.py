@@ -10,7 +10,7 @@ import pytest
 from rollout.cli import app
 from tests.rollout.commandline import Script, Server, configuration, rollout, scripted, serving, view, words
 
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 ONE, TWO = "127.0.0.1:7001", "127.0.0.1:7002"
 
 

@@ -296,7 +296,7 @@ def test_equal_input_has_equal_versions_in_another_process() -> None:
     for seed in ("1", "4711"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, cwd=ROOT, stdout=-1, timeout=60, check=True
+            [sys.executable, "-c", program], env=environment, cwd=ROOT, stdout=-1, timeout=180, check=True
         )
         assert done.stdout.decode().split() == expected
 

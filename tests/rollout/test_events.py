@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import errno
+import random
 import socket
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from rollout.api.contract import add_routes
@@ -195,18 +198,44 @@ async def test_a_hundred_readers_hear_each_event_once_and_in_order(tmp_path: Pat
         assert {tuple(each.id for each in reader.told) for reader in readers} == {tuple(map(str, range(1, 61)))}
 
 
-async def test_who_does_not_read_is_cut_and_others_go_on(tmp_path: Path) -> None:
+async def test_a_stream_is_packed_for_who_unpacks_it_and_each_message_comes_whole(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path) as door,
+        door.http.get(door.url, headers={**STREAM, "Accept-Encoding": "gzip"}, auto_decompress=False) as packed,
+        door.stream(**{"Accept-Encoding": "identity"}) as plain,
+    ):
+        unpacker, text = zlib.decompressobj(16 + zlib.MAX_WBITS), b""
+        async with asyncio.timeout(20):
+            for number in range(3):
+                await door.happens("cart", text=f"number {number}")
+                while not (lines := journal(text)) or f"number {number}".encode() not in lines[-1]:
+                    text += unpacker.decompress(await packed.content.readany())
+            door.feed.end()
+            text += unpacker.decompress(await packed.content.read())
+            assert journal(await plain.read()) == journal(text)
+        assert unpacker.eof
+        assert (packed.headers["Content-Encoding"], plain.headers.get("Content-Encoding")) == ("gzip", None)
+
+
+def journal(text: bytes) -> list[bytes]:
+    return [line for line in text.splitlines() if line.startswith(b"data")]
+
+
+@pytest.mark.parametrize("unpacks", ["", "Accept-Encoding: gzip\r\n"])
+async def test_who_does_not_read_is_cut_and_others_go_on(tmp_path: Path, unpacks: str) -> None:
+    noise = random.Random(1)
     async with opened(tmp_path, replace(PACE, write_s=3)) as door:
         host, port = door.url.removeprefix("http://").split("/")[0].split(":")
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.connect((host, int(port)))
-            slow.sendall(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
+            asks = f"GET /v1/events?after=0 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n{unpacks}\r\n"
+            slow.sendall(asks.encode())
             reader = Reader(f"{door.url}?after=0")
             async with asyncio.timeout(20), asyncio.TaskGroup() as group:
                 group.create_task(reader.follow(lambda: len(reader.told) == 600))
                 for _ in range(60):
-                    await door.happens(*["cart"] * 10, text="x" * 2_000)
+                    await door.happens(*["cart"] * 10, text=noise.randbytes(2_500).hex())  # more than is packed at once
             assert reader.connections == 1
             await eventually(lambda: slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
 

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 from random import Random
+from statistics import fmean
 
 import pytest
 
@@ -204,6 +205,18 @@ def test_a_cold_start_with_five_times_the_errors_fails_nobody() -> None:
 @pytest.mark.parametrize("failing", [100, 50, 30])
 def test_gross_errors_fail_a_cold_candidate_within_three_looks(failing: int) -> None:
     assert Bench(Gate()).until(Fail, usual(900, 1), usual(100, failing)) <= 3
+
+
+def test_a_cold_candidate_that_fails_three_times_in_ten_costs_few_bad_answers() -> None:
+    chance, bad = Random(7), []
+    for _ in range(50):
+        bench, served, verdict = Bench(Gate()), 0, None
+        while not isinstance(verdict, Fail):
+            errors = binomial(chance, 10, 0.3)
+            served += errors
+            verdict = bench.see(usual(290, 0), usual(10, errors))
+        bad.append(served)
+    assert fmean(bad) < 13
 
 
 def test_slowness_of_a_cold_candidate_is_not_judged_but_later_it_is() -> None:

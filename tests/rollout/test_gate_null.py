@@ -17,16 +17,27 @@ CASES = (
 )
 LONGEST_S = 24
 """What is undecided by then ends, and has not been taken back."""
+COLD_ROLLOUTS = 400
+WARMING = Gate()
+COLD_CASES = tuple(
+    (Service(rate_rps, errors), Change(cold=WARMING.tolerance + WARMING.warmup_errors / errors))  # as bad as tolerated
+    for rate_rps, errors in ((300, 0.01), (3_000, 0.001))
+)
 
 
-def end_of(service: Service, change: Change, seed: int) -> Act:
+def end_of(gate: Gate, service: Service, change: Change, seed: int) -> Act:
     past = service.past()
-    plan = [Planned(step, hold_s=2, timeout_s=LONGEST_S) for step in steps(WEIGHTS_BP, GATE, past)]
+    plan = [Planned(step, hold_s=2, timeout_s=LONGEST_S) for step in steps(WEIGHTS_BP, gate, past)]
     weights_bp = [stage.step.weight_bp for stage in plan]
-    return travel(Judged(GATE, plan, past), weights_bp, Traffic(service, change, seed), LONGEST_S).end
+    return travel(Judged(gate, plan, past), weights_bp, Traffic(service, change, seed), LONGEST_S).end
 
 
 def test_at_most_one_in_a_hundred_rollouts_is_taken_back_for_nothing() -> None:
-    ends = [end_of(*CASES[seed % len(CASES)], seed) for seed in range(ROLLOUTS)]
+    ends = [end_of(GATE, *CASES[seed % len(CASES)], seed) for seed in range(ROLLOUTS)]
     assert ends.count(Act.ROLLBACK) <= ROLLOUTS * GATE.alpha
     assert ends.count(Act.PROMOTE) > ROLLOUTS // 10
+
+
+def test_at_most_one_in_a_hundred_rollouts_is_taken_back_for_a_cold_start_as_bad_as_tolerated() -> None:
+    ends = [end_of(WARMING, *COLD_CASES[seed % len(COLD_CASES)], seed) for seed in range(COLD_ROLLOUTS)]
+    assert ends.count(Act.ROLLBACK) <= COLD_ROLLOUTS * WARMING.alpha

@@ -18,7 +18,7 @@ from tests.rollout.served import running, settings_in
 
 CHECKOUT = "/v1/services/checkout"
 V2 = {"version": "v2", "endpoints": ["127.0.0.1:9002"]}
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 

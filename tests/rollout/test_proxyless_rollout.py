@@ -30,7 +30,7 @@ from xds import proto
 from xds.edge.status import CSDS
 from xds.status import ACKED, SYNCED
 
-START_S = 20.0
+START_S = 60.0
 END_S = 180.0
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 

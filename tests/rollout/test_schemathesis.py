@@ -10,7 +10,7 @@ import pytest
 from tests.rollout.served import running, settings_in
 
 ROOT_TOKEN = "root-of-all-tests"  # noqa: S105 - of a server on loopback that lives for some seconds
-LIMIT_S = 120
+LIMIT_S = 300
 # A wait may be asked for that is longer than any test.
 CONFIG = '[parameters]\n"query.wait" = "10ms"\n'
 # Of a service that there is, more can be said than that there is none.

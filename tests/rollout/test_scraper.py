@@ -285,13 +285,18 @@ async def test_every_target_is_read_again_and_again(fleet: Fleet, admins: Sequen
     assert fleet.scraper.failures == {}
 
 
-async def test_a_pause_that_gets_shorter_is_not_slept_to_its_end(admins: Sequence[Admin]) -> None:
+@pytest.fixture
+async def slow_fleet(admins: Sequence[Admin]) -> AsyncIterator[Fleet]:
     fleet = Fleet(EnvoyAdmin(time.monotonic), {"envoy-0": admins[0].address})
     fleet.pause_s = 10.0
     async for started in running(fleet):
-        await started.until(lambda: started.heard == ["envoy-0"])
-        started.pause_s = 0.01
-        await started.until(lambda: len(started.heard) >= 3, within_s=8.0)
+        yield started
+
+
+async def test_a_pause_that_gets_shorter_is_not_slept_to_its_end(slow_fleet: Fleet) -> None:
+    await slow_fleet.until(lambda: slow_fleet.heard == ["envoy-0"])
+    slow_fleet.pause_s = 0.01
+    await slow_fleet.until(lambda: len(slow_fleet.heard) >= 3, within_s=8.0)
 
 
 async def test_one_that_hangs_delays_nobody_else_and_is_named(fleet: Fleet, admins: Sequence[Admin]) -> None:

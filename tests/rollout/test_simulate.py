@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from rollout.cli import app
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 HISTORY = {"history": {"errors": 0.001, "p95": 0.05, "p95_late": 0.018, "p99": 0.01, "p99_late": 0.003}}
 Json = dict[str, Any]
 

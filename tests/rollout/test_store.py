@@ -415,7 +415,7 @@ asyncio.run(main())
 
 async def test_a_full_disk_changes_nothing_and_the_store_goes_on_when_there_is_room(tmp_path: Path) -> None:
     with child(FILLS_THE_DISK, tmp_path) as process:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
     complaint, contents = output.splitlines()
     assert complaint.startswith(f"cannot write {tmp_path / 'rollout.db'}: ")
     assert "room on" in complaint

@@ -213,7 +213,7 @@ async def test_a_collector_that_is_away_costs_nothing(tmp_path: Path, monkeypatc
         run.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await run
-        assert time.monotonic() - began_s < 4
+        assert time.monotonic() - began_s < 8
 
 
 def test_who_wants_no_traces_has_none() -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-LIMIT_S = 20.0
+LIMIT_S = 40.0
 
 
 async def eventually(condition: Callable[[], object]) -> None:
