@@ -156,12 +156,12 @@ def cookie_of(request: web.Request) -> str:
 
 
 def _bearer(request: web.Request) -> str | None:
-    """Return the token that is shown; "" for a header of another kind, which nobody has."""
-    given = request.headers.get(hdrs.AUTHORIZATION)
-    if given is None:
+    """Return the token that is shown; "" for a header of another kind, or two of them: nobody has that."""
+    given = request.headers.getall(hdrs.AUTHORIZATION, [])
+    if not given:
         return None
-    scheme, _, token = given.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    scheme, _, token = given[0].partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and len(given) == 1 else ""
 
 
 def by_tls(request: web.Request) -> bool:

@@ -131,9 +131,7 @@ def verified(path: Path, head: str = "") -> Verified:
     """Go through the audit log of a database, or of a backup. Raises Unknown or Unavailable."""
     if not path.is_file():
         raise Unknown(f"there is no database {path}; name the data folder of a server, or a backup of it")
-    with reached(path, "read"), closing(read_only(path)) as connection:
-        connection.row_factory = Row
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    with reached(path, "read"), closing(_opened(path)) as connection:
         connection.execute("BEGIN")  # one moment for all of it
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit'").fetchone():
             raise Unknown(f"{path} has no audit log yet; a server of this version makes one when it starts")
@@ -157,10 +155,16 @@ def _with_end(connection: Connection, found: Verified, last: int) -> Verified:
 
 
 def _asked(path: Path, ask: Callable[[Connection], _Returned]) -> _Returned:
-    with reached(path, "read"), closing(read_only(path)) as connection:
-        connection.row_factory = Row
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    with reached(path, "read"), closing(_opened(path)) as connection:
         return ask(connection)
+
+
+def _opened(path: Path) -> Connection:
+    connection = read_only(path)
+    connection.row_factory = Row
+    connection.text_factory = lambda raw: raw.decode(errors="backslashreplace")  # what somebody has changed is read, too
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    return connection
 
 
 def _span(connection: Connection) -> tuple[int, int]:
@@ -214,8 +218,13 @@ def _audit(connection: Connection, before: int, limit: int, wanted: Mapping[str,
 
 
 def _audit_row(row: Mapping[str, Any]) -> AuditRow:
-    words = {name: row[name] for name in AUDIT_WORDS}
-    return AuditRow(id=row["id"], at=row["at"], hash=row["hash"], **words)
+    words = {name: _said(row[name]) for name in ("at", "hash", *AUDIT_WORDS)}
+    return AuditRow(id=row["id"], **words)
+
+
+def _said(value: object) -> str:
+    """Return a text; who changes the file may have put something else there, which is to be found and shown."""
+    return value if isinstance(value, str) else f"no text: {value!r}"
 
 
 def _points(connection: Connection, service: str, rollout: int) -> tuple[Point, ...]:

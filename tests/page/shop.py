@@ -107,7 +107,7 @@ async def connected(found: Shop, count: int = 1) -> None:
         nodes = (await found.get("/v1/fleet?limit=1000"))["nodes"]
         return len([node for node in nodes if node["connected"]]) >= count
 
-    await until(all_there, within_s=LIMIT_S, what=f"{count} proxies to be connected")
+    await until(all_there, within_s=4 * LIMIT_S, what=f"{count} proxies to be connected")
 
 
 __all__ = ["ASKS", "LIMIT_S", "QUICK_GATE", "ROOT_TOKEN", "STAYS", "Proxy", "Shop", "connected", "serving", "shop"]
