@@ -162,7 +162,7 @@ def _asked(path: Path, ask: Callable[[Connection], _Returned]) -> _Returned:
 def _opened(path: Path) -> Connection:
     connection = read_only(path)
     connection.row_factory = Row
-    connection.text_factory = lambda raw: raw.decode(errors="backslashreplace")  # what somebody has changed is read, too
+    connection.text_factory = lambda raw: raw.decode(errors="backslashreplace")  # of who changes the file, too
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection
 

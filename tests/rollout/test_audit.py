@@ -142,6 +142,9 @@ async def test_the_database_refuses_to_change_it(tmp_path: Path, statement: str)
         (("DELETE FROM audit WHERE id > 2",), 3),
         (("DELETE FROM audit",), 1),
         (("DELETE FROM audit WHERE id = 2", "UPDATE audit SET id = id - 1 WHERE id > 2"), 2),
+        (("UPDATE audit SET who = CAST(who AS BLOB) WHERE id = 4",), 4),
+        (("UPDATE audit SET who = CAST(x'616eff' AS TEXT) WHERE id = 4",), 4),
+        (("UPDATE audit SET hash = x'00' WHERE id = 4",), 4),
     ],
 )
 async def test_what_is_changed_in_the_file_is_found(tmp_path: Path, statements: tuple[str, ...], broken: int) -> None:
@@ -201,7 +204,7 @@ async def test_a_server_says_at_its_start_that_its_audit_log_was_changed(tmp_pat
     settings = settings_in(tmp_path)
     settings.data.mkdir()
     path = await filled(settings.data)
-    for statements, broken in (((), 0.0), (("UPDATE audit SET who = 'bob' WHERE id = 4",), 1.0)):
+    for statements, broken in (((), 0.0), (("UPDATE audit SET who = x'ff' WHERE id = 4",), 1.0)):
         if statements:
             tamper(path, *statements)
         with capture_logs() as logs:
