@@ -20,6 +20,7 @@ RESOURCE = "envoy.service.discovery.v3.Resource"
 SHORTEST_TTL_S = 1.0
 ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 USUAL_DEPTH = 100  # of mappings and lists in each other
+VALUES_LIMIT = 1_000_000  # of a file with aliases: nine of nine of nine ... are soon a billion
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ def _load_yaml(name: str, text: str) -> object:
     with contextlib.suppress(_Unusual, yaml.YAMLError, ValueError):  # then _Loader judges it
         return _read_usual(text)
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader, see _Loader
+        document = yaml.load(text, _Loader)  # noqa: S506 - a safe loader, see _Loader
+        _size(document, {})
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -102,6 +104,20 @@ def _load_yaml(name: str, text: str) -> object:
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # their texts quote the value, a secret maybe
         what = "is no YAML: a value does not fit its tag (such as !!int), or is a number too large to read"
         raise InvalidConfig((Problem(name, what),)) from error
+    return document
+
+
+def _size(value: object, sizes: dict[int, int]) -> int:
+    """Return how many values there are, aliases written out. Raises YAMLError for more than anybody could read."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = VALUES_LIMIT  # of an alias of what it stands in
+        parts = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_size(each, sizes) for each in parts)
+    if sizes[id(value)] > VALUES_LIMIT:
+        raise yaml.YAMLError(f"its aliases stand for more than {VALUES_LIMIT:,} values; write fewer")
+    return sizes[id(value)]
 
 
 def _reason(error: yaml.MarkedYAMLError) -> str:

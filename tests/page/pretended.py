@@ -26,6 +26,7 @@ METHOD = f"/{SERVICE}/StreamAggregatedResources"
 REQUEST = "envoy.service.discovery.v3.DiscoveryRequest"
 SHARES = {2: 0.08, 3: 0.2, 4: 0.26, 5: 0.2, 7: 0.12, 10: 0.08, 16: 0.03, 25: 0.015, 40: 0.012, 60: 0.003}
 """Of all requests, by how many milliseconds they take."""
+AGAIN_S = 0.5
 STREAMS = 50  # on a connection: a server takes no more than a hundred
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # else all channels share one connection
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
@@ -67,6 +68,10 @@ class Proxy:
         version = {"major_number": 1, "minor_number": 36, "patch": 2}
         node = {"id": self.name, "cluster": "edge", "locality": {"region": region, "zone": zone}}
         return {**node, "metadata": {ADMIN_METADATA: self.admin}, "user_agent_build_version": {"version": version}}
+
+    def begin(self) -> None:
+        """Know nothing of what was said on an earlier stream."""
+        self.names, self.versions, self.nonces = {}, {}, {}
 
     def ask(self, type_: ResourceType, reply: Reply | None = None, fault: str = "") -> bytes:
         words: dict[str, Any] = {"type_url": type_.url, "resource_names": list(self.names.get(type_, ()))}
@@ -188,15 +193,22 @@ class _Admin(asyncio.Protocol):
 
 
 async def _live(proxy: Proxy, channel: grpc.aio.Channel) -> None:
-    """Stay on one stream until it ends; it is over with the server."""
+    """Be connected, and come again when the stream ends: a busy server cuts those whose request it has not read yet."""
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await _stay(proxy, channel)
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _stay(proxy: Proxy, channel: grpc.aio.Channel) -> None:
+    """Stay on one stream until it ends."""
+    proxy.begin()
     call = channel.stream_stream(METHOD)()
     try:
         await call.write(proxy.ask(CLUSTERS))
         while (raw := await call.read()) is not grpc.aio.EOF:
             for said in proxy.take(read("sotw", raw)):
                 await call.write(said)
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        pass  # the server has ended
     finally:
         call.cancel()
 

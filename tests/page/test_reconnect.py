@@ -43,5 +43,5 @@ async def test_a_page_goes_on_when_the_server_is_back_and_has_each_event_once(vi
         assert "server.started" in shown[1:]
         await page.get_by_role("link", name="Services").first.click()
         await expect(page.locator("table.services tbody tr")).to_have_count(1)
-    assert all("ERR_" in each for each in seen.errors), seen.errors
-    assert seen.refused == []
+    assert all("ERR_" in each or "status of 503" in each for each in seen.errors), seen.errors
+    assert all(each.startswith("503") for each in seen.refused), seen.refused  # by a server that is about to stop

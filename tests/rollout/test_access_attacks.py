@@ -213,6 +213,17 @@ async def test_malformed_request_puts_no_secret_anywhere(door: Door, capfd: pyte
     assert told[0]["address"] == "127.0.0.1"
 
 
+async def test_two_tokens_in_a_request_are_none(door: Door) -> None:
+    """A proxy in front may have looked at the other one."""
+    token = await door.token("reader", "viewer")
+    for both in ((token, "other"), ("other", token), (token, token)):
+        lines = "".join(f"Authorization: Bearer {each}\r\n" for each in both)
+        reader, writer = await sent_raw(door, f"GET /v1/me HTTP/1.1\r\nHost: {door.address}\r\n{lines}\r\n".encode())
+        async with asyncio.timeout(20):
+            assert b" 401 " in await reader.readline()
+        writer.close()
+
+
 async def test_changes_of_nobody_fill_no_log(door: Door) -> None:
     with capture_logs() as logs:
         assert (await door.ask("POST", "/v1/config/reload")).status == 401

@@ -9,7 +9,7 @@ from rollout.errors import InvalidSpec
 from rollout.linting import lint
 from rollout.notify.plan import parse
 from rollout.spec import parse_strategy
-from rollout.written import read
+from rollout.written import Unreadable, read, read_all
 from xds.errors import InvalidConfig
 
 UNREADABLE = [
@@ -61,3 +61,13 @@ def test_notifications_of_a_wrong_shape_are_refused(text: str) -> None:
     """At SIGHUP the last good ones stay: what was no InvalidConfig ended the server."""
     with pytest.raises(InvalidConfig):
         parse("notify.yaml", text)
+
+
+def test_aliases_that_stand_for_billions_are_refused_at_once() -> None:
+    layers = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
+    bomb = f"a0: &a0 [{', '.join('x' * 9)}]\n{layers}\n"
+    with pytest.raises(Unreadable, match="its aliases written out"):
+        read(bomb)
+    with pytest.raises(Unreadable, match="its aliases written out"):
+        list(read_all(f"kind: service\n---\n{bomb}"))
+    assert read("a: &a [1, 2]\nb: [*a, *a]\n")[1] == {"a": [1, 2], "b": [[1, 2], [1, 2]]}

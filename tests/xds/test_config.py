@@ -313,3 +313,11 @@ def test_bootstrap_tells_whether_its_proxies_have_delta() -> None:
 
     assert [parsed(each).sotw for each in ("GRPC", "DELTA_GRPC")] == [True, False]
     assert parse({"a.yaml": "runtimes: [{name: x}]"}).sotw is False
+
+
+def test_aliases_that_stand_for_billions_are_refused_at_once() -> None:
+    layers = "\n".join(f"    a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
+    bomb = f"- name: a\n  metadata:\n    a0: &a0 [{', '.join('x' * 9)}]\n{layers}\n"
+    for text in (bomb, "- &a {name: a, metadata: *a}"):
+        with pytest.raises(InvalidConfig, match="its aliases stand for more than 1,000,000 values"):
+            clusters(text)
