@@ -51,10 +51,10 @@ from rollout.store import Store
 from rollout.traffic.compiler import ServiceTraffic
 from rollout.traffic.groups import Files
 from rollout.traffic.publisher import Checked, Publisher
+from rollout.turns import Turns
 from xds.cache import Cache, Fleet
 
 TICK_BUSY_S, TICK_IDLE_S = 0.1, 1.0
-TURN_S = 0.02  # of looks at services, before others have theirs
 UNSAVED_SUSPECT = 5
 UNSAVED_LIMIT = 120  # steps of one service that wait for the disk; beyond, looks are dropped, but nothing else
 
@@ -163,18 +163,15 @@ class Controller:
 
     async def _reconcile_in_turns(self) -> bool:
         """The same, but nobody waits behind a thousand rollouts: after each turn all who are ready have theirs."""
-        own_s, began_s = 0.0, self.outside.clock()
-        turned_s = began_s
+        clock = self.outside.clock
+        turns = Turns(clock())
         for _ in self._looks():
-            turn_s = self.outside.clock() - turned_s
-            if turn_s >= TURN_S:
-                own_s += turn_s
+            since_s = clock()
+            if turns.over(since_s):
                 await asyncio.sleep(0)
-                turned_s = self.outside.clock()
-        ended_s = self.outside.clock()
-        own_s += ended_s - turned_s
+                turns.gave(since_s, clock())
         # Half of the time is for others: a look at a thousand Envoys must not follow on each of their ACKs.
-        await asyncio.sleep(max(0.0, 2 * own_s - (ended_s - began_s)))
+        await asyncio.sleep(turns.owed_s(clock()))
         return bool(self.books.busy())
 
     def _looks(self) -> Iterator[None]:
@@ -301,7 +298,7 @@ class Controller:
         """Return what is served of each service, which are busy, and what is served by location."""
         traffic = {service: self.books.traffic(service) for service in self.books.touched()}
         by_location = {service: self.books.by_location(service) for service in traffic}
-        return traffic, self.books.busy() | self._changing, by_location
+        return traffic, self.books.busy() | self._changing | self._hanging(), by_location
 
     def _unserved(self, service: str) -> str:
         """Say which endpoints of envoy-configs nobody gets any more, for its versions have their own; "" for none."""
@@ -340,10 +337,12 @@ class Controller:
             raise Unavailable(f"{served} {error}") from error
 
     def _check_alone(self, service: str) -> None:
-        given_up = self._given_up.get(service)
-        hangs = given_up is not None and not given_up.saved.is_set()
-        if service in self._changing or hangs or self.unsaved(service):
+        if service in self._changing | self._hanging() or self.unsaved(service):
             raise Conflict(f"another change of '{service}' is being saved; try again when it is")
+
+    def _hanging(self) -> frozenset[str]:
+        """Return the services with a change that nobody waits for any more, but that is saved as soon as it can be."""
+        return frozenset(service for service, given_up in self._given_up.items() if not given_up.saved.is_set())
 
     @contextlib.contextmanager
     def beside(self, service: str) -> Iterator[None]:
@@ -382,6 +381,9 @@ class Controller:
             await self.saver.wait(change)
 
     def publish(self, service: str) -> None:
+        """Serve what follows from the books; nothing where envoy-configs has no such service any more."""
+        if service not in self.publisher.services():
+            return
         if self.publisher.serve(service, self.books.traffic(service), self.books.by_location(service)):
             self.outside.served(service)
 

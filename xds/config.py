@@ -93,8 +93,7 @@ def _load_yaml(name: str, text: str) -> object:
     with contextlib.suppress(_Unusual, yaml.YAMLError, ValueError):  # then _Loader judges it
         return _read_usual(text)
     try:
-        document = yaml.load(text, _Loader)  # noqa: S506 - a safe loader, see _Loader
-        _size(document, {})
+        document = _read_unusual(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -107,17 +106,27 @@ def _load_yaml(name: str, text: str) -> object:
     return document
 
 
-def _size(value: object, sizes: dict[int, int]) -> int:
+def _read_unusual(text: str) -> object:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        _size(node, {})  # before a value is made: `<<: [*a, *a]` grows while it is put in place
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: Message, sizes: dict[int, int]) -> int:
     """Return how many values there are, aliases written out. Raises YAMLError for more than anybody could read."""
-    if not isinstance(value, dict | list):
+    if not isinstance(node, yaml.CollectionNode):
         return 1
-    if id(value) not in sizes:
-        sizes[id(value)] = VALUES_LIMIT  # of an alias of what it stands in
-        parts = value.values() if isinstance(value, dict) else value
-        sizes[id(value)] = 1 + sum(_size(each, sizes) for each in parts)
-    if sizes[id(value)] > VALUES_LIMIT:
+    if id(node) not in sizes:
+        sizes[id(node)] = VALUES_LIMIT  # of an alias of what it stands in
+        parts = (value for _, value in node.value) if isinstance(node, yaml.MappingNode) else node.value
+        sizes[id(node)] = 1 + sum(_size(each, sizes) for each in parts)
+    if sizes[id(node)] > VALUES_LIMIT:
         raise yaml.YAMLError(f"its aliases stand for more than {VALUES_LIMIT:,} values; write fewer")
-    return sizes[id(value)]
+    return sizes[id(node)]
 
 
 def _reason(error: yaml.MarkedYAMLError) -> str:

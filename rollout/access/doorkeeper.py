@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
+from rollout.access.rejections import Kind
 from rollout.access.sessions import CSRF, Sessions
 from rollout.access.throttle import Throttle
 from rollout.access.tokens import Circumstances, Tokens
@@ -45,7 +46,7 @@ class Premises:
     """What a doorkeeper is given. `root`: the token in the server's environment, None for none.
 
     `trust` returns what the --admin-access file says now, None without one. `refused` hears of who was wrong: from
-    where, and why; `denied` of what somebody may not do who is known, `mistaken` of what is wrong in itself.
+    where, and why; `declined` of changes by those who are known.
     """
 
     root: str | None
@@ -53,8 +54,7 @@ class Premises:
     clock: Callable[[], float]
     wall: Callable[[], datetime]
     refused: Callable[[str, str], None]
-    denied: Callable[[Operation], None]
-    mistaken: Callable[[Operation], None]
+    declined: Callable[[Kind, Operation], None]
 
 
 class Doorkeeper:
@@ -112,13 +112,9 @@ class Doorkeeper:
         client = None if proxy is None or not proxy.is_at(address) else proxy.client(shown.header(FORWARDED))
         return address if client is None else f"{client} through {address}"
 
-    def denied(self, done: Operation) -> None:
-        """Hear of what somebody wanted to do who may not."""
-        self._has.denied(done)
-
-    def mistaken(self, done: Operation) -> None:
-        """Hear of a change that somebody may make, but that is wrong in itself."""
-        self._has.mistaken(done)
+    def declined(self, kind: Kind, done: Operation) -> None:
+        """Hear of a change that was not made, though who wanted it is known."""
+        self._has.declined(kind, done)
 
     def holds(self, identity: Identity, shown: Shown) -> bool:
         """Say whether who was identified a while ago may go on: for streams, which are one long request."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from rollout.access.doorkeeper import Doorkeeper, Premises
-from rollout.access.rejections import DENIED, IDENTIFY, Rejections
+from rollout.access.rejections import Kind, Rejections
 from rollout.access.strangers import Strangers
 from rollout.access.tls import AdminFiles, AdminTls
 from rollout.access.trust import Trust, parse
@@ -69,9 +69,7 @@ class Entrance:
         self.strangers = Strangers()
         self._rejections = Rejections(self._note, _now)
         self._trust = read_trust(settings)
-        premises = Premises(
-            settings.token, lambda: self._trust, clock, _now, self._refused, self._denied, self._mistaken
-        )
+        premises = Premises(settings.token, lambda: self._trust, clock, _now, self._refused, self._declined)
         self.doorkeeper = Doorkeeper(premises, ledger, saver)
         self.tls = self._certificates()
 
@@ -120,14 +118,11 @@ class Entrance:
     def _refused(self, whence: str, why: str) -> None:
         self._rejections.stranger(whence, why, self._clock())
 
-    def _denied(self, done: Operation) -> None:
-        self._rejections.denied(done, self._clock())
-
-    def _mistaken(self, done: Operation) -> None:
-        self._rejections.mistaken(done, self._clock())
+    def _declined(self, kind: Kind, done: Operation) -> None:
+        self._rejections.change(kind, done, self._clock())
 
     def _note(self, done: Operation) -> None:
-        if done.verb in (IDENTIFY, DENIED):
+        if done.verb in (Kind.IDENTIFY, Kind.DENIED):
             self._log.warning("not let in", address=done.origin, reason=done.detail)
         self._saver.put(Saving((PutAudit(done),)))
 

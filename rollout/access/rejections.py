@@ -3,13 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 from rollout.record import Operation
 from xds.limits import Rate, TokenBucket
 
 NOTED = Rate(per_s=0.1, burst=20)  # who guesses tokens must fill neither the log nor the audit log
-IDENTIFY, DENIED, MISTAKEN, REFUSED = "identify", "denied", "mistaken", "refused"
-NOBODY = {IDENTIFY: "somebody unknown", DENIED: "several", MISTAKEN: "several"}
+REFUSED = "refused"
+
+
+class Kind(StrEnum):
+    """Why: nobody knows who asks, they may not do it, or what they ask for is wrong in itself."""
+
+    IDENTIFY = "identify"
+    DENIED = "denied"
+    MISTAKEN = "mistaken"
+
+
+NOBODY = {Kind.IDENTIFY: "somebody unknown", Kind.DENIED: "several", Kind.MISTAKEN: "several"}
 """Who stands in notes on those who have no name, or more than one."""
 
 
@@ -34,26 +45,20 @@ class Rejections:
     def __init__(self, note: Callable[[Operation], None], wall: Callable[[], datetime]) -> None:
         self._note = note
         self._wall = wall
-        self._crowds = {verb: _Crowd() for verb in NOBODY}
+        self._crowds = {kind: _Crowd() for kind in Kind}
 
     def stranger(self, whence: str, why: str, now_s: float) -> None:
         """Note somebody who did not show who they are."""
-        crowd = self._crowds[IDENTIFY]
+        kind = Kind.IDENTIFY
+        crowd = self._crowds[kind]
         if crowd.fits(now_s):
-            self._note(Operation(self._wall(), "", IDENTIFY, NOBODY[IDENTIFY], why, REFUSED, whence))
+            self._note(Operation(self._wall(), "", kind, NOBODY[kind], why, REFUSED, whence))
         else:
             crowd.leave_out(f"from {whence}: {why}")
 
-    def denied(self, done: Operation, now_s: float) -> None:
-        """Note what somebody may not do who is known."""
-        self._known(DENIED, done, now_s)
-
-    def mistaken(self, done: Operation, now_s: float) -> None:
-        """Note a change that somebody may make, but that is wrong in itself."""
-        self._known(MISTAKEN, done, now_s)
-
-    def _known(self, verb: str, done: Operation, now_s: float) -> None:
-        crowd = self._crowds[verb]
+    def change(self, kind: Kind, done: Operation, now_s: float) -> None:
+        """Note a change that somebody asked for who is known."""
+        crowd = self._crowds[kind]
         if crowd.fits(now_s):
             self._note(done)
         else:
@@ -61,8 +66,8 @@ class Rejections:
 
     def look(self, now_s: float) -> None:
         """Note how many were left out, when it is time."""
-        for verb, crowd in self._crowds.items():
+        for kind, crowd in self._crowds.items():
             if crowd.left_out and crowd.bucket.try_take(NOTED, now_s):
                 what = f"{crowd.left_out} more were refused, and are not here one by one; the last {crowd.last}"
-                self._note(Operation(self._wall(), "", verb, NOBODY[verb], what, REFUSED, ""))
+                self._note(Operation(self._wall(), "", kind, NOBODY[kind], what, REFUSED, ""))
                 crowd.left_out = 0

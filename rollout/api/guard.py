@@ -7,6 +7,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from rollout.access.doorkeeper import Shown, plain_address
+from rollout.access.rejections import Kind
 from rollout.access.tls import client_names
 from rollout.api.backstage import Backstage
 from rollout.api.contract import READING, Handler, Route, route_of
@@ -94,8 +95,9 @@ def _note_refused(request: web.Request, route: Route, backstage: Backstage, word
     doorkeeper, asked = backstage.doorkeeper, request.match_info.get("service", "")
     service = asked if asked in backstage.controller.services() else ""  # what is none may be any text
     verb, words = f"{route.method} {route.path}", without_secrets(words)[:WORDS_LIMIT]
-    note = doorkeeper.denied if words.startswith(NotAllowed.__name__) else doorkeeper.mistaken
-    note(Operation(doorkeeper.wall(), service, verb, without_secrets(str(by)), "", words, by.origin))
+    kind = Kind.DENIED if words.startswith(NotAllowed.__name__) else Kind.MISTAKEN
+    done = Operation(doorkeeper.wall(), service, verb, without_secrets(str(by)), "", words, by.origin)
+    doorkeeper.declined(kind, done)
 
 
 def _problem_of(response: web.StreamResponse) -> str:

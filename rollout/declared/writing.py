@@ -85,7 +85,11 @@ def _strategy(standing: Standing) -> Strategy | None:
 
 def as_written(strategy: Strategy) -> dict[str, Any]:
     """Return a strategy as a user may write it, without what is so by default."""
-    return strategy.model_dump(mode="json", by_alias=True, exclude_defaults=True, context=WITH_SECRETS)
+    written = strategy.model_dump(mode="json", by_alias=True, exclude_defaults=True, context=WITH_SECRETS)
+    if "gate" in written:  # one field to pydantic, which has it whole once anything in it is set
+        usual = Strategy().model_dump(mode="json", include={"gate"})["gate"]
+        written["gate"] = {name: value for name, value in written["gate"].items() if value != usual[name]}
+    return written
 
 
 def with_secrets(document: Any, now: Situation) -> Any:

@@ -15,7 +15,7 @@ from rollout.bootstrap import Proxy, bootstrap
 from rollout.client import Client, connect, path_of
 from rollout.demo.backend import Behaviour
 from rollout.demo.load import Target
-from rollout.demo.processes import Backend, Envoy, Process, free_port, until
+from rollout.demo.processes import Backend, Envoy, Process, free_port
 from rollout.errors import RolloutError, Unavailable
 
 SERVICE = "checkout"
@@ -132,7 +132,10 @@ class World:
         return await self.client.post(path_of("services", SERVICE, "commands", command), {})
 
     async def until_phase(self, *phases: str, within_s: float) -> dict[str, Any]:
-        """Wait until the rollout is in one of these phases; return the service. Raises Unavailable after `within_s`."""
+        """Wait until the rollout is in one of these phases; return the service.
+
+        Raises Unavailable after `within_s`, or with what the server wrote when it has ended.
+        """
         found: dict[str, Any] = {}
 
         async def reached() -> bool:
@@ -141,7 +144,7 @@ class World:
             rollout = found.get("rollout")
             return rollout is not None and rollout["phase"] in phases
 
-        await until(reached, within_s=within_s, what=f"the rollout to be {' or '.join(phases)}")
+        await self.server.until(reached, within_s=within_s, what=f"the rollout to be {' or '.join(phases)}")
         return found
 
     def _envoy(self, name: str, location: str, *, delta: bool) -> Envoy:

@@ -134,7 +134,7 @@ class Consul(Spec):
     @field_validator("service")
     @classmethod
     def _service(cls, value: str) -> str:
-        if not value or not value.isprintable() or value in (".", ".."):
+        if not value or not value.isprintable() or {".", ".."} & set(value.split("/")):
             raise ValueError("name a service of Consul's catalog")
         return value
 

@@ -90,11 +90,14 @@ class FleetScraper:
 
     async def _pause(self) -> None:
         """In naps, for it may get shorter meanwhile: a stage that has just begun is read at once."""
-        slept_s = 0.0
-        while (pause_s := self._interval_s()) > slept_s:
-            nap_s = min(pause_s - slept_s, max(LEAST_NAP_S, pause_s / NAPS))
-            await asyncio.sleep(nap_s)
-            slept_s += nap_s
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        while True:
+            pause_s = self._interval_s()
+            left_s = began_s + pause_s - clock()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, max(LEAST_NAP_S, pause_s / NAPS)))
 
     def _next_round(self) -> Mapping[str, tuple[str, Query]]:
         """Forgets who is no target any more, or not there; claims those that are to be asked and not in flight."""

@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the page, and visits to a server in it."""
+"""A Chromium for each file of tests, and visits to a server in it."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -10,8 +10,9 @@ import build_page
 from tests.page.browsing import LIMIT_MS, Visits, missing
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
+    """Run one; if it dies, the next file has another."""
     program = shutil.which("chromium")
     if program is None:
         missing("there is no chromium here; on Debian: apt-get install --no-install-recommends chromium")

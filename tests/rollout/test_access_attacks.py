@@ -14,7 +14,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from rollout.access.rejections import Rejections
+from rollout.access.rejections import Kind, Rejections
 from rollout.access.strangers import MOST, SILENCE_S, Strangers
 from rollout.api.guard import COOKIE
 from rollout.demo.processes import until
@@ -130,15 +130,17 @@ def test_what_is_left_out_of_the_audit_log_is_counted() -> None:
     assert (notes[-1].verb, notes[-1].result) == ("identify", "refused")
     assert {each.by for each in notes} == {"somebody unknown"}
     assert notes[-1].detail == "100 more were refused, and are not here one by one; the last from 10.0.0.7: wrong"
+    denied = Operation(NOON, "", "POST /v1/tokens", "ann", "", "NotAllowed: no", "token ann")
+    wrong = Operation(NOON, "", "POST /v1/apply", "ci", "", "InvalidSpec: no", "token ci")
     for _ in range(50):
-        rejections.denied(Operation(NOON, "", "POST /v1/tokens", "ann", "", "NotAllowed: no", "token ann"), 15.0)
+        rejections.change(Kind.DENIED, denied, 15.0)
     rejections.look(60.0)
     rejections.look(120.0)
     assert [each.by for each in notes[21:]] == ["ann"] * 20 + ["several"]
     assert notes[-1].detail.startswith("30 more were refused")
     for _ in range(50):  # who is wrong all the time leaves room for those who may not
-        rejections.mistaken(Operation(NOON, "", "POST /v1/apply", "ci", "", "InvalidSpec: no", "token ci"), 600.0)
-    rejections.denied(Operation(NOON, "", "POST /v1/tokens", "ann", "", "NotAllowed: no", "token ann"), 600.0)
+        rejections.change(Kind.MISTAKEN, wrong, 600.0)
+    rejections.change(Kind.DENIED, denied, 600.0)
     rejections.look(620.0)
     assert [each.by for each in notes[42:]] == ["ci"] * 20 + ["ann", "several"]
     assert notes[-1].verb == "mistaken"

@@ -419,6 +419,7 @@ def test_short_forms_take_a_location(written: str, whole: Mapping[str, object]) 
         ({"dns": {"name": "a", "port": 80, "type": "SRV"}}, "SRV records have ports of their own"),
         ({"dns": {"name": "a", "server": "ns1:53"}}, "'ns1:53' is no name server; write IP:PORT"),
         ({"dns": {"nam": "a"}}, "dns.nam: is no setting; look for a typing error"),
+        ({"consul": {"service": "../../kv/b"}}, "name a service of Consul's catalog"),
         ({"consul": {"service": "b", "token_env": "AWS_SECRET"}}, "name an environment variable of the server"),
         ({"consul": {"url": "http://c:1", "service": "b", "token_env": "ROLLOUT_DISCOVERY_T"}}, "in plain text"),
         ({"http_sd": {"url": "https://ann:s3cret@x/"}}, "has a user or password in it"),

@@ -69,7 +69,7 @@ def test_what_happened_before_a_kill_is_told_after_it(tmp_path: Path) -> None:
         receiver.status = 503
         with serving(tmp_path, receiver) as server:
             outputs.append(rollout("drain", "checkout", "127.0.0.1:7001", server=server.url).output)
-            wait_for(receiver, 1)
+            wait_for(receiver, 2)  # the first refusal is heard
             answer = rollout("notify", "list", "--json", server=server.url)
             outputs += [answer.output, str(urlopen(f"{server.url}/metrics", timeout=LIMIT_S).read())]  # noqa: S310
             (target,) = json.loads(answer.stdout)["targets"]

@@ -10,12 +10,15 @@ import pytest
 from rollout.api.backstage import Moment
 from rollout.api.views import service_view
 from rollout.backends import Scaling
-from rollout.controller import TURN_S, Order
-from rollout.errors import Conflict
+from rollout.controller import Order
+from rollout.errors import Conflict, Unavailable
 from rollout.record import Change, DropBackend, PutRollout, Rollout
 from rollout.state import ENDED, Command, Phase
+from rollout.traffic.groups import Files
+from rollout.turns import TURN_S
 from tests.rollout.operating import ANN, Engine, deployment, files, running
 
+CART = files(cart={"": ("10.1.0.1:80",)})
 EU, EU_TWO, US = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 V2 = deployment("v2", "10.0.0.11:80", "10.0.0.12:80")
 SERVICES = tuple(f"s{number}" for number in range(8))
@@ -102,6 +105,26 @@ async def test_backends_whose_drains_end_together_leave_in_one_save(tmp_path: Pa
         assert engine.controller.books.addresses("checkout", "initial") == (US,)
         left = [[each for each in changes if isinstance(each, DropBackend)] for changes in disk.saves]
         assert [len(each) for each in left if each] == [2]
+
+
+async def test_a_service_that_leaves_when_its_rollout_has_ended_takes_its_ill_backends_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        await until_removing(engine)
+        await engine.ended()
+        engine.controller.books.ill["checkout"] = frozenset({EU})  # as long as nobody has looked since
+        engine.controller.reload(Files({"shop.yaml": CART}))
+        await engine.step()
+        assert engine.controller.books.ill == {}
+
+
+async def test_a_service_does_not_leave_while_a_change_of_it_waits_for_the_disk(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        engine.saving.cancel()
+        engine.controller.saver.limit_s = 0.01
+        with pytest.raises(Unavailable, match="it is tried again until it is"):
+            await engine.operations.deploy(V2, ANN)
+        with pytest.raises(InvalidConfig, match="service 'checkout'.* put its EDS cluster back"):
+            engine.controller.reload(Files({"shop.yaml": CART}))
 
 
 async def test_an_abort_waits_for_no_look_at_other_services(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Office:
         self.refused: list[tuple[str, str]] = []
         saver = engine.controller.saver
         premises = Premises(
-            root, lambda: trust, self.clock, engine.wall, lambda *wrong: self.refused.append(wrong), print, print
+            root, lambda: trust, self.clock, engine.wall, lambda *wrong: self.refused.append(wrong), print
         )
         self.keeper = Doorkeeper(premises, Ledger(saver, engine.wall, engine.told.append), saver)
         self.tokens, self.sessions = self.keeper.tokens, self.keeper.sessions

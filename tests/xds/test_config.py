@@ -318,6 +318,8 @@ def test_bootstrap_tells_whether_its_proxies_have_delta() -> None:
 def test_aliases_that_stand_for_billions_are_refused_at_once() -> None:
     layers = "\n".join(f"    a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
     bomb = f"- name: a\n  metadata:\n    a0: &a0 [{', '.join('x' * 9)}]\n{layers}\n"
-    for text in (bomb, "- &a {name: a, metadata: *a}"):
+    merged = "\n".join(f"    a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12))
+    grows_while_merged = f"- name: a\n  metadata:\n    a0: &a0 {{x: 1}}\n{merged}\n"
+    for text in (bomb, grows_while_merged, "- &a {name: a, metadata: *a}"):
         with pytest.raises(InvalidConfig, match="its aliases stand for more than 1,000,000 values"):
             clusters(text)

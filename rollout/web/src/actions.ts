@@ -363,10 +363,15 @@ export function addStrategy(known: string[]): Action {
       if (known.includes(name.trim())) throw new Error(`Name: there is a strategy ${name.trim()}; edit that one`);
       return { strategy: fromJson(AS_JSON, json) };
     },
+    guard: IF_NONE,
   };
 }
 
-export function editStrategy(strategy: NamedStrategy, guard: Record<string, string> = {}): Action {
+const IF_NONE = { "If-Match": '"none"' };
+/** No state has this tag: who could not read what is there must not write over it. */
+const NEVER = { "If-Match": '""' };
+
+export function editStrategy(strategy: NamedStrategy, guard: Record<string, string> = NEVER): Action {
   const { name } = strategy;
   const url = path("strategies", name);
   const value = JSON.stringify(strategy.strategy, null, 2);

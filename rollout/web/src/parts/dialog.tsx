@@ -22,7 +22,8 @@ async function confirm(action: Action, subject: string): Promise<void> {
 
 export function Confirmations() {
   const [asked, setAsked] = useState<Asked | null>(null);
-  open = setAsked;
+  // A second press, while what is fresh is still asked for, does not put another action under what is typed already.
+  open = (next) => setAsked((before) => (next && before) || next);
   return asked && <Confirmation key={`${asked.action.verb} ${asked.subject}`} {...asked} done={() => setAsked(null)} />;
 }
 
@@ -66,7 +67,7 @@ function Confirmation({ action, subject, done }: Asked & { done: () => void }) {
   return (
     <dialog ref={dialog} onClose={done} aria-labelledby={`${id}-title`} aria-describedby={`${id}-about`} class="confirm">
       {secret ? (
-        <Once secret={secret} id={id} />
+        <Once secret={secret} id={id} close={() => dialog.current?.close()} />
       ) : (
         <form onSubmit={submit} method="dialog">
           <h2 id={`${id}-title`}>

@@ -11,7 +11,14 @@ export function Login() {
   const [fault, setFault] = useState("");
   const [busy, setBusy] = useState(false);
   const field = useRef<HTMLInputElement>(null);
-  useLayoutEffect(() => field.current?.focus(), []);
+  useLayoutEffect(() => {
+    const focus = () => field.current?.focus();
+    focus();
+    // Under a dialog, as that of the first token, nothing takes the focus: then it does when that closes.
+    const dialog = document.querySelector("dialog[open]");
+    dialog?.addEventListener("close", focus);
+    return () => dialog?.removeEventListener("close", focus);
+  }, []);
   const submit = async (event: Event) => {
     event.preventDefault();
     setBusy(true);

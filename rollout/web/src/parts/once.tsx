@@ -2,8 +2,15 @@
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
-/** `id` is what the dialog's title and words are called by. */
-export function Once({ secret, id }: { secret: string; id: string }) {
+interface OnceProps {
+  secret: string;
+  /** What the dialog's title and words are called by. */
+  id: string;
+  close: () => void;
+}
+
+/** No form: the second Enter of who presses it twice would close it unread. */
+export function Once({ secret, id, close }: OnceProps) {
   const field = useRef<HTMLInputElement>(null);
   const [said, setSaid] = useState("");
   const select = () => {
@@ -22,7 +29,7 @@ export function Once({ secret, id }: { secret: string; id: string }) {
     }
   };
   return (
-    <form method="dialog">
+    <div class="form">
       <h2 id={`${id}-title`}>The new token</h2>
       <p id={`${id}-about`}>It is shown here only, and only until you close this. Keep it where secrets are kept.</p>
       <p class="field">
@@ -34,8 +41,10 @@ export function Once({ secret, id }: { secret: string; id: string }) {
         <button type="button" onClick={() => void copy()}>
           Copy
         </button>
-        <button class="primary">Close</button>
+        <button type="button" class="primary" onClick={close}>
+          Close
+        </button>
       </footer>
-    </form>
+    </div>
   );
 }
