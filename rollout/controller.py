@@ -18,7 +18,7 @@ from rollout.errors import Conflict, Unavailable, Unknown
 from rollout.events import Rhythm, of_step
 from rollout.history import History
 from rollout.leaving import Around, Leaving
-from rollout.machine import advance, by_location, check_stage, in_waves, taken_back, turned_back, weight_bp
+from rollout.machine import advance, by_location, check_stage, in_waves, taken_back, turned_back, wanted, weight_bp
 from rollout.message import Endpoints
 from rollout.messenger import Report
 from rollout.metrics import Query, Scrape
@@ -120,6 +120,7 @@ class Controller:
         self._changing: set[str] = set()
         self._given_up: dict[str, Saving] = {}
         self._ending: dict[str, Rollout] = {}  # rollouts as they have ended, until that is saved
+        self._kept: dict[str, Rollout] = {}  # rollouts as they were saved last
 
     # --- life ---
 
@@ -151,6 +152,7 @@ class Controller:
         self._awake.set()
 
     def _saved(self, changes: Sequence[Change]) -> None:
+        self._kept |= {each.rollout.service: each.rollout for each in changes if isinstance(each, PutRollout)}
         self.outside.saved(changes)
         self.bell.ring()
         self.wake()
@@ -418,9 +420,14 @@ class Controller:
         if back and following.loser is None and seen.served is not None:
             # Of a location alone: what others go forward to waits until it is saved.
             effects = (Serve(taken_back(seen.served, following)),)
-        if back or not self.saver.unsaved(service):
+        if back or not self.saver.unsaved(service) or self._lasts(service, effects):
             for effect in effects:
                 self._apply(self.books.rollouts[service], effect)
+
+    def _lasts(self, service: str, effects: tuple[Effect, ...]) -> bool:
+        """Say whether a server after this one would serve the same, though the newest looks are not saved yet."""
+        kept = self._kept.get(service)
+        return kept is not None and effects == (Serve(wanted(kept.strategy, kept.state)),)
 
     def _seen(self, rollout: Rollout, order: Order | None) -> Seen:
         if order is None:

@@ -176,19 +176,16 @@ def wrong_name(name: object) -> tuple[str, ...]:
     """Say what is wrong with a strategy's name, () for nothing."""
     if name is None:
         return ("is missing; give it one",)
-    if isinstance(name, int | float | date):
+    if isinstance(name, int | float):
         return (_unquoted(name),)
     if not isinstance(name, str) or VERSION_NAME.fullmatch(name) is None:
         return (f"'{name}' is no name of a strategy; {VERSION_NAME_RULE}",)
     return ()
 
 
-def _unquoted(value: float | date) -> str:
+def _unquoted(value: float) -> str:
     """Say what YAML made of a name; not the value, for of 1.10 that is 1.1."""
-    if isinstance(value, bool):
-        read_as = "true or false"
-    else:
-        read_as = "a date" if isinstance(value, date) else "a number"
+    read_as = "true or false" if isinstance(value, bool) else "a number"
     return f"YAML reads it as {read_as}, and it must be a text; put it in quotes as you mean it"
 
 
@@ -208,7 +205,7 @@ class ServiceSpec(Spec):
     @field_validator("version", mode="before")
     @classmethod
     def _text(cls, value: object) -> object:
-        if isinstance(value, int | float | date):
+        if isinstance(value, int | float):
             raise ValueError(_unquoted(value))  # noqa: TRY004 - pydantic's
         return value
 

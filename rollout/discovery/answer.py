@@ -1,5 +1,6 @@
 """What a source has answered, as endpoints: Consul's JSON, the http_sd format, addresses of DNS."""
 
+import ipaddress
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from rollout.spec import Endpoint
 MOST_ENDPOINTS = 10_000
 SHOWN_CHARACTERS = 80
 INDEX_FIRST = 1
+BROADCAST = "255.255.255.255"
 _PART = re.compile(r"[^/\s@]{0,200}")
 
 
@@ -63,10 +65,21 @@ def _order(place: Place) -> tuple[Any, ...]:
 def _endpoint(place: Place, region: str, zone: str) -> Endpoint:
     if not all(_PART.fullmatch(part) for part in (region, zone)):
         raise InvalidSpec(f"the location of {place.host} is {_short(f'{region}/{zone}')}, which is no region/zone")
+    if _is_of_nobody(place.host):
+        raise InvalidSpec(f"it names {_short(place.host)}, which is no address of a backend; is the answer blocked?")
     try:
         return Endpoint(host=place.host, port=place.port, region=region, zone=zone)
     except ValidationError as error:
         raise InvalidSpec(f"it names {_short(f'{place.host}:{place.port}')}: {described(error)}") from error
+
+
+def _is_of_nobody(host: str) -> bool:
+    """Say whether name servers answer so for a name that they block: 0.0.0.0 leads to the proxy's own host."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_unspecified or address.is_multicast or host == BROADCAST
 
 
 # --- Consul ---
@@ -87,7 +100,7 @@ def consul_places(body: bytes, consul: Consul, discover: Discover) -> Iterator[P
 def _instance(entry: Mapping[str, Any], consul: Consul, discover: Discover) -> Place:
     node, service = entry["Node"], entry["Service"]
     host, port = service.get("Address") or node["Address"], service["Port"]
-    if not isinstance(port, int) or port == 0:
+    if type(port) is not int or port == 0:  # true is an int, too
         raise InvalidSpec(f"instance {_short(service.get('ID'))} has no port; register it with one")
     return Place(str(host), port, *_locality(node, service, consul, discover))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.name
 import dns.nameserver
 import dns.rdatatype
@@ -72,7 +73,10 @@ def _resolver(source: Dns, timeout_s: float) -> dns.asyncresolver.Resolver:
 async def _resolve(
     resolver: dns.asyncresolver.Resolver, name: dns.name.Name, kind: dns.rdatatype.RdataType
 ) -> dns.resolver.Answer:
-    return await resolver.resolve(name, kind, raise_on_no_answer=False, search=False)
+    found = await resolver.resolve(name, kind, raise_on_no_answer=False, search=False)
+    if found.response.flags & dns.flags.TC:  # over TCP, where no other way is left to have the rest
+        raise Unavailable(f"the answer for {name} is cut off, over TCP, too")
+    return found
 
 
 async def _addresses(

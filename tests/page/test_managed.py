@@ -118,8 +118,8 @@ async def test_the_first_token_is_an_admins_and_who_has_made_it_can_log_in(visit
         await shown.press("Enter")  # which would have closed it, had it been pressed twice before
         await expect(shown).to_be_visible()
         await confirm(dialog, "Close")
-        await expect(page.get_by_label("Token")).to_be_focused()
-        await page.get_by_label("Token").fill(secret)
+        await expect(page.get_by_role("textbox", name="Token")).to_be_focused()
+        await page.get_by_role("textbox", name="Token").fill(secret)
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("row", name="ann")).to_contain_text("admin")
         dialog = await press(page, "Revoke ann")
@@ -211,7 +211,7 @@ async def test_what_is_managed_can_be_read_by_everybody(visit: Visits, server: S
     await server.door.token("bob", "viewer", "cart", expires="1h")
     seen = await visit(f"{server.url}#/tokens", bypass_csp=True, viewport={"width": 360, "height": 740})
     page = seen.page
-    await page.get_by_label("Token").fill(ROOT_TOKEN)
+    await page.get_by_role("textbox", name="Token").fill(ROOT_TOKEN)
     await page.get_by_role("button", name="Log in").click()
     await expect(page.get_by_role("row", name="bob")).to_be_visible()
     await axe.bring(page)

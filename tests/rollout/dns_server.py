@@ -22,7 +22,8 @@ class NameServer:
     """Answers from `records`, by name and type; what it does not know does not exist.
 
     `rcode` is what it answers to all, None for the truth. A `silent` one says nothing. `additional` are names whose
-    addresses go along with SRV records. `asked` has type and transport of each question.
+    addresses go along with SRV records. `cut`: each answer says that it is not whole. `asked` has type and transport of
+    each question.
     """
 
     records: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
@@ -30,6 +31,7 @@ class NameServer:
     rcode: dns.rcode.Rcode | None = None
     silent: bool = False
     additional: frozenset[str] = frozenset()
+    cut: bool = False
     asked: list[tuple[str, str]] = field(default_factory=list)
     address: str = ""
 
@@ -44,7 +46,7 @@ class NameServer:
         if self.silent:
             return None
         response = dns.message.make_response(query)
-        response.flags |= dns.flags.RA
+        response.flags |= dns.flags.RA | (dns.flags.TC if self.cut else 0)
         name = question.name.to_text()
         if self.rcode is not None:
             response.set_rcode(self.rcode)

@@ -43,7 +43,7 @@ def test_one_file_holds_strategies_and_services() -> None:
 
 def test_each_fault_of_each_document_is_told_with_its_line() -> None:
     service = (
-        "kind: service\nname: checkout\nversion: 2\nendpoints: ['10.0.0.21']\nstrategy: {stages: [5%]}\ncolor: red\n"
+        "kind: service\nname: checkout\nversion: 1.10\nendpoints: ['10.0.0.21']\nstrategy: {stages: [5%]}\ncolor: red\n"
     )
     strategy = "kind: strategy\nname: careful\nstages: [125%]\ngate: {warmup: 3}\n"
     told = faults(shop=f"{strategy}---\n{service}---\nkind: sevice\n---\n- a\n---\nname: x\n")
@@ -58,7 +58,7 @@ def test_each_fault_of_each_document_is_told_with_its_line() -> None:
         "shop.yaml:15 document 4",
         "shop.yaml:17 document 5",
     ]
-    assert "version: 2 is a number; write it in quotes, as '2'" in told[2]
+    assert "version: YAML reads it as a number, and it must be a text; put it in quotes as you mean it" in told[2]
     assert "strategy.stages: the last weight is 5%" in told[5]
 
 
@@ -70,7 +70,8 @@ def test_each_fault_of_each_document_is_told_with_its_line() -> None:
         ("kind: strategy\nname: a\nname: b\n", "name: stands twice"),
         ("kind: service\nname: a\nversion: v1\nendpoints: []\n", "endpoints: is empty"),
         ("kind: service\nname: a\nversion: v1\nendpoints: ['10.0.0.1:1', '10.0.0.1:1']\n", "stands twice"),
-        ("kind: service\nname: a\nversion: v1\nstrategy: 7\n", "strategy: '7' is no name"),
+        ("kind: service\nname: a\nversion: v1\nstrategy: 7\n", "strategy: YAML reads it as a number"),
+        ("kind: service\nname: a\nversion: no\n", "version: YAML reads it as true or false"),
         (
             "kind: service\nname: a\nversion: v1\ndiscover: {dns: {name: a.b}}\nendpoints: ['10.0.0.1:1']\n",
             "both given",

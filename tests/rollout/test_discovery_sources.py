@@ -99,6 +99,21 @@ async def test_a_thousand_addresses_come_over_tcp() -> None:
         assert server.asked == [("A", "udp"), ("A", "tcp")]
 
 
+async def test_an_answer_that_is_cut_off_over_tcp_too_is_not_believed() -> None:
+    async with name_server() as server:
+        server.cut = True
+        server.has(NAME, "A", "10.0.0.1")
+        assert "is cut off, over TCP, too" in await fault(by_dns(server, port=80, type="A"))
+        assert server.asked == [("A", "udp"), ("A", "tcp")]
+
+
+@pytest.mark.parametrize("blocked", ["0.0.0.0", "255.255.255.255", "224.0.0.1"])
+async def test_what_a_name_server_says_of_a_blocked_name_is_no_backend(blocked: str) -> None:
+    async with name_server() as server:
+        server.has(NAME, "A", blocked)
+        assert f"it names '{blocked}', which is no address of a backend" in await fault(by_dns(server, port=80))
+
+
 async def test_what_a_name_server_does_wrong_is_told() -> None:
     async with name_server() as server:
         asking = by_dns(server, port=80)
@@ -238,6 +253,8 @@ async def test_what_consul_does_wrong_is_told() -> None:
         assert "it names 'db.internal:80'" in await fault(by_consul(server.url))
         server.register(Instance("10.0.0.1", 0))
         assert "'10.0.0.1-0' has no port" in await fault(by_consul(server.url))
+        server.register(Instance("10.0.0.1", True))
+        assert "'10.0.0.1-True' has no port" in await fault(by_consul(server.url))
     assert "connection refused" in (await fault(by_consul(server.url))).lower()
 
 

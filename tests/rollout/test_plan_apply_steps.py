@@ -10,10 +10,10 @@ from rollout.declared.documents import Written, parse
 from rollout.declared.planning import plan
 from rollout.declared.steps import Action, Placed, Situation, Standing, Wishes, step_view
 from rollout.declared.text import text_of
-from rollout.declared.writing import documents, with_secrets
+from rollout.declared.writing import as_written, documents, with_secrets
 from rollout.record import NamedStrategy, Origin
 from rollout.screen.plans import plan_text
-from rollout.spec import parse_endpoint
+from rollout.spec import Strategy, parse_endpoint
 from rollout.state import Phase, Role
 from tests.rollout.standings import (
     NAMED,
@@ -185,6 +185,14 @@ def test_what_is_exported_is_what_is(now: Standing) -> None:
     steps, wrong = plan(found, situation, Wishes())
     assert wrong == ()
     assert {step.action for step in steps} == {Action.NONE}, [step.words for step in steps]
+
+
+def test_an_exported_strategy_names_only_the_gates_that_are_set() -> None:
+    given = {"stages": ["5%", "100%"], "gate": {"margin": "3%", "warmup": "20s"}}
+    assert as_written(Strategy.model_validate(given)) == {
+        "stages": [{"weight": "5%"}, {"weight": "100%"}],
+        "gate": {"margin": 0.03, "warmup": "20.000000s"},
+    }
 
 
 def test_lines_that_change_are_set_in_as_in_the_file() -> None:

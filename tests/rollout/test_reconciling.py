@@ -17,6 +17,7 @@ from rollout.state import ENDED, Command, Phase
 from rollout.traffic.groups import Files
 from rollout.turns import TURN_S
 from tests.rollout.operating import ANN, Engine, deployment, files, running
+from xds.errors import InvalidConfig
 
 CART = files(cart={"": ("10.1.0.1:80",)})
 EU, EU_TWO, US = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
@@ -123,7 +124,7 @@ async def test_a_service_does_not_leave_while_a_change_of_it_waits_for_the_disk(
         engine.controller.saver.limit_s = 0.01
         with pytest.raises(Unavailable, match="it is tried again until it is"):
             await engine.operations.deploy(V2, ANN)
-        with pytest.raises(InvalidConfig, match="service 'checkout'.* put its EDS cluster back"):
+        with pytest.raises(InvalidConfig, match=r"service 'checkout'.* put its EDS cluster back"):
             engine.controller.reload(Files({"shop.yaml": CART}))
 
 

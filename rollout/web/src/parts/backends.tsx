@@ -7,7 +7,7 @@ import type { BackendDrain, Discovered, Drain, Rollout, Service, Unhealthy } fro
 import { useWorld } from "../store";
 import { offeredOf } from "../versions";
 import { percent, plural, type Tone } from "../words";
-import { Badge, Card, Meter, Table } from "./bits";
+import { Badge, Card, Columns, Meter, Table } from "./bits";
 import { Buttons } from "./dialog";
 
 const IDLE_LOOKS = 3;
@@ -91,14 +91,7 @@ export function Backends({ service }: { service: Service }) {
             {source && <Source found={source} />}
             {whole && <DrainLine found={drainStanding(whole, whole.safe_to_stop ?? false)} name={version.version} />}
             <Table caption={`Backends of ${version.version}`} class="backends stacks">
-              <thead>
-                <tr>
-                  <th scope="col">backend</th>
-                  <th scope="col">stands</th>
-                  <th scope="col">detail</th>
-                  {acts && <th scope="col">you can</th>}
-                </tr>
-              </thead>
+              <Columns names={["backend", "stands", "detail", ...(acts ? ["you can"] : [])]} />
               <tbody>
                 {version.backends.map((backend) => (
                   <Line

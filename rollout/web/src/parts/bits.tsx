@@ -49,6 +49,22 @@ export function Quiet({ children }: { children: ComponentChildren }) {
   return <p class="quiet">{children}</p>;
 }
 
+interface AwaitedProps {
+  what: string;
+  found: unknown;
+  fault: string;
+}
+
+/** What is said in place of an answer that is not there yet, or beside one that is old. */
+export function Awaited({ what, found, fault }: AwaitedProps) {
+  if (!fault) return found ? null : <Quiet>Asking for {what} …</Quiet>;
+  return (
+    <p class="fault" role="alert">
+      {fault}
+    </p>
+  );
+}
+
 /** A table that scrolls by itself where it is too wide, so that the page does not. */
 export function Table({ caption, children, class: name }: { caption: string; children: ComponentChildren; class?: string }) {
   return (
@@ -58,6 +74,21 @@ export function Table({ caption, children, class: name }: { caption: string; chi
         {children}
       </table>
     </div>
+  );
+}
+
+/** The head of a table whose columns are words only. */
+export function Columns({ names }: { names: string[] }) {
+  return (
+    <thead>
+      <tr>
+        {names.map((name) => (
+          <th scope="col" key={name}>
+            {name}
+          </th>
+        ))}
+      </tr>
+    </thead>
   );
 }
 

@@ -1,11 +1,12 @@
 // The story of a rollout: each phase and stage as a chapter, with the verdict that ended it and its numbers.
 
-import { useEffect, useState } from "preact/hooks";
-import { get, path, Problem } from "../api";
+import { useState } from "preact/hooks";
+import { useAnswer } from "../answer";
+import { path } from "../api";
 import { link } from "../router";
 import type { Step, Story, Summary, Verdict } from "../shapes";
 import { awaitedWords, clock, duration, moment, percent, phaseWords, plural, share, station, toneOf } from "../words";
-import { Badge, Card, Quiet, Table } from "./bits";
+import { Awaited, Badge, Card, Columns, Quiet, Table } from "./bits";
 import { Bars, VerdictLine } from "./evidence";
 
 interface Chapter {
@@ -26,21 +27,8 @@ export function chapters(journal: Step[]): Chapter[] {
 }
 
 export function StoryOf({ service, id }: { service: string; id: string }) {
-  const [story, setStory] = useState<Story | null>(null);
-  const [fault, setFault] = useState("");
-  useEffect(() => {
-    const stop = new AbortController();
-    setStory(null);
-    setFault("");
-    get<Story>(path("services", service, "rollouts", id), stop.signal)
-      .then(setStory)
-      .catch((error: unknown) => {
-        if (!stop.signal.aborted) setFault(error instanceof Problem ? error.message : String(error));
-      });
-    return () => stop.abort();
-  }, [service, id]);
-  if (fault) return <p class="fault">{fault}</p>;
-  if (!story) return <Quiet>Asking for the story …</Quiet>;
+  const { found: story, fault } = useAnswer<Story>(path("services", service, "rollouts", id));
+  if (!story) return <Awaited what="the story" found={story} fault={fault} />;
   return (
     <Card title={`The story of rollout ${story.id}`} aside={<a href={link("services", service)}>back to {service}</a>}>
       <p>
@@ -172,27 +160,12 @@ const ROLLOUTS_SHOWN = 6;
 
 export function History({ service, current }: { service: string; current: string }) {
   const [whole, setWhole] = useState(false);
-  const [found, setFound] = useState<Summary[] | null>(null);
-  useEffect(() => {
-    const stop = new AbortController();
-    get<{ rollouts: Summary[] }>(path("services", service, "rollouts"), stop.signal)
-      .then((told) => setFound(told.rollouts))
-      .catch(() => undefined);
-    return () => stop.abort();
-  }, [service, current]);
+  const found = useAnswer<{ rollouts: Summary[] }>(path("services", service, "rollouts"), current).found?.rollouts;
   if (!found?.length) return null;
   return (
     <Card title="History">
       <Table caption={`Rollouts of ${service}, the newest first`} class="stacks">
-        <thead>
-          <tr>
-            <th scope="col">rollout</th>
-            <th scope="col">move</th>
-            <th scope="col">outcome</th>
-            <th scope="col">began</th>
-            <th scope="col">why</th>
-          </tr>
-        </thead>
+        <Columns names={["rollout", "move", "outcome", "began", "why"]} />
         <tbody>
           {(whole ? found : found.slice(0, ROLLOUTS_SHOWN)).map((each) => (
             <tr key={each.id}>

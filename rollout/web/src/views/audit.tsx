@@ -6,7 +6,7 @@ import { useAnswer } from "../answer";
 import { get, Problem } from "../api";
 import { useWorld } from "../store";
 import { moment, plural } from "../words";
-import { Badge, Filter, Quiet, Table, Title } from "../parts/bits";
+import { Awaited, Badge, Columns, Filter, Table, Title } from "../parts/bits";
 
 interface Line {
   id: number;
@@ -47,21 +47,10 @@ export function Audit() {
           </p>
         )}
       </div>
-      {fault && <p class="fault">{fault}</p>}
-      {found === null ? (
-        !fault && <Quiet>Asking for the audit log …</Quiet>
-      ) : (
+      <Awaited what="the audit log" found={found} fault={fault} />
+      {found && (
         <Table caption="Audit log, the newest first" class="stacks">
-          <thead>
-            <tr>
-              <th scope="col">at</th>
-              <th scope="col">who</th>
-              <th scope="col">what</th>
-              <th scope="col">service</th>
-              <th scope="col">result</th>
-              <th scope="col">from</th>
-            </tr>
-          </thead>
+          <Columns names={["at", "who", "what", "service", "result", "from"]} />
           <tbody>
             {shown.map((each) => (
               <tr key={each.id}>

@@ -5,7 +5,7 @@ import { useAnswer } from "../answer";
 import type { ConfigView } from "../shapes";
 import { useWorld } from "../store";
 import { moment } from "../words";
-import { Ago, Badge, Card, Quiet, Table, Title } from "../parts/bits";
+import { Ago, Awaited, Badge, Card, Columns, Quiet, Table, Title } from "../parts/bits";
 import { Buttons } from "../parts/dialog";
 
 export function Config() {
@@ -19,8 +19,8 @@ export function Config() {
         <Title name="Configuration">Configuration</Title>
         {isAdmin(me) && <Buttons actions={[reload]} subject="envoy-configs" />}
       </div>
-      {fault && <p class="fault">{fault}</p>}
-      {!config ? !fault && <Quiet>Asking for the configuration …</Quiet> : <Loaded config={config} />}
+      <Awaited what="the configuration" found={config} fault={fault} />
+      {config && <Loaded config={config} />}
     </>
   );
 }
@@ -39,13 +39,7 @@ function Loaded({ config }: { config: ConfigView }) {
           )}
         </p>
         <Table caption="Files of envoy-configs" class="stacks">
-          <thead>
-            <tr>
-              <th scope="col">file</th>
-              <th scope="col">for</th>
-              <th scope="col">resources</th>
-            </tr>
-          </thead>
+          <Columns names={["file", "for", "resources"]} />
           <tbody>
             {config.files.map((file) => (
               <tr key={file.path}>

@@ -4,7 +4,7 @@ import { useMemo, useState } from "preact/hooks";
 import type { Nack, ProxyNode } from "../shapes";
 import { useWorld } from "../store";
 import { duration } from "../words";
-import { Badge, Chips, Filter, Quiet, Table, Title } from "../parts/bits";
+import { Badge, Chips, Columns, Filter, Quiet, Table, Title } from "../parts/bits";
 
 type Kind = "all" | "refused" | "behind" | "unread" | "away" | "fine";
 
@@ -59,16 +59,7 @@ export function Fleet() {
             ]}
           />
           <Table caption="Proxies of the fleet, those with problems first" class="fleet stacks">
-            <thead>
-              <tr>
-                <th scope="col">proxy</th>
-                <th scope="col">location</th>
-                <th scope="col">stands</th>
-                <th scope="col">acknowledged</th>
-                <th scope="col">stats</th>
-                <th scope="col">since</th>
-              </tr>
-            </thead>
+            <Columns names={["proxy", "location", "stands", "acknowledged", "stats", "since"]} />
             <tbody>
               {found.slice(0, limit).map((node) => (
                 <Line key={node.node + node.address} node={node} />

@@ -6,7 +6,7 @@ import { urgency } from "../rows";
 import type { Row } from "../shapes";
 import { useWorld } from "../store";
 import { awaitedWords, percent, phaseWords, SHORT_VERDICTS, toneOf, type Tone } from "../words";
-import { Ago, Badge, Chips, Filter, Quiet, Table, Title } from "../parts/bits";
+import { Ago, Badge, Chips, Columns, Filter, Quiet, Table, Title } from "../parts/bits";
 
 type Kind = "all" | "person" | "wrong" | "moving" | "calm";
 const KINDS: Kind[] = ["person", "wrong", "wrong", "moving", "wrong", "calm"];
@@ -46,16 +46,7 @@ export function Services() {
             ]}
           />
           <Table caption="Services, those that need somebody first" class="services stacks">
-            <thead>
-              <tr>
-                <th scope="col">service</th>
-                <th scope="col">stands at</th>
-                <th scope="col">traffic</th>
-                <th scope="col">verdict</th>
-                <th scope="col">why</th>
-                <th scope="col">changed</th>
-              </tr>
-            </thead>
+            <Columns names={["service", "stands at", "traffic", "verdict", "why", "changed"]} />
             <tbody>
               {found.map((row) => (
                 <Line key={row.service} row={row} />

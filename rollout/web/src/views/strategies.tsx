@@ -5,7 +5,7 @@ import { useAnswer } from "../answer";
 import type { NamedStrategy } from "../shapes";
 import { lastChange, useWorld } from "../store";
 import { percent } from "../words";
-import { Ago, Badge, Quiet, Table, Title } from "../parts/bits";
+import { Ago, Awaited, Badge, Columns, Quiet, Table, Title } from "../parts/bits";
 import { Buttons } from "../parts/dialog";
 
 const MOST = 1_000;
@@ -20,14 +20,13 @@ export function Strategies() {
         <Title name="Strategies">Strategies</Title>
         {acts && <Buttons actions={[addStrategy(names)]} subject="" />}
       </div>
-      {fault && <p class="fault">{fault}</p>}
-      {!found ? (
-        !fault && <Quiet>Asking for the strategies …</Quiet>
-      ) : names.length === 0 ? (
-        <Quiet>None has a name yet. A deployment that names none goes by the usual stages, or says its own.</Quiet>
-      ) : (
-        <Named strategies={found.strategies} acts={acts} />
-      )}
+      <Awaited what="the strategies" found={found} fault={fault} />
+      {found &&
+        (names.length ? (
+          <Named strategies={found.strategies} acts={acts} />
+        ) : (
+          <Quiet>None has a name yet. A deployment that names none goes by the usual stages, or says its own.</Quiet>
+        ))}
     </>
   );
 }
@@ -35,15 +34,7 @@ export function Strategies() {
 function Named({ strategies, acts }: { strategies: NamedStrategy[]; acts: boolean }) {
   return (
     <Table caption="Strategies by name" class="stacks">
-      <thead>
-        <tr>
-          <th scope="col">name</th>
-          <th scope="col">stages</th>
-          <th scope="col">as written</th>
-          <th scope="col">changed</th>
-          {acts && <th scope="col">you can</th>}
-        </tr>
-      </thead>
+      <Columns names={["name", "stages", "as written", "changed", ...(acts ? ["you can"] : [])]} />
       <tbody>
         {strategies.map((each) => (
           <tr key={each.name}>

@@ -5,7 +5,7 @@ import { useAnswer } from "../answer";
 import type { Me, Token } from "../shapes";
 import { lastChange, useWorld } from "../store";
 import { moment } from "../words";
-import { Ago, Badge, Quiet, Table, Title } from "../parts/bits";
+import { Ago, Awaited, Badge, Columns, Quiet, Table, Title } from "../parts/bits";
 import { Buttons } from "../parts/dialog";
 
 export function Tokens() {
@@ -17,14 +17,13 @@ export function Tokens() {
         <Title name="Tokens">Tokens</Title>
         {isAdmin(me) && <Buttons actions={[createToken]} subject="" />}
       </div>
-      {fault && <p class="fault">{fault}</p>}
-      {!found ? (
-        !fault && <Quiet>Asking for the tokens …</Quiet>
-      ) : found.tokens.length === 0 ? (
-        <Quiet>None was given out. With the first one the server begins to ask everybody who they are, you too.</Quiet>
-      ) : (
-        <Given tokens={found.tokens} me={me} />
-      )}
+      <Awaited what="the tokens" found={found} fault={fault} />
+      {found &&
+        (found.tokens.length ? (
+          <Given tokens={found.tokens} me={me} />
+        ) : (
+          <Quiet>None was given out. With the first one the server begins to ask everybody who they are, you too.</Quiet>
+        ))}
     </>
   );
 }
@@ -32,17 +31,7 @@ export function Tokens() {
 function Given({ tokens, me }: { tokens: Token[]; me: Me | null }) {
   return (
     <Table caption="Tokens that were given out" class="stacks">
-      <thead>
-        <tr>
-          <th scope="col">name</th>
-          <th scope="col">role</th>
-          <th scope="col">services</th>
-          <th scope="col">made</th>
-          <th scope="col">expires</th>
-          <th scope="col">last used</th>
-          <th scope="col">you can</th>
-        </tr>
-      </thead>
+      <Columns names={["name", "role", "services", "made", "expires", "last used", "you can"]} />
       <tbody>
         {tokens.map((each) => (
           <tr key={each.id}>
