@@ -25,6 +25,7 @@ from rollout.metrics import Query, Scrape
 from rollout.metrics.sources import Commands
 from rollout.observer import Observer, Stats
 from rollout.permit import Permit
+from rollout.prospect import what_now
 from rollout.record import (
     Backend,
     Change,
@@ -321,7 +322,7 @@ class Controller:
         """Return the rollout in progress that an order is for. Raises Unknown or Conflict."""
         rollout = self.rollout(service)
         if rollout is None or self.books.over(rollout):
-            raise Conflict(f"no rollout of '{service}' is in progress{_what_now(rollout)}")
+            raise Conflict(f"no rollout of '{service}' is in progress{what_now(rollout)}")
         if order.stage is not None:
             check_stage(rollout.strategy, rollout.state, order.location, order.stage)
         return rollout
@@ -494,12 +495,3 @@ class Controller:
 
 def _without(endpoints: tuple[str, ...], addresses: Collection[str]) -> tuple[str, ...]:
     return tuple(each for each in endpoints if each.partition("@")[0] not in addresses)
-
-
-def _what_now(rollout: Rollout | None) -> str:
-    """Say what may follow the end of a rollout."""
-    if rollout is None:
-        return ""
-    if rollout.state.loser is Role.CANDIDATE:
-        return "; the last one was rolled back, and `rollout retry` begins it again"
-    return "; the last one has completed, and `rollout undo` goes back"

@@ -34,6 +34,15 @@ def stages_note(strategy: Strategy, state: State) -> str | None:
     return f"stages are written as {words}; {why}"
 
 
+def what_now(rollout: Rollout | None) -> str:
+    """Say what may follow the end of a rollout."""
+    if rollout is None:
+        return ""
+    if rollout.state.loser is Role.CANDIDATE:
+        return "; the last one was rolled back, and `rollout retry` begins it again"
+    return "; the last one has completed, and `rollout undo` goes back"
+
+
 def follows(rollout: Rollout, state: State) -> str:
     """Say what a rollout in progress goes on to; "" when nothing that people decide by changes."""
     before = rollout.state

@@ -1,7 +1,6 @@
 """The way into the admin API: its certificates, whom it trusts, its doorkeeper, and what the log says of them."""
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,7 +70,8 @@ class Entrance:
         self._trust = read_trust(settings)
         premises = Premises(settings.token, lambda: self._trust, clock, _now, self._refused, self._declined)
         self.doorkeeper = Doorkeeper(premises, ledger, saver)
-        self.tls = self._certificates()
+        self._certificates = self._read_certificates()
+        self.tls = None if self._certificates is None else self._certificates.context
 
     def restore(self, contents: Contents) -> None:
         """Take up what was saved. Raises InvalidSpec when others reach the API, and nobody has to show who they are."""
@@ -90,24 +90,26 @@ class Entrance:
             self._log.warning("open to others", warning=what)
 
     async def run(self) -> None:
-        """Look after those who are not known, until cancelled."""
+        """Look after those who are not known, and those who are not any more, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self.strangers.look(loop.time())
+            if self._certificates is not None:  # who is connected makes no handshake
+                self._certificates.look()
             self._rejections.look(self._clock())
 
     def read_again(self) -> None:
         """Trust whom the file names now. Raises InvalidSpec or InvalidConfig, and then trusts as before."""
         self._trust = read_trust(self._settings)
 
-    def _certificates(self) -> ssl.SSLContext | None:
+    def _read_certificates(self) -> AdminTls | None:
         cert, key = self._settings.admin_cert, self._settings.admin_key
         if cert is None or key is None:
             return None
         tls = AdminTls(AdminFiles(cert, key, self._settings.admin_client_ca), _now, self._rotated)
         self._rotated(tls.expires_at)
-        return tls.context
+        return tls
 
     def _rotated(self, found: datetime | InvalidConfig) -> None:
         if isinstance(found, InvalidConfig):

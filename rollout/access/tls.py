@@ -2,10 +2,12 @@
 
 import asyncio
 import ssl
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +18,7 @@ from xds.access import SPIFFE, dns_name, spiffe_id
 from xds.errors import InvalidConfig, Problem
 
 SIZE_LIMIT = 1024 * 1024
+RESUMED_FOR = timedelta(hours=2)  # OpenSSL's sessions end then
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -52,22 +55,41 @@ class AdminTls:
         self._now = now
         self._told = told
         self._state = _state(files)
-        self.context, self.expires_at = load(files, now())
-        self._present = self.context
+        self.context, _ = load(files, now())
+        self._present, self.expires_at = load(files, now())
+        self._in_use = weakref.WeakSet((self._present,))
+        self._withdrawn: tuple[ssl.SSLContext, datetime] | None = None  # one that names nobody any more, and since when
         # Called in each handshake, with a name or without: there another context can take the place of this one.
         self.context.sni_callback = self._choose
 
     def _choose(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        self.look()
+        withdrawn = self._withdrawn
+        # A session of TLS 1.2 that is resumed is not verified again, and may be of before that.
+        doubtful = handshake.session_reused and withdrawn is not None and self._now() - withdrawn[1] < RESUMED_FOR
+        handshake.context = withdrawn[0] if doubtful and withdrawn is not None else self._present
+
+    def look(self) -> None:
+        """Read the files again if they have changed."""
         state = _state(self._files)
         if state != self._state:
             # Noted before the files are read: what is written meanwhile is another state, and read next time.
             self._state = state
             try:
                 self._present, self.expires_at = load(self._files, self._now())
+                self._withdraw()
                 self._told(self.expires_at)
             except InvalidConfig as error:
                 self._told(error)
-        handshake.context = self._present
+
+    def _withdraw(self) -> None:
+        """Have connections name nobody any more that were verified while an authority counted which does not now."""
+        self._in_use.add(self._present)
+        counting = _authorities(self._present)
+        for context in self._in_use:
+            if context.verify_mode != ssl.CERT_NONE and not _authorities(context) <= counting:
+                context.verify_mode = ssl.CERT_NONE  # no handshake begins with it any more: see `client_names`
+                self._withdrawn = context, self._now()
 
 
 def load(files: AdminFiles, now: datetime) -> tuple[ssl.SSLContext, datetime]:
@@ -96,14 +118,18 @@ def load(files: AdminFiles, now: datetime) -> tuple[ssl.SSLContext, datetime]:
     return context, leaf.not_valid_after_utc
 
 
+def _authorities(context: ssl.SSLContext) -> frozenset[bytes]:
+    return frozenset(context.get_ca_certs(binary_form=True))
+
+
 def client_names(transport: asyncio.Transport | None) -> frozenset[str]:
     """Return what a client's verified certificate names: a SPIFFE ID, DNS names, `CN=...`; nothing without one.
 
-    Each only under the kind under which it stands there. One that has expired since the handshake names nobody.
+    Each only under the kind under which it stands there. One that has expired since the handshake names nobody, nor
+    does one whose authority may have been withdrawn since.
     """
-    handshake = None if transport is None else transport.get_extra_info("ssl_object")
-    raw = None if handshake is None else handshake.getpeercert(binary_form=True)
-    if raw is None:
+    raw = _shown(_handshake(transport))
+    if raw is None or is_withdrawn(transport):
         return frozenset()
     try:
         certificate = x509.load_der_x509_certificate(raw)
@@ -112,6 +138,22 @@ def client_names(transport: asyncio.Transport | None) -> frozenset[str]:
         return frozenset((*_alternative_names(certificate), *_common_names(certificate)))
     except _UNREADABLE:
         return frozenset()
+
+
+def is_withdrawn(transport: asyncio.Transport | None) -> bool:
+    """Say whether a client, who is to connect anew, showed a certificate whose authority may have been withdrawn."""
+    handshake = _handshake(transport)
+    return _shown(handshake) is not None and handshake.context.verify_mode == ssl.CERT_NONE
+
+
+def _handshake(transport: asyncio.Transport | None) -> Any:
+    """Return the ssl_object of a connection, None in clear."""
+    return None if transport is None else transport.get_extra_info("ssl_object")
+
+
+def _shown(handshake: Any) -> bytes | None:
+    """Return the certificate that a client has shown, None for none."""
+    return None if handshake is None else handshake.getpeercert(binary_form=True)
 
 
 def _alternative_names(certificate: x509.Certificate) -> list[str]:

@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 
 from rollout.access.doorkeeper import Shown, plain_address
 from rollout.access.rejections import Kind
-from rollout.access.tls import client_names
+from rollout.access.tls import client_names, is_withdrawn
 from rollout.api.backstage import Backstage
 from rollout.api.contract import READING, Handler, Route, route_of
 from rollout.api.requests import IDENTITY, NOTED, STANDING, WHENCE, caller, check_known, demand
@@ -188,3 +188,6 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers[name] = value
     if request.path.startswith(("/v1/", "/metrics")):
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    if is_withdrawn(request.transport):
+        response.force_close()
+        response.headers[hdrs.CONNECTION] = "close"

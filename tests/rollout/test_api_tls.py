@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -172,6 +173,57 @@ async def test_new_files_count_without_a_restart_and_broken_ones_never(
         "admin certificate refused; the last good one stays in use",
         "admin certificate loaded",
     ]
+
+
+async def test_connection_in_use_names_nobody_once_its_authority_is_withdrawn(
+    secured: Settings, files: Files, authority: Authority
+) -> None:
+    other = Authority("other")
+    assert secured.admin_client_ca is not None
+    secured.admin_client_ca.write_bytes(authority.pem + other.pem)
+    connector = aiohttp.TCPConnector(ssl=files.context(other.issue(uri("spiffe://corp/ann"))), limit=1)
+    async with (
+        running(secured, ssl=files.context()) as door,
+        aiohttp.ClientSession(f"https://{door.address}", connector=connector) as http,
+    ):
+        kept = Door(door.listening, http)
+        assert (await kept.ask("GET", "/v1/me")).body["name"] == "spiffe://corp/ann"
+        secured.admin_client_ca.write_bytes(authority.pem + other.pem + Authority("new").pem)
+        async with coming(door, files, None) as client:
+            assert (await client.ask("GET", "/healthz")).status == 200
+        assert (await kept.ask("GET", "/v1/me")).status == 200
+        secured.admin_client_ca.write_bytes(authority.pem)
+        async with coming(door, files, None) as client:
+            assert (await client.ask("GET", "/healthz")).status == 200
+        refused = await kept.ask("GET", "/v1/me")
+        assert (refused.status, refused.headers.get("Connection")) == (401, "close")
+
+
+async def test_resumed_session_names_nobody_once_its_authority_is_withdrawn(
+    secured: Settings, files: Files, authority: Authority
+) -> None:
+    other = Authority("other")
+    assert secured.admin_client_ca is not None
+    secured.admin_client_ca.write_bytes(authority.pem + other.pem)
+    context = files.context(other.issue(uri("spiffe://corp/ann")))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with running(secured, ssl=files.context()) as door:
+        host, _, port = door.address.rpartition(":")
+
+        def ask(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+            with (
+                socket.create_connection((host, int(port)), timeout=20) as plain,
+                context.wrap_socket(plain, server_hostname=host, session=session) as connection,
+            ):
+                connection.sendall(b"GET /v1/me HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert connection.session_reused is (session is not None)
+                return connection.recv(12)[9:], connection.session
+
+        said, session = await asyncio.to_thread(ask, None)
+        assert said == b"200"
+        assert (await asyncio.to_thread(ask, session))[0] == b"200"
+        secured.admin_client_ca.write_bytes(authority.pem)
+        assert (await asyncio.to_thread(ask, session))[0] == b"401"
 
 
 async def test_cookies_are_for_tls_only_there(secured: Settings, files: Files) -> None:

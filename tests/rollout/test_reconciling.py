@@ -12,6 +12,8 @@ from rollout.api.views import service_view
 from rollout.backends import Scaling
 from rollout.controller import Order
 from rollout.errors import Conflict, Unavailable
+from rollout.exposure import FULL_BP
+from rollout.observer import LOOK_EVERY_S
 from rollout.record import Change, DropBackend, PutRollout, Rollout
 from rollout.state import ENDED, Command, Phase
 from rollout.traffic.groups import Files
@@ -126,6 +128,30 @@ async def test_a_service_does_not_leave_while_a_change_of_it_waits_for_the_disk(
             await engine.operations.deploy(V2, ANN)
         with pytest.raises(InvalidConfig, match=r"service 'checkout'.* put its EDS cluster back"):
             engine.controller.reload(Files({"shop.yaml": CART}))
+
+
+async def test_a_stage_begins_though_the_disk_is_always_behind_the_looks(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        engine.connect()
+        await engine.operations.deploy(V2, ANN)
+        await engine.until(Phase.SHIFTING)
+        await engine.steps(10)
+        save, books, begun = engine.store.save, engine.controller.books, asyncio.Event()
+        behind: list[int] = []
+
+        async def slow(changes: Sequence[Change], *, engine_s: float) -> None:
+            await save(changes, engine_s=engine_s)
+            engine.now_s += 10 * LOOK_EVERY_S
+            engine.controller.reconcile()
+            if books.splits["checkout"].candidate_bp == FULL_BP:
+                begun.set()
+            behind.append(engine.controller.saver.unsaved("checkout"))
+
+        engine.store.save = slow  # type: ignore[method-assign]  # as a disk that takes longer than a look is rare
+        engine.controller.obey("checkout", Order(Command.PROMOTE_FULL, ANN))
+        async with asyncio.timeout(20):
+            await begun.wait()
+        assert min(behind) > 1  # one is what was just written
 
 
 async def test_an_abort_waits_for_no_look_at_other_services(tmp_path: Path) -> None:
