@@ -76,17 +76,18 @@ class AdminTls:
             # Noted before the files are read: what is written meanwhile is another state, and read next time.
             self._state = state
             try:
+                former = self._present
                 self._present, self.expires_at = load(self._files, self._now())
-                self._withdraw()
+                self._withdraw(former)
                 self._told(self.expires_at)
             except InvalidConfig as error:
                 self._told(error)
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, former: ssl.SSLContext) -> None:
         """Have connections name nobody any more that were verified while an authority counted which does not now."""
         self._in_use.add(self._present)
         counting = _authorities(self._present)
-        for context in self._in_use:
+        for context in {former, *self._in_use}:  # of the former one sessions may be left, and no connection
             if context.verify_mode != ssl.CERT_NONE and not _authorities(context) <= counting:
                 context.verify_mode = ssl.CERT_NONE  # no handshake begins with it any more: see `client_names`
                 self._withdrawn = context, self._now()
