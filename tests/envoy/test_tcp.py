@@ -106,7 +106,7 @@ async def test_connections_move_by_weight_and_none_is_cut(tmp_path: Path) -> Non
         before = seen.copy()
         await until(lambda: (seen - before).total() >= 400, within_s=90, what="400 connections at 10 %")
         counted = seen - before
-        assert abs(counted["v2"] / counted.total() - 0.1) < 0.02, counted
+        assert abs(counted["v2"] / counted.total() - 0.1) < 0.06, counted  # four standard deviations
         await store.command("resume")
         await store.until_phase("draining", within_s=90)
         assert await all_answer(first)
@@ -135,7 +135,7 @@ async def test_a_version_that_refuses_connections_is_taken_back_and_long_ones_ar
             "v2", {**QUICK, "stages": [{"weight": "50%", "hold": "1h"}, "100%"], "drain_timeout": "2s"}
         )
         await store.until_weight(50)
-        held = [each for each in await store.hold(6) if each.version == "v2"]
+        held = [each for each in await store.hold(15) if each.version == "v2"]  # half of them, by chance
         assert len(held) >= 4
         for each in store.echoes["v2"]:
             each.refuse()

@@ -333,7 +333,7 @@ async def test_rollout_shifts_virtual_hosts(place: Place) -> None:
 
 
 def clusters_on_demand(**more: Any) -> Words:
-    found = {"source": ADS, "timeout": "2s"}
+    found = {"source": ADS, "timeout": "20s"}
     on_demand = {"name": "envoy.filters.http.on_demand", "typed_config": {"@type": ON_DEMAND, "odcds": found}}
     chosen = {"match": {"prefix": "/"}, "route": {"cluster_header": "x-cluster"}}
     hosts = [{"name": "all", "domains": ["*"], "routes": [chosen]}]
@@ -356,7 +356,7 @@ async def test_cluster_is_found_on_demand_and_one_that_is_not_there_is_refused_a
     started_s = asyncio.get_running_loop().time()
     assert await place.ask("edge", **{"x-cluster": "shop"}) == (200, "shop")
     assert (await place.ask("edge", **{"x-cluster": "gone"}))[0] == 503
-    assert asyncio.get_running_loop().time() - started_s < 2  # else Envoy waits for its timeout
+    assert asyncio.get_running_loop().time() - started_s < 10  # else Envoy waits for its timeout
     assert ("cart" in await place.clusters()) is wildcard
     assert await place.ask("edge", **{"x-cluster": "shop"}) == (200, "shop")
     assert place.refused == []
